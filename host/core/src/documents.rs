@@ -1,0 +1,258 @@
+//! What the store holds: keys, documents, and the conditions of a write.
+//!
+//! Two buckets, one document a key, the newest wins. The words are those of DESIGN section 4: `s` sessions,
+//! `o` owner's claim, `u` status record, `d` checkpoint; `i` instance, `boot`, `meta`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::events::{Attributes, Label, Status};
+use crate::ids::{InstanceId, LeafId, PartitionId, Sequence, SessionId, UserId};
+use crate::time::Timestamp;
+
+/// A store has two buckets; writes are ordered within one, not between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Bucket {
+    /// Sessions, claims, status records, checkpoints.
+    Sessions,
+    /// Instances, boot, meta.
+    Instances,
+}
+
+/// The key of a document.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// `s.<p>.<leaf>.<user>.<instance>`: the user's sessions on one instance.
+    Sessions(PartitionId, LeafId, UserId, InstanceId),
+    /// `o.<p>`: who owns the partition.
+    Owner(PartitionId),
+    /// `u.<p>.<leaf>.<user>`: the user's status.
+    User(PartitionId, LeafId, UserId),
+    /// `d.<p>`: what each plugin was delivered.
+    Checkpoint(PartitionId),
+    /// `i.<instance>`: an instance and its lease.
+    Instance(InstanceId),
+    /// `boot`: the fresh start.
+    Boot,
+    /// `meta`: the format, the layout, the epoch.
+    Meta,
+}
+
+impl Key {
+    /// The bucket that holds it.
+    pub fn bucket(&self) -> Bucket {
+        match self {
+            Key::Sessions(..) | Key::Owner(_) | Key::User(..) | Key::Checkpoint(_) => Bucket::Sessions,
+            Key::Instance(_) | Key::Boot | Key::Meta => Bucket::Instances,
+        }
+    }
+
+    /// The partition, for keys that belong to one.
+    pub fn partition(&self) -> Option<PartitionId> {
+        match self {
+            Key::Sessions(partition, ..)
+            | Key::Owner(partition)
+            | Key::User(partition, ..)
+            | Key::Checkpoint(partition) => Some(*partition),
+            Key::Instance(_) | Key::Boot | Key::Meta => None,
+        }
+    }
+}
+
+/// A document; which kind is fixed by the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Document {
+    /// Under [`Key::Sessions`].
+    Sessions(Arc<SessionDocument>),
+    /// Under [`Key::Owner`].
+    Owner(Claim),
+    /// Under [`Key::User`].
+    User(StatusRecord),
+    /// Under [`Key::Checkpoint`].
+    Checkpoint(Arc<CheckpointDocument>),
+    /// Under [`Key::Instance`].
+    Instance(InstanceRecord),
+    /// Under [`Key::Boot`].
+    Boot(BootRecord),
+    /// Under [`Key::Meta`].
+    Meta(MetaRecord),
+}
+
+/// All sessions of one user on one instance, written by that instance's gateway alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionDocument {
+    /// Live sessions, and ended ones whose `session-disconnected` is not settled yet; by id.
+    pub sessions: Vec<SessionEntry>,
+    /// A drained user counts as present until then, also without a session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained_until: Option<Timestamp>,
+}
+
+/// One session in a document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionEntry {
+    /// Its id.
+    pub id: SessionId,
+    /// `Online` or `Idle`.
+    pub status: Status,
+    /// When it was opened.
+    pub connected_at: Timestamp,
+    /// More facts.
+    #[serde(default, skip_serializing_if = "Attributes::is_empty")]
+    pub attributes: Attributes,
+    /// Set once it has ended: it no longer counts, but its hook is still to be settled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
+}
+
+/// How a session ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: Label,
+}
+
+/// A partition's owner. The sequence of this document is the fencing token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The owner; none once it has released the partition.
+    pub instance: Option<InstanceId>,
+    /// Tells two claims of one instance apart.
+    pub nonce: u64,
+}
+
+/// The recorded status of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusRecord {
+    /// As decided.
+    pub status: Status,
+    /// When it was decided.
+    pub since: Timestamp,
+    /// Grows with every transition.
+    pub revision: u64,
+    /// The end of the last session; none while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<Timestamp>,
+    /// How many sessions counted.
+    pub sessions: u32,
+    /// The boot generation it was decided in; an older one makes the status unknown.
+    pub generation: u64,
+}
+
+/// What the plugins were told of one partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointDocument {
+    /// The epoch of the store it counts in.
+    pub epoch: u64,
+    /// By plugin name. Entries of plugins that the owner doesn't know are kept.
+    pub plugins: BTreeMap<String, PluginCheckpoint>,
+}
+
+/// What one plugin was told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginCheckpoint {
+    /// Every status record up to here is settled, except those below.
+    pub up_to: Sequence,
+    /// Users whose record at or below `up_to` is still to be delivered. Bounded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<UserId>,
+}
+
+/// An instance's own record, under a lease while it lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceRecord {
+    /// The host's name.
+    pub host: String,
+    /// Where it stands in its life.
+    pub state: InstanceState,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// Counts renewals, so that no two are alike.
+    pub renewal: u64,
+}
+
+/// The life of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InstanceState {
+    /// Started, not yet taking clients.
+    Joining,
+    /// Takes clients and owns partitions.
+    Ready,
+    /// Told to stop.
+    Draining,
+    /// Declared dead; kept until its cleanup is done.
+    Dead,
+}
+
+/// The fresh start of a deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootRecord {
+    /// Grows with every fresh start.
+    pub generation: u64,
+    /// Whether clients may come in.
+    pub phase: BootPhase,
+    /// Who cleans or cleaned.
+    pub by: InstanceId,
+}
+
+/// Phases of a fresh start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BootPhase {
+    /// The hook `cleanup` with `everything` runs.
+    Cleaning,
+    /// Clients are welcome.
+    Open,
+}
+
+/// What must agree between all hosts of a deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetaRecord {
+    /// The version of the storage format.
+    pub format: u32,
+    /// The slicing of users.
+    #[serde(flatten)]
+    pub layout: Layout,
+    /// Random; tells a recreated store from the old one.
+    pub epoch: u64,
+}
+
+pub use crate::ids::Layout;
+
+/// The condition of a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// None: the newest wins.
+    Any,
+    /// Compare-and-set: the key's last sequence; `Sequence(0)`: the key was never written or is gone.
+    Last(Sequence),
+    /// A fence: *another* key's last sequence, in the same bucket.
+    Fence(Key, Sequence),
+}
+
+/// One message of a bucket, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// The key.
+    pub key: Key,
+    /// Its place in the bucket's order.
+    pub sequence: Sequence,
+    /// What happened to it.
+    pub change: Change,
+}
+
+/// What an [`Update`] says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The key has this document now.
+    Put(Document),
+    /// The key was deleted.
+    Deleted,
+    /// The key's lease ran out.
+    Expired,
+}

@@ -1,0 +1,19 @@
+//! The decisions of Presence as pure state machines.
+//!
+//! ```text
+//!            handle_*(now, input)                       poll_*(..)
+//!  clients ──▶ LocalSessions ──▶ session documents ─┐
+//!                                                   ▼ (the store, outside)
+//!  updates ──▶ Tracker ──▶ status records ──▶ transitions ──▶ Delivery ──▶ hook calls
+//!                 ▲                               │                │
+//!  leases ──▶ Membership (claims, boot)           ▼                ▼
+//!                                              Watchers        Checkpoints
+//! ```
+//!
+//! Inputs enter through `handle_*`, effects leave through `poll_*`, and `now` is always an argument. This crate
+//! knows no tokio, no NATS, no wasmtime, no clock and no randomness; its iteration order is deterministic.
+
+pub mod documents;
+pub mod events;
+pub mod ids;
+pub mod time;

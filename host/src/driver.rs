@@ -1,0 +1,228 @@
+//! The event loop around the core: one closed [`Event`] enum in, effects out to the store, plugins and clients.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use presence_core::documents::StatusRecord;
+use presence_core::events::Status;
+use presence_core::ids::{InstanceId, PartitionId, SessionId, UserId};
+use presence_core::time::Timestamp;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::gateway::NewSession;
+
+/// A connection within this host; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Connection(pub u64);
+
+/// What the gateway and the admin API tell the driver.
+#[derive(Debug)]
+pub enum Event {
+    /// A client has been authenticated.
+    Open(NewSession, oneshot::Sender<Result<Opened, Refused>>),
+    /// Any frame came (also Ping and Pong): the connection lives.
+    Frame(Connection),
+    /// A client message other than `ping` came: somebody is there. Implies `Frame`.
+    Activity(Connection),
+    /// `set_status`. Implies `Activity`. The driver answers `ok` with the id.
+    SetStatus(Connection, Status, Option<String>),
+    /// `watch`, already allowed. Implies `Activity`. The driver answers a `presence` for each, then `ok`.
+    Watch(Connection, Vec<UserId>, Option<String>),
+    /// `unwatch`. Implies `Activity`. The driver answers `ok`.
+    Unwatch(Connection, Vec<UserId>, Option<String>),
+    /// The connection has ended; `reason` is a label such as `closed`, `timeout`, `abuse`.
+    Closed(Connection, &'static str),
+    /// For the admin API.
+    Query(Query),
+    /// Stop: say goodbye, settle, leave.
+    Drain,
+}
+
+/// Questions of the admin API.
+#[derive(Debug)]
+pub enum Query {
+    /// The recorded statuses of users, in the order asked.
+    Users(Vec<UserId>, oneshot::Sender<Result<Vec<UserView>, String>>),
+    /// How the host is.
+    Health(oneshot::Sender<Health>),
+    /// Numbers for `/metrics`.
+    Census(oneshot::Sender<Census>),
+}
+
+/// What the API says of a user. Unknown users are offline with revision 0 and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserView {
+    /// Whose status.
+    pub user: UserId,
+    /// The record; none for an unknown user.
+    pub record: Option<StatusRecord>,
+}
+
+/// Whether clients may come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// True when snapshots are complete and the store is there.
+    pub ready: bool,
+    /// Why not.
+    pub reason: Option<String>,
+    /// This host's instance.
+    pub instance: InstanceId,
+}
+
+/// Counts for `/metrics`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Sessions held by this host.
+    pub sessions_online: u64,
+    /// Sessions held by this host.
+    pub sessions_idle: u64,
+    /// Users of owned partitions, by status: online, idle, offline.
+    pub users: [u64; 3],
+    /// Transitions decided by this host, by new status: online, idle, offline.
+    pub transitions: [u64; 3],
+    /// Partitions owned.
+    pub partitions: Vec<PartitionId>,
+}
+
+/// A session was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// For later messages.
+    pub connection: Connection,
+    /// Told in `welcome`.
+    pub session: SessionId,
+    /// Told in `welcome`.
+    pub instance: InstanceId,
+}
+
+/// Why a session was not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Not ready yet.
+    #[error("this host is still starting")]
+    Starting,
+    /// Going away.
+    #[error("this host is draining")]
+    Draining,
+}
+
+/// What goes to a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outgoing {
+    /// `ok`
+    Ok(String),
+    /// `presence`; newer ones of a user replace those not yet sent.
+    Presence(UserId, Status, Timestamp, u64),
+    /// `welcome`, again, after the host took a new instance id.
+    Welcome(SessionId, InstanceId, Status),
+    /// `goodbye`, then a close with this code.
+    Goodbye {
+        /// `draining`, `timeout`, `expired`, …
+        reason: &'static str,
+        /// For `draining`.
+        retry_after_ms: Option<u64>,
+        /// The WebSocket close code.
+        code: u16,
+    },
+    /// A WebSocket Ping.
+    Ping,
+}
+
+/// The frames waiting for one client. Bounded: a `presence` replaces an unsent one of the same user, so that there
+/// are at most as many as watched users; answers are bounded because the gateway reads no further message while
+/// more than [`Outbox::MAX_ANSWERS`] answers wait.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    queue: Mutex<Waiting>,
+    filled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Positions of unsent presences; only allocated for clients that watch.
+    presences: BTreeMap<UserId, u64>,
+    first: u64,
+    frames: VecDeque<Outgoing>,
+}
+
+impl Outbox {
+    /// So many answers may wait before the gateway stops reading.
+    pub const MAX_ANSWERS: usize = 64;
+
+    /// Queues a frame.
+    pub fn push(&self, frame: Outgoing) {
+        let mut waiting = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let position = waiting.first + waiting.frames.len() as u64;
+        if let Outgoing::Presence(user, ..) = &frame {
+            if let Some(unsent) = waiting.presences.get(user) {
+                let index = (unsent - waiting.first) as usize;
+                waiting.frames[index] = frame;
+                return;
+            }
+            waiting.presences.insert(user.clone(), position);
+        }
+        waiting.frames.push_back(frame);
+        drop(waiting);
+        self.filled.notify_one();
+    }
+
+    /// Takes the next frame.
+    pub fn pop(&self) -> Option<Outgoing> {
+        let mut waiting = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let frame = waiting.frames.pop_front()?;
+        waiting.first += 1;
+        if let Outgoing::Presence(user, ..) = &frame {
+            waiting.presences.remove(user);
+        }
+        if waiting.frames.is_empty() {
+            waiting.frames.shrink_to(4);
+        }
+        Some(frame)
+    }
+
+    /// How many frames wait.
+    pub fn len(&self) -> usize {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).frames.len()
+    }
+
+    /// True when nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Waits until something may have been pushed.
+    pub async fn filled(&self) {
+        self.filled.notified().await;
+    }
+}
+
+/// How the gateway talks to the driver. Sending waits while the driver's queue is full.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    events: mpsc::Sender<Event>,
+}
+
+/// The driver has ended; the process is about to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the driver has stopped")]
+pub struct Stopped;
+
+impl Handle {
+    /// A handle and the queue that the driver reads.
+    pub fn channel(capacity: usize) -> (Handle, mpsc::Receiver<Event>) {
+        let (events, queue) = mpsc::channel(capacity);
+        (Handle { events }, queue)
+    }
+
+    /// Tells the driver something.
+    pub async fn send(&self, event: Event) -> Result<(), Stopped> {
+        self.events.send(event).await.map_err(|_| Stopped)
+    }
+
+    /// Opens a session.
+    pub async fn open(&self, session: NewSession) -> Result<Result<Opened, Refused>, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Event::Open(session, answer)).await?;
+        answered.await.map_err(|_| Stopped)
+    }
+}

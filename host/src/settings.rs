@@ -1,0 +1,221 @@
+//! What the program uses: already checked, with every default filled in. `config.rs` makes these from a file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything presence.toml says.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `[host]`
+    pub host: HostSettings,
+    /// `[presence]`
+    pub presence: PresenceSettings,
+    /// `[auth]`
+    pub auth: AuthSettings,
+    /// `[cluster]`
+    pub cluster: ClusterSettings,
+    /// `[[plugin]]`, in file order; names are unique.
+    pub plugins: Vec<PluginSettings>,
+}
+
+/// `[host]`
+#[derive(Clone, Debug)]
+pub struct HostSettings {
+    /// Default: the machine's host name.
+    pub name: String,
+    /// For clients.
+    pub listen: SocketAddr,
+    /// API, health, metrics.
+    pub admin: SocketAddr,
+    /// Absolute. Caches live below it.
+    pub data_dir: PathBuf,
+    /// How long stopping may take.
+    pub drain_timeout: Duration,
+    /// How long the store may be away before `/readyz` says so.
+    pub unready_after: Duration,
+}
+
+/// `[presence]`
+#[derive(Clone, Debug)]
+pub struct PresenceSettings {
+    /// How long `offline` is held back; zero: not at all.
+    pub offline_grace: Duration,
+    /// How long a drained user counts as present.
+    pub drain_grace: Duration,
+    /// No activity for so long makes a session idle; none: off.
+    pub idle_after: Option<Duration>,
+    /// A WebSocket Ping is sent after so long without a frame.
+    pub heartbeat: Duration,
+    /// And the connection closed after so much longer.
+    pub heartbeat_timeout: Duration,
+    /// How long an offline user's record is kept.
+    pub offline_retention: Duration,
+    /// How many records are kept.
+    pub max_users: u64,
+    /// How long `everything` may hold up the boot.
+    pub boot_timeout: Duration,
+}
+
+/// `[auth]`
+#[derive(Clone, Debug)]
+pub struct AuthSettings {
+    /// How users are told apart.
+    pub mode: AuthMode,
+    /// Whom one may watch.
+    pub watch: WatchPolicy,
+    /// Whether `?access_token=` is looked at.
+    pub query_token: bool,
+}
+
+/// `auth.mode`
+#[derive(Clone, Debug)]
+pub enum AuthMode {
+    /// `?user=<id>`, loopback only.
+    None,
+    /// Signed tokens.
+    Jwt {
+        /// `iss` must be this, if set.
+        issuer: Option<String>,
+        /// `aud` must be or contain this, if set.
+        audience: Option<String>,
+        /// At least one.
+        keys: Vec<AuthKey>,
+    },
+}
+
+/// `[[auth.key]]`
+#[derive(Clone)]
+pub struct AuthKey {
+    /// The token's `kid`; none only with a single key.
+    pub id: Option<String>,
+    /// Fixed per key.
+    pub algorithm: KeyAlgorithm,
+    /// HS256: the secret's bytes. EdDSA: the PEM file's contents.
+    pub material: Arc<[u8]>,
+}
+
+impl std::fmt::Debug for AuthKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AuthKey").field("id", &self.id).field("algorithm", &self.algorithm).finish_non_exhaustive()
+    }
+}
+
+/// `auth.key.algorithm`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyAlgorithm {
+    /// HMAC with SHA-256; the secret has at least 32 bytes.
+    Hs256,
+    /// Ed25519.
+    EdDsa,
+}
+
+/// `auth.watch`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchPolicy {
+    /// Only oneself.
+    Own,
+    /// Everybody.
+    Anyone,
+    /// Oneself and the users listed in the token's claim `watch`.
+    Claims,
+}
+
+/// `[cluster]`
+#[derive(Clone, Debug)]
+pub struct ClusterSettings {
+    /// Which store.
+    pub store: StoreKind,
+    /// Fixed when the deployment is created.
+    pub partitions: u16,
+    /// Fixed when the deployment is created.
+    pub leaves: u16,
+    /// How long an instance lives without a renewal.
+    pub instance_ttl: Duration,
+    /// How long a handover waits for running hooks.
+    pub handover_timeout: Duration,
+}
+
+/// `cluster.store`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// In this process: one host.
+    Memory,
+}
+
+/// `[[plugin]]`
+#[derive(Clone, Debug)]
+pub struct PluginSettings {
+    /// Unique; letters, digits, `-`, `_`, `.`; at most 64.
+    pub name: String,
+    /// Absolute.
+    pub path: PathBuf,
+    /// For `configure`, as JSON text; `{}` when absent. May hold secrets: never logged.
+    pub config: String,
+    /// What a new plugin is told of present users.
+    pub initial: Initial,
+    /// `[plugin.grants]`
+    pub grants: Grants,
+    /// `[plugin.limits]`
+    pub limits: Limits,
+    /// `[plugin.delivery]`
+    pub delivery: DeliverySettings,
+}
+
+/// `plugin.initial`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Initial {
+    /// The status of every user not offline.
+    Current,
+    /// Nothing.
+    Nothing,
+}
+
+/// `[plugin.grants]`: nothing is allowed without one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// Origins that may be called.
+    pub http: Vec<HttpGrant>,
+    /// Buckets of the plugin's own keyvalue.
+    pub keyvalue: Vec<String>,
+}
+
+/// One origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpGrant {
+    /// `http` or `https`.
+    pub scheme: String,
+    /// Lower case, without a dot at the end; IPv6 without brackets.
+    pub host: String,
+    /// Always given.
+    pub port: u16,
+    /// Private address ranges that this origin may lead to; a literal address is among them by itself.
+    pub addresses: Vec<ipnet::IpNet>,
+}
+
+/// `[plugin.limits]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes over all memories of one guest.
+    pub memory: u64,
+    /// For one call.
+    pub deadline: Duration,
+    /// Bytes of log text per call.
+    pub log: u64,
+}
+
+/// `[plugin.delivery]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliverySettings {
+    /// Guests at work at once.
+    pub concurrency: u32,
+    /// Events waiting, per plugin.
+    pub queue: u32,
+    /// Attempts of session hooks and of any hook that traps.
+    pub attempts: u32,
+    /// The first pause after a failure.
+    pub backoff: Duration,
+    /// The longest pause.
+    pub max_backoff: Duration,
+}

@@ -1,0 +1,190 @@
+//! What a store must do, whatever it is made of. It knows documents and conditions, not what they mean.
+//!
+//! Rules that every implementation keeps (the conformance suite checks them):
+//! - writes to one bucket have one order, the sequence, which only grows; two buckets have none between them;
+//! - a write with [`Expect::Last`] or [`Expect::Fence`] is refused, without effect, unless the named key's last
+//!   sequence is that very one;
+//! - a document put with a lease disappears after it, not before, and followers see [`Change::Expired`];
+//! - a snapshot holds every document whose last write is at or below its `up_to`, and `up_to` is at least what
+//!   was asked for;
+//! - a follower gets every update of its partitions after `from`, in order, at most keeping only the newest of one
+//!   key, or is told that it must start over.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use presence_core::documents::{Bucket, Document, Expect, Key, StatusRecord, Update};
+use presence_core::ids::{InstanceId, PartitionId, Sequence, UserId};
+
+/// Why an operation had no effect, or an unknown one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The condition did not hold. Nothing was written.
+    #[error("another writer was first (the last sequence is {})", last.0)]
+    Conflict {
+        /// The last sequence of the key named by the condition, where the store tells it; else 0.
+        last: Sequence,
+    },
+    /// No answer: it may or may not have happened. Ask again with the same bytes.
+    #[error("no answer from the store: {0}")]
+    Unknown(String),
+    /// Certainly not done, and may work later.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// Certainly not done, and won't be: too large, full, no permission.
+    #[error("the store refuses: {0}")]
+    Refused(String),
+}
+
+/// One write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Put {
+    /// Where.
+    pub key: Key,
+    /// What.
+    pub document: Document,
+    /// On which condition.
+    pub expect: Expect,
+    /// How long it lives; none: until deleted. At least 1 s.
+    pub lease: Option<Duration>,
+}
+
+/// What a snapshot or a follower covers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Coverage {
+    /// The whole bucket [`Bucket::Instances`].
+    Instances,
+    /// These partitions of the bucket [`Bucket::Sessions`].
+    Partitions(BTreeSet<PartitionId>),
+}
+
+/// All documents of a coverage at one point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Sorted by key.
+    pub documents: Vec<(Key, Sequence, Document)>,
+    /// The point: nothing at or below it is missing.
+    pub up_to: Sequence,
+}
+
+/// What a follower gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// The next update.
+    Update(Update),
+    /// Updates were missed or the store was recreated: take a snapshot and follow again. Nothing comes after it.
+    Lost(String),
+}
+
+/// A changed status, told to whoever watches the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Whose status.
+    pub user: UserId,
+    /// The record, already in the store.
+    pub record: StatusRecord,
+}
+
+/// Something that ended up undelivered, kept for a person to look at.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DeadLetter {
+    /// Grows with every dead letter; set by the store.
+    #[serde(default)]
+    pub number: u64,
+    /// The plugin's name.
+    pub plugin: String,
+    /// SHA-256 of the plugin file, hexadecimal.
+    pub digest: String,
+    /// The hook's name.
+    pub hook: String,
+    /// The user; none for a cleanup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The event id.
+    pub event_id: String,
+    /// The event, as the webhook plugin would write it.
+    pub event: serde_json::Value,
+    /// What went wrong the last time.
+    pub error: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it was given up, milliseconds since 1970.
+    pub at: u64,
+}
+
+/// The store behind a deployment. Operations may be started in any number at once; those started one after the
+/// other on the same key by the same caller take effect in that order.
+pub trait Store: Send + Sync + 'static {
+    /// Writes a document.
+    fn put(&self, put: Put) -> BoxFuture<'static, Result<Sequence, StoreError>>;
+
+    /// Writes documents of one bucket under one fence: all or a prefix of them; the answer has a sequence for each
+    /// that was written, in order, and the error that stopped it.
+    fn put_fenced(
+        &self,
+        fence: (Key, Sequence),
+        documents: Vec<(Key, Document)>,
+    ) -> BoxFuture<'static, (Vec<Sequence>, Option<StoreError>)>;
+
+    /// Deletes a document. Deleting what is not there is a success.
+    fn delete(&self, key: Key, expect: Expect) -> BoxFuture<'static, Result<(), StoreError>>;
+
+    /// Removes all session documents of an instance. Followers may not be told.
+    fn purge_sessions(&self, instance: InstanceId) -> BoxFuture<'static, Result<u64, StoreError>>;
+
+    /// Reads one document from whoever decides, never from a stale copy.
+    fn get(&self, key: Key) -> BoxFuture<'static, Result<Option<(Sequence, Document)>, StoreError>>;
+
+    /// Reads all documents of a coverage, at a point at or after `at_least`.
+    fn snapshot(
+        &self,
+        coverage: Coverage,
+        at_least: Sequence,
+    ) -> BoxFuture<'static, Result<Snapshot, StoreError>>;
+
+    /// All session documents of one instance, sorted by key.
+    fn sessions_of(&self, instance: InstanceId) -> BoxFuture<'static, Result<Vec<(Key, Document)>, StoreError>>;
+
+    /// The updates of a coverage after `from`, in order. Dropping the follower ends it.
+    fn follow(&self, coverage: Coverage, from: Sequence) -> BoxFuture<'static, Result<Follower, StoreError>>;
+
+    /// Tells watchers everywhere of a changed status. Best effort; readers re-read.
+    fn notify(&self, notice: Notice);
+
+    /// Notices of all users from now on; a slow reader misses some and is told so by a `Lost`.
+    fn notices(&self) -> Notices;
+
+    /// Keeps a dead letter (the newest 10,000); returns how many were dropped to make room.
+    fn push_dead_letter(&self, letter: DeadLetter) -> BoxFuture<'static, Result<u64, StoreError>>;
+
+    /// The dead letters kept, oldest first.
+    fn dead_letters(&self) -> BoxFuture<'static, Result<Vec<DeadLetter>, StoreError>>;
+
+    /// For people: `memory`, or the URLs.
+    fn describe(&self) -> String;
+}
+
+/// A running [`Store::follow`].
+pub struct Follower {
+    /// Ends after a `Lost`.
+    pub updates: tokio::sync::mpsc::Receiver<Followed>,
+}
+
+/// A running [`Store::notices`].
+pub struct Notices {
+    /// `None` inside stands for "some were missed: read again".
+    pub notices: tokio::sync::mpsc::Receiver<Option<Notice>>,
+}
+
+/// A store that is shared.
+pub type SharedStore = Arc<dyn Store>;
+
+/// The bucket of a coverage.
+pub fn bucket_of(coverage: &Coverage) -> Bucket {
+    match coverage {
+        Coverage::Instances => Bucket::Instances,
+        Coverage::Partitions(_) => Bucket::Sessions,
+    }
+}
