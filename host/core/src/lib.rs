@@ -17,3 +17,5 @@ pub mod documents;
 pub mod events;
 pub mod ids;
 pub mod time;
+pub mod tracker;
+pub mod users;
