@@ -145,7 +145,10 @@ pub trait Store: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Snapshot, StoreError>>;
 
     /// All session documents of one instance, sorted by key.
-    fn sessions_of(&self, instance: InstanceId) -> BoxFuture<'static, Result<Vec<(Key, Document)>, StoreError>>;
+    fn sessions_of(
+        &self,
+        instance: InstanceId,
+    ) -> BoxFuture<'static, Result<Vec<(Key, Document)>, StoreError>>;
 
     /// The updates of a coverage after `from`, in order. Dropping the follower ends it.
     fn follow(&self, coverage: Coverage, from: Sequence) -> BoxFuture<'static, Result<Follower, StoreError>>;

@@ -16,6 +16,7 @@
 pub mod documents;
 pub mod events;
 pub mod ids;
+pub mod membership;
 pub mod time;
 pub mod tracker;
 pub mod users;

@@ -160,7 +160,8 @@ impl Tracker {
         };
         let Some(entry) = self.users.get_mut(slot) else { return };
         let presence = document.and_then(|document| {
-            let mut presence = Presence { instance, online: 0, idle: 0, drained_until: document.drained_until };
+            let mut presence =
+                Presence { instance, online: 0, idle: 0, drained_until: document.drained_until };
             for session in &document.sessions {
                 match (&session.ended, session.status) {
                     (Some(ended), _) => entry.last_end = entry.last_end.max(ended.at),

@@ -155,12 +155,19 @@ pub(crate) struct Users {
 
 impl Users {
     pub(crate) fn new(seed: u64) -> Users {
-        Users { hasher: FixedState::with_seed(seed), index: HashTable::new(), slots: Vec::new(), free: Vec::new() }
+        Users {
+            hasher: FixedState::with_seed(seed),
+            index: HashTable::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+        }
     }
 
     pub(crate) fn find(&self, id: &UserId) -> Option<Slot> {
         let hash = self.hasher.hash_one(id);
-        self.index.find(hash, |slot| self.slots[*slot as usize].as_ref().is_some_and(|user| user.id == *id)).copied()
+        self.index
+            .find(hash, |slot| self.slots[*slot as usize].as_ref().is_some_and(|user| user.id == *id))
+            .copied()
     }
 
     pub(crate) fn find_or_insert(&mut self, id: &UserId) -> Slot {
