@@ -5,7 +5,8 @@
 //! - a write with [`Expect::Last`] or [`Expect::Fence`] is refused, without effect, unless the named key's last
 //!   sequence is that very one; a deletion or expiry has a sequence too, which counts while the store remembers it,
 //!   and `Sequence(0)` always stands for "there is no document";
-//! - a document put with a lease disappears after it, not before, and followers see [`Change::Expired`];
+//! - a document put with a lease disappears after it, not before, and followers see
+//!   [`Change::Expired`](presence_core::documents::Change::Expired);
 //! - a snapshot holds every document whose last write is at or below its `up_to`, and `up_to` is at least what
 //!   was asked for;
 //! - a follower gets every update of its partitions after `from`, in order, at most keeping only the newest of one

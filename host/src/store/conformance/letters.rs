@@ -66,7 +66,7 @@ fn letter(number: u64) -> DeadLetter {
         plugin: "webhook".into(),
         digest: "00ff".into(),
         hook: "user-online".into(),
-        user: (number % 2 == 0).then(|| "al.ice".into()),
+        user: number.is_multiple_of(2).then(|| "al.ice".into()),
         event_id: format!("event {number}"),
         event: serde_json::json!({ "type": "user-online", "data": { "user": "al.ice", "revision": number } }),
         error: "503 Service Unavailable".into(),

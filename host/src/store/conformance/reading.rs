@@ -61,13 +61,13 @@ pub async fn a_coverage_and_nothing_else(store: SharedStore) {
     }
 }
 
-/// Whenever it is taken: a snapshot has every acknowledged write at or below its point, and with the updates after
-/// it the whole.
-pub async fn snapshot_and_updates_miss_nothing(store: SharedStore) {
+type Acknowledged = Arc<Mutex<BTreeMap<Key, (Sequence, Document)>>>;
+
+/// Writers of the partitions 0 and 1, each with keys of its own that it writes again and again.
+fn spawn_writers(store: &SharedStore, acknowledged: &Acknowledged) -> tokio::task::JoinSet<()> {
     const WRITERS: u64 = 4;
     const KEYS: u64 = 20;
     const ROUNDS: u64 = 30;
-    let acknowledged: Arc<Mutex<BTreeMap<Key, (Sequence, Document)>>> = Arc::default();
     let mut writers = tokio::task::JoinSet::new();
     for writer in 0..WRITERS {
         let (store, acknowledged) = (store.clone(), acknowledged.clone());
@@ -79,10 +79,19 @@ pub async fn snapshot_and_updates_miss_nothing(store: SharedStore) {
                     let mut acknowledged = acknowledged.lock().expect("no panic");
                     acknowledged.insert(key, (sequence, record(revision)));
                 }
+                // Stores whose answers are always ready would let nobody else in.
                 tokio::task::yield_now().await;
             }
         });
     }
+    writers
+}
+
+/// Whenever it is taken: a snapshot has every acknowledged write at or below its point, and with the updates after
+/// it the whole.
+pub async fn snapshot_and_updates_miss_nothing(store: SharedStore) {
+    let acknowledged: Acknowledged = Arc::default();
+    let mut writers = spawn_writers(&store, &acknowledged);
     let mut followed = Vec::new();
     loop {
         let finished = writers.is_empty();
