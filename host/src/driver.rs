@@ -11,6 +11,14 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::gateway::NewSession;
 
+mod clients;
+mod engine;
+mod io;
+mod partitions;
+
+pub use clients::CENSUS_ORDER;
+pub use engine::{Driver, DriverConfig, Stopped};
+
 /// A connection within this host; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Connection(pub u64);
@@ -209,7 +217,7 @@ pub struct Handle {
 /// The driver has ended; the process is about to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the driver has stopped")]
-pub struct Stopped;
+pub struct DriverGone;
 
 impl Handle {
     /// A handle and the queue that the driver reads.
@@ -219,14 +227,14 @@ impl Handle {
     }
 
     /// Tells the driver something.
-    pub async fn send(&self, event: Event) -> Result<(), Stopped> {
-        self.events.send(event).await.map_err(|_| Stopped)
+    pub async fn send(&self, event: Event) -> Result<(), DriverGone> {
+        self.events.send(event).await.map_err(|_| DriverGone)
     }
 
     /// Opens a session.
-    pub async fn open(&self, session: NewSession) -> Result<Result<Opened, Refused>, Stopped> {
+    pub async fn open(&self, session: NewSession) -> Result<Result<Opened, Refused>, DriverGone> {
         let (answer, answered) = oneshot::channel();
         self.send(Event::Open(session, answer)).await?;
-        answered.await.map_err(|_| Stopped)
+        answered.await.map_err(|_| DriverGone)
     }
 }

@@ -156,9 +156,15 @@ impl Driver {
             labels::DRAINING => {
                 let longest = (self.config.presence.drain_grace / 2).min(LONGEST_RECONNECT);
                 let retry_after_ms = fastrand::u64(0..=longest.as_millis() as u64);
-                Outgoing::Goodbye { reason: labels::DRAINING, retry_after_ms: Some(retry_after_ms), code: 1001 }
+                Outgoing::Goodbye {
+                    reason: labels::DRAINING,
+                    retry_after_ms: Some(retry_after_ms),
+                    code: 1001,
+                }
             }
-            labels::EXPIRED => Outgoing::Goodbye { reason: labels::EXPIRED, retry_after_ms: None, code: 4001 },
+            labels::EXPIRED => {
+                Outgoing::Goodbye { reason: labels::EXPIRED, retry_after_ms: None, code: 4001 }
+            }
             _ => Outgoing::Goodbye { reason: labels::TIMEOUT, retry_after_ms: None, code: 4000 },
         }
     }

@@ -24,7 +24,7 @@ use super::{Event, Outbox};
 use crate::clock::Clock;
 use crate::plugins::{Outcome, Plugins};
 use crate::settings::PresenceSettings;
-use crate::store::{Followed, Follower, Notice, Notices, SharedStore};
+use crate::store::{Followed, Follower, Noticed, Notices, SharedStore};
 
 /// So many events are taken at once before the core is asked what it wants.
 const EVENT_BATCH: usize = 512;
@@ -217,16 +217,16 @@ impl Driver {
                     let now = self.clock.now();
                     self.handle_updates(now, updates);
                 }
-                notice = self.notices.notices.recv() => self.handle_notice(notice.flatten()),
+                noticed = self.notices.next() => self.handle_notice(noticed),
                 () = tokio::time::sleep(timeout) => {}
             }
         }
     }
 
-    fn handle_notice(&mut self, notice: Option<Notice>) {
-        match notice {
-            Some(notice) => self.watchers.handle_record(&notice.user, Some(notice.record)),
-            None => self.watchers.handle_missed(),
+    fn handle_notice(&mut self, noticed: Noticed) {
+        match noticed {
+            Noticed::Notice(notice) => self.watchers.handle_record(&notice.user, Some(notice.record)),
+            Noticed::Missed => self.watchers.handle_missed(),
         }
     }
 
@@ -273,7 +273,9 @@ impl Driver {
     fn poll_timeout(&self) -> Tick {
         let mut due = self.forget_due;
         let drain = self.drain.as_ref().map(|drain| drain.deadline);
-        for tick in [self.sessions.poll_timeout(), self.membership.poll_timeout(), drain].into_iter().flatten() {
+        for tick in
+            [self.sessions.poll_timeout(), self.membership.poll_timeout(), drain].into_iter().flatten()
+        {
             due = due.min(tick);
         }
         for partition in self.partitions.values() {
@@ -298,7 +300,7 @@ impl Driver {
                 self.handle_completion(now, completion);
             }
             if let Some(follower) = &mut self.follower {
-                let updates = follower.try_batch();
+                let updates = follower.try_next_batch();
                 if !updates.is_empty() {
                     quiet = false;
                     self.handle_updates(now, updates);

@@ -10,8 +10,8 @@ use presence_core::ids::{PartitionId, Sequence, UserId};
 use presence_core::membership::NotWritten;
 use tokio::sync::oneshot;
 
-use super::engine::Driver;
 use super::UserView;
+use super::engine::Driver;
 use crate::store::{Coverage, Follower, Put, SharedStore, Snapshot, StoreError};
 
 /// The first pause before asking again; doubles up to [`LONGEST_PAUSE`].
@@ -127,7 +127,10 @@ impl Driver {
         for user in users {
             let partition = self.partitions.get(&self.config.layout.partition(&user));
             let known = partition.filter(|partition| partition.loaded.is_some()).map(|partition| {
-                partition.tracker.known(&user).map(|known| StatusRecord { sessions: known.sessions, ..known.record })
+                partition
+                    .tracker
+                    .known(&user)
+                    .map(|known| StatusRecord { sessions: known.sessions, ..known.record })
             });
             views.push((user, known));
         }
@@ -170,7 +173,9 @@ impl Driver {
         let operation = async move {
             match definite(|| store.delete(key.clone(), Expect::Last(last))).await {
                 Ok(()) | Err(StoreError::Conflict { .. }) => {}
-                Err(error) => tracing::warn!(%error, "the own key could not be removed; its lease will end it"),
+                Err(error) => {
+                    tracing::warn!(%error, "the own key could not be removed; its lease will end it")
+                }
             }
             Completion::Nothing
         };

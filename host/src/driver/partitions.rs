@@ -53,7 +53,8 @@ impl Driver {
     }
 
     pub(super) fn stop(&mut self, error: Option<String>) {
-        let undelivered_list = if self.undelivered > 0 { self.plugins.unsettled_list(100) } else { Vec::new() };
+        let undelivered_list =
+            if self.undelivered > 0 { self.plugins.unsettled_list(100) } else { Vec::new() };
         self.stopped = Some(Stopped { error, undelivered: self.undelivered, undelivered_list });
     }
 
@@ -135,7 +136,9 @@ impl Driver {
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         for (key, _, document) in &snapshot.documents {
             match (key, document) {
-                (Key::User(_, _, user), Document::User(record)) => partition.tracker.handle_record(user, record),
+                (Key::User(_, _, user), Document::User(record)) => {
+                    partition.tracker.handle_record(user, record)
+                }
                 (Key::Checkpoint(_), Document::Checkpoint(checkpoint)) => {
                     partition.checkpoints.handle_loaded(checkpoint);
                 }
@@ -157,7 +160,11 @@ impl Driver {
     fn follow_owned(&mut self) {
         let loading = self.partitions.values().any(|partition| partition.loaded.is_none());
         let wanted: BTreeSet<PartitionId> = self.partitions.keys().copied().collect();
-        if self.following || loading || wanted.is_empty() || (wanted == self.followed && self.follower.is_some()) {
+        if self.following
+            || loading
+            || wanted.is_empty()
+            || (wanted == self.followed && self.follower.is_some())
+        {
             return;
         }
         self.following = true;
