@@ -319,7 +319,7 @@ mod tests {
         let found = problems(&format!(
             r#"(component
                 (import "wasi:cli/environment@0.2.6" (instance (export "get-arguments" (func (result (list string))))))
-                (import "wasi:keyvalue/store@0.2.0-draft" (instance (export "t" (type (sub resource)))))
+                (import "wasi:keyvalue/store@0.2.0-draft" (instance (type $t (enum "a")) (export "t" (type (eq $t)))))
                 {EXPORT}
                 (export "presence:plugin/user-online@0.1.0" (instance $e)))"#
         ));

@@ -110,6 +110,16 @@ pub fn allow(grants: &[HttpGrant], uri: &Uri) -> Result<usize, Denied> {
         .ok_or(Denied::Origin(origin))
 }
 
+/// The URL with the grant's own spelling of its host: what was checked is what is resolved and connected to.
+pub fn normalise(grant: &HttpGrant, uri: Uri) -> Result<Uri, http::Error> {
+    let brackets = if grant.host.contains(':') { ("[", "]") } else { ("", "") };
+    Uri::builder()
+        .scheme(grant.scheme.as_str())
+        .authority(format!("{}{}{}:{}", brackets.0, grant.host, brackets.1, grant.port))
+        .path_and_query(uri.path_and_query().map_or("/", |path| path.as_str()))
+        .build()
+}
+
 /// Whether a grant may lead to an address: public ones always, others when the grant names them.
 pub fn allow_address(grant: &HttpGrant, address: IpAddr) -> bool {
     let plain = address.to_canonical();
@@ -288,6 +298,21 @@ mod tests {
         for (url, expected) in cases {
             assert_eq!(allowed(url), expected, "{url}");
         }
+    }
+
+    #[test]
+    fn what_was_checked_is_what_is_connected_to() {
+        let normalised = |grant: HttpGrant, url: &str| {
+            normalise(&grant, url.parse().unwrap()).unwrap().to_string()
+        };
+        assert_eq!(
+            normalised(grant("http", "profiles", 80, &[]), "http://PROFILES./a?b"),
+            "http://profiles:80/a?b"
+        );
+        assert_eq!(
+            normalised(grant("https", "::1", 444, &[]), "https://[0:0::1]:444"),
+            "https://[::1]:444/"
+        );
     }
 
     #[test]

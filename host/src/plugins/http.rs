@@ -152,6 +152,10 @@ impl HttpAccess {
         options: RequestOptions,
     ) -> Result<Response<WasiBody>, Error> {
         let origin = self.admit(&request)?;
+        let mut request = request;
+        let uri = std::mem::take(request.uri_mut());
+        *request.uri_mut() = grants::normalise(&self.grants[origin], uri)
+            .map_err(|_| Error::HttpRequestUriInvalid)?;
         let limited = |body: WasiBody| Limited::new(body, MAX_REQUEST_BYTES).boxed_unsync();
         let answer = self.clients[origin].request(request.map(limited));
         let patience = options
