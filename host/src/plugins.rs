@@ -2,6 +2,14 @@
 //!
 //! Nothing here blocks the caller: events go into bounded queues, guests run on a runtime of their own, and what
 //! became of each event comes back as an [`Outcome`].
+//!
+//! ```text
+//!  file ──▶ admission ──▶ compile (child process), cache ──▶ loading ──▶ a trial guest
+//!                                                              │
+//!  submit ──▶ registry ──▶ plugin (queue) ──▶ worker ──▶ guest ──▶ log, keyvalue, http ──▶ grants
+//!                              ▲                 │
+//!                              └─── verdict ─────┴──▶ outcomes, dead_letters
+//! ```
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -39,11 +47,13 @@ mod testing;
 mod tests;
 mod watch;
 mod worker;
+mod yardstick;
 
 pub use compile::{COMPILE_VERB, CompileError, CompileMode, compile_in_this_process};
 pub use loading::PluginDescription;
 pub use problem::{PluginError, Problem};
 pub use registry::{Deps, PluginSet, check};
+pub use yardstick::time_bare_calls;
 
 /// What the driver tells all plugins.
 pub use presence_core::delivery::Payload as Event;

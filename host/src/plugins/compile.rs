@@ -189,3 +189,52 @@ async fn ended(child: &mut Child) -> std::io::Result<(std::process::ExitStatus, 
         String::from_utf8_lossy(&complaint).into_owned(),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::plugins::testing::{Folder, quiet_component};
+
+    /// What the child does, run by [`the_child_compiles_and_complains`] in a process of its own.
+    #[test]
+    #[ignore = "limits its process: started by another test"]
+    fn the_child() {
+        let file = |variable| PathBuf::from(std::env::var_os(variable).unwrap());
+        if let Err(error) = compile_in_this_process(&file("TEST_INPUT"), &file("TEST_OUTPUT")) {
+            eprintln!("Error: {error:#}");
+            std::process::exit(1);
+        }
+        let limit = rustix::process::getrlimit(Resource::As).current;
+        assert!(limit.is_some_and(|limit| limit <= ADDRESS_SPACE_LIMIT));
+    }
+
+    /// A stand-in for the executable: takes the verb and runs [`the_child`].
+    fn executable(folder: &Folder) -> PathBuf {
+        let this = std::env::current_exe().unwrap();
+        let test = "--exact plugins::compile::tests::the_child --ignored --nocapture";
+        let script = format!(
+            "#!/bin/sh\n[ \"$1\" = {COMPILE_VERB} ] || exit 64\n[ -z \"$SECRET\" ] || exit 65\n\
+             TEST_INPUT=\"$2\" TEST_OUTPUT=\"$3\" exec '{}' {test}\n",
+            this.display()
+        );
+        let path = folder.write("presence", script);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn the_child_compiles_and_complains() {
+        let folder = Folder::new();
+        let mode = CompileMode::Child(executable(&folder));
+        let output = folder.path().join("code");
+        let good = folder.write("good.wasm", quiet_component());
+        compile(&mode, &good, &output).await.unwrap();
+        assert!(std::fs::metadata(&output).unwrap().len() > 0);
+        let broken = folder.write("broken.wasm", b"\0asm\x0d\0\x01\0nonsense");
+        let error = compile(&mode, &broken, &output).await.unwrap_err();
+        assert!(matches!(error, CompileError::Invalid(_)), "{error}");
+        assert!(!error.to_string().contains("Error:"), "{error}");
+    }
+}

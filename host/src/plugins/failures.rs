@@ -39,12 +39,12 @@ impl Failures {
         let plugin = &*self.plugin;
         let hook = payload.hook().as_str();
         let user = payload.user().map(|user| user.as_str());
-        match self
+        let admitted = self
             .window
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .admit(Instant::now())
-        {
+            .admit(Instant::now());
+        match admitted {
             Some(0) => tracing::warn!(
                 plugin,
                 hook,

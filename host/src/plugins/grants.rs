@@ -112,10 +112,17 @@ pub fn allow(grants: &[HttpGrant], uri: &Uri) -> Result<usize, Denied> {
 
 /// The URL with the grant's own spelling of its host: what was checked is what is resolved and connected to.
 pub fn normalise(grant: &HttpGrant, uri: Uri) -> Result<Uri, http::Error> {
-    let brackets = if grant.host.contains(':') { ("[", "]") } else { ("", "") };
+    let brackets = if grant.host.contains(':') {
+        ("[", "]")
+    } else {
+        ("", "")
+    };
     Uri::builder()
         .scheme(grant.scheme.as_str())
-        .authority(format!("{}{}{}:{}", brackets.0, grant.host, brackets.1, grant.port))
+        .authority(format!(
+            "{}{}{}:{}",
+            brackets.0, grant.host, brackets.1, grant.port
+        ))
         .path_and_query(uri.path_and_query().map_or("/", |path| path.as_str()))
         .build()
 }

@@ -111,37 +111,51 @@ pub(super) struct Guest {
 impl Guest {
     /// Instantiates and configures a guest, both within one deadline.
     pub(super) async fn start(loaded: &Loaded, watch: &mut Watch) -> Result<Guest, NoGuest> {
-        let limits = &loaded.settings.limits;
-        let mut store = new_store(loaded, watch.yielded.clone());
+        let store = new_store(loaded, watch.yielded.clone());
         let log = store.data().log.clone();
         log.begin(None);
-        let started = begin(&mut store, limits.deadline);
-        let instantiated = watch
-            .run(
-                started,
-                loaded.instance_pre().instantiate_async(&mut store),
-                || (),
-            )
-            .await;
-        let instance = outcome(instantiated, &store, limits.memory, limits.deadline)
-            .map_err(NoGuest::Start)?;
+        let started = Guest::configured(store, loaded, watch).await;
+        let cut = log.end();
+        if cut > 0 {
+            let plugin = &*loaded.name;
+            tracing::warn!(
+                plugin,
+                cut,
+                "a plugin logged more than limits.log while it started: bytes were cut"
+            );
+        }
+        started
+    }
+
+    async fn configured(
+        mut store: Store<GuestState>,
+        loaded: &Loaded,
+        watch: &mut Watch,
+    ) -> Result<Guest, NoGuest> {
+        let (deadline, memory_limit) = (
+            loaded.settings.limits.deadline,
+            loaded.settings.limits.memory,
+        );
+        let until = begin(&mut store, deadline);
+        let instantiate = loaded.instance_pre().instantiate_async(&mut store);
+        let ended = watch.run(until, instantiate, || ()).await;
+        let instance = outcome(ended, &store, memory_limit, deadline).map_err(NoGuest::Start)?;
         let exports = loaded
             .indices()
             .load(&mut store, &instance)
             .map_err(NoGuest::Types)?;
         if let Some(configure) = &exports.configure {
             let call = configure.call_configure(&mut store, &loaded.settings.config);
-            let ended = watch.run(started, call, || ()).await;
-            outcome(ended, &store, limits.memory, limits.deadline)
+            let ended = watch.run(until, call, || ()).await;
+            outcome(ended, &store, memory_limit, deadline)
                 .map_err(NoGuest::Configure)?
                 .map_err(|reason| NoGuest::Refused(shorten(&reason)))?;
         }
-        log.end();
         Ok(Guest {
             store,
             exports,
-            deadline: limits.deadline,
-            memory_limit: limits.memory,
+            deadline,
+            memory_limit,
             calls: 0,
         })
     }
@@ -172,6 +186,23 @@ impl Guest {
             Ok(Ok(answer)) => Ok(answer),
             ended => outcome(ended, &self.store, self.memory_limit, self.deadline),
         }
+    }
+
+    /// The call and nothing around it, for measuring.
+    pub(super) async fn call_bare(
+        &mut self,
+        payload: &Payload,
+        attempt: u32,
+    ) -> wasmtime::Result<Answer> {
+        let context = types::Context {
+            event_id: "bare",
+            attempt,
+            time_left_ms: 1000,
+            attributes: &[],
+        };
+        // Far away: what is measured is not interrupted.
+        self.store.set_epoch_deadline(1 << 40);
+        dispatch(&mut self.store, &self.exports, context, payload).await
     }
 
     /// The last call has ended: its output is complete. Returns how many bytes of it were cut.
@@ -259,10 +290,7 @@ async fn dispatch(
                     reason,
                     duration_ms,
                 } => {
-                    call!(
-                        session_disconnected,
-                        texts.disconnect(reason, *duration_ms)
-                    )
+                    call!(session_disconnected, texts.disconnect(reason, *duration_ms))
                 }
             }
         }

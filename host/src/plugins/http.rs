@@ -64,7 +64,8 @@ impl OriginClient {
             .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS);
         if grant.scheme == "https" {
             let connector = HttpsConnectorBuilder::new()
-                .with_native_roots()?
+                // Named, not guessed from what other libraries bring along.
+                .with_provider_and_native_roots(rustls::crypto::ring::default_provider())?
                 .https_only()
                 .enable_http1()
                 .wrap_connector(connector);

@@ -207,7 +207,10 @@ pub async fn check(
     }
 }
 
-fn loader(data_dir: &Path, compile: CompileMode) -> Result<(Arc<GuestRuntime>, Loader), Problem> {
+pub(super) fn loader(
+    data_dir: &Path,
+    compile: CompileMode,
+) -> Result<(Arc<GuestRuntime>, Loader), Problem> {
     let runtime =
         Arc::new(GuestRuntime::start().map_err(|error| Problem::Host(error.to_string()))?);
     let keyvalue: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());

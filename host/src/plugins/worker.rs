@@ -28,7 +28,7 @@ pub(super) struct Worker {
     watch: Watch,
     /// Of the event at work.
     event_id: String,
-    /// Settled and not passed on yet. Never kept over a pause.
+    /// Settled and not passed on yet. Never kept while a guest pauses.
     settled: Vec<Settled>,
 }
 

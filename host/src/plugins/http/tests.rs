@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use http_body_util::Empty;
+use http_body_util::{Empty, Full};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -147,7 +147,9 @@ async fn redirects_are_not_followed() {
     let server = Server::start(answer.to_vec()).await;
     let port = server.address.port();
     let access = access(vec![grant("127.0.0.1", port)]);
-    let response = send(&access, &format!("http://127.0.0.1:{port}/")).await.unwrap();
+    let response = send(&access, &format!("http://127.0.0.1:{port}/"))
+        .await
+        .unwrap();
     assert_eq!(response.status(), 302);
 }
 
@@ -221,4 +223,34 @@ async fn nobody_there_is_a_refused_connection() {
         matches!(answer, Err(Error::ConnectionRefused)),
         "{answer:?}"
     );
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_large_is_given_up() {
+    let server = Server::start(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec()).await;
+    let port = server.address.port();
+    let access = access(vec![grant("127.0.0.1", port)]);
+    let large = Full::new(Bytes::from(vec![0; MAX_REQUEST_BYTES + 1]));
+    let request = Request::post(format!("http://127.0.0.1:{port}/"))
+        .body(large.map_err(|never| match never {}).boxed_unsync())
+        .unwrap();
+    let answer = access.send(request, RequestOptions::default()).await;
+    assert!(
+        matches!(answer, Err(Error::HttpRequestBodySize(Some(_)))),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn a_grant_for_https_needs_root_certificates_and_nothing_else() {
+    let grant = HttpGrant {
+        scheme: "https".to_owned(),
+        ..grant("example.com", 443)
+    };
+    let plugin: Arc<str> = "p".into();
+    // A machine without certificates is told so; neither may panic.
+    if let Err(error) = HttpAccess::new(plugin.clone(), vec![grant], Arc::new(Denials::new(plugin)))
+    {
+        assert!(error.to_string().contains("cert"), "{error}");
+    }
 }
