@@ -21,6 +21,9 @@ use crate::settings::PluginSettings;
 /// Nothing in these tests takes longer, on a slow machine either.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A name, and what is different in its settings.
+type Animal<'a> = (&'a str, fn(&mut PluginSettings));
+
 struct Running {
     set: PluginSet,
     letters: Arc<LetterBox>,
@@ -29,7 +32,7 @@ struct Running {
 
 impl Running {
     /// Loads plugins of the zoo, with these changes to their settings.
-    async fn zoo(plugins: &[(&str, fn(&mut PluginSettings))]) -> Running {
+    async fn zoo(plugins: &[Animal<'_>]) -> Running {
         let folder = Folder::new();
         let path = folder.write("zoo.wasm", zoo_component());
         let settings: Vec<PluginSettings> = plugins
@@ -344,14 +347,14 @@ async fn i7_plugins_that_loop_delay_nobody() {
         .await
         .unwrap();
     let online = |user| set.submit(Payload::Status(transition(user, 1).into()));
-    ["s1", "s2", "s3", "s4"].map(online);
+    ["s1", "s2", "s3", "s4"].iter().copied().for_each(online);
     let all_loop = async {
         while set.metrics()[0].running < 4 {
             tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(PATIENCE, all_loop).await.expect("four guests loop");
-    ["a", "b", "c", "d"].map(online);
+    ["a", "b", "c", "d"].iter().copied().for_each(online);
     let mut delivered = 0;
     while delivered < 8 {
         let outcomes = tokio::time::timeout(PATIENCE, set.outcomes()).await.unwrap();
