@@ -361,6 +361,6 @@ proptest! {
             prop_assert_eq!(heard.get(id).map(Vec::as_slice), Some(pair), "I6");
             prop_assert!(!(alive && closed.contains_key(id)));
         }
-        prop_assert_eq!(sessions.table.places().len(), listed.len());
+        prop_assert_eq!(sessions.table.len(), listed.len());
     }
 }
