@@ -475,4 +475,6 @@ impl Record {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
