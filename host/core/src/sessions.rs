@@ -10,9 +10,11 @@
 //!
 //! Rules (DESIGN section 2): `session-connected` is issued after the document that lists the session is acknowledged,
 //! `session-disconnected` after it; an ended session stays in the document until its hook is settled. Explicit idle
-//! ends by `set_status` alone, automatic idle by activity.
+//! ends by `set_status` alone, automatic idle by activity. It must not know sockets, stores or plugins.
 //!
-//! Memory: 96 bytes a session, 40 a user with sessions here, and a timer of 16, besides the user id.
+//! Memory: 88 bytes a session and 16 for its timer, 24 a user with sessions here and up to 11 in the index, besides
+//! the user id, which is shared. With 24-byte ids and one session a user that is less than 190 bytes all told. No
+//! document is kept once it was taken for writing.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -25,7 +27,12 @@ use crate::time::{Now, Tick, Timestamp};
 use crate::timers::Timers;
 
 mod table;
-use table::{Flags, Place, Record, Table};
+use table::{Mode, Place, Record, Stage, Table};
+
+/// Stale timers are dropped when there are more entries than `TIMERS_PER_SESSION` times the live sessions, and so
+/// many more.
+const TIMERS_PER_SESSION: usize = 3;
+const SPARE_TIMERS: usize = 64;
 
 /// What the sessions need to know.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +47,7 @@ pub struct SessionsConfig {
     pub seed: u64,
 }
 
-/// A session's place in this host: never reused within 2^32 reuses of one slot.
+/// A session's place in this host; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionKey(pub u64);
 
@@ -93,6 +100,8 @@ pub struct LocalSessions {
     dirty: VecDeque<u32>,
     in_flight: usize,
     effects: VecDeque<SessionEffect>,
+    /// Room for the sessions that one acknowledgement announces; empty between calls.
+    announced: Vec<Place>,
     drained_until: Option<Timestamp>,
     online: u64,
     idle: u64,
@@ -110,6 +119,7 @@ impl LocalSessions {
             dirty: VecDeque::new(),
             in_flight: 0,
             effects: VecDeque::new(),
+            announced: Vec::new(),
             drained_until: None,
             online: 0,
             idle: 0,
@@ -133,18 +143,21 @@ impl LocalSessions {
     ) -> SessionKey {
         debug_assert!(matches!(id, SessionId::Hosted(_)));
         let id = if let SessionId::Hosted(id) = id { id } else { 0 };
-        let place = self.table.insert(user, |user| Record::new(user, id, now, attributes, expires_at));
+        let place = self.table.insert(user, Record::new(now, id, attributes, expires_at));
         self.online += 1;
-        self.arm(place);
+        self.arm(now, place);
         self.touch(place);
         place.key()
     }
 
     /// Any frame came from the client.
     pub fn handle_frame(&mut self, now: Now, key: SessionKey) {
-        if let Some(record) = self.table.live(Place::of(key)) {
-            record.frame = now.tick;
-            record.flags.pinged = false;
+        let place = Place::of(key);
+        let Some(record) = self.table.live(place) else { return };
+        record.frame = now.tick;
+        if std::mem::take(&mut record.pinged) {
+            // The timer stands at the end of the timeout; the next Ping may be due before that.
+            self.arm(now, place);
         }
     }
 
@@ -154,23 +167,23 @@ impl LocalSessions {
         let place = Place::of(key);
         let Some(record) = self.table.live(place) else { return };
         record.activity = now.tick;
-        if record.flags.automatic {
-            record.flags.automatic = false;
-            self.set(place, Status::Online);
+        if record.mode == Mode::AutomaticIdle {
+            self.set(now, place, Mode::Online);
         }
     }
 
     /// The client's own word; [`Status::Offline`] is not one of them and ignored.
     pub fn handle_set_status(&mut self, now: Now, key: SessionKey, status: Status) {
-        debug_assert!(status != Status::Offline);
+        let mode = match status {
+            Status::Online => Mode::Online,
+            Status::Idle => Mode::Idle,
+            Status::Offline => return debug_assert!(false, "a client can't set itself offline"),
+        };
         self.handle_frame(now, key);
         let place = Place::of(key);
         let Some(record) = self.table.live(place) else { return };
         record.activity = now.tick;
-        record.flags.automatic = false;
-        if status != Status::Offline && record.flags.status() != status {
-            self.set(place, status);
-        }
+        self.set(now, place, mode);
     }
 
     /// The connection has ended. A session that is over already is left alone.
@@ -179,44 +192,52 @@ impl LocalSessions {
     }
 
     /// The host is going: every session ends with reason `draining`, and its user counts as present until
-    /// `drained_until`; none: nobody is held (the last host leaves).
+    /// `drained_until`; none: nobody is held (the last host leaves). May come again with another time, which then
+    /// holds for the users drained before as well.
     pub fn handle_drain(&mut self, now: Now, drained_until: Option<Timestamp>) {
-        self.drained_until = drained_until;
-        for place in self.table.places() {
-            if self.table.live(place).is_some() {
-                self.table.user_of_mut(place).drained = drained_until.is_some();
-                self.end(now, place, labels::DRAINING.into());
-                self.effects
-                    .push_back(SessionEffect::End { key: place.key(), reason: labels::DRAINING.into() });
+        if self.drained_until != drained_until {
+            for slot in self.table.drained_users() {
+                self.table.user_mut(slot).drained = drained_until.is_some();
+                self.mark(slot);
             }
+            self.drained_until = drained_until;
+        }
+        for place in self.table.live_places() {
+            if let Some(record) = self.table.get(place) {
+                let slot = record.user;
+                self.table.user_mut(slot).drained = drained_until.is_some();
+            }
+            self.end_by_host(now, place, labels::DRAINING);
         }
     }
 
-    /// The user's document that was in flight is in the store.
-    pub fn handle_document_acked(&mut self, now: Now, user: &UserId) {
+    /// The user's document that was in flight is in the store: the sessions it lists are announced, the oldest first.
+    pub fn handle_document_acked(&mut self, _now: Now, user: &UserId) {
         let Some(slot) = self.table.find_user(user) else { return };
-        self.landed(slot);
-        for place in self.table.sessions_of(slot) {
-            let Some(record) = self.table.get_mut(place) else { continue };
-            if record.flags.listed && !record.flags.connected {
-                record.flags.connected = true;
-                let ended = record.ended.is_some();
-                self.issue(place, SessionChange::Connected);
-                if ended {
-                    self.issue_disconnected(place);
-                }
-            }
+        if !self.landed(slot) {
+            return;
         }
-        let _ = now;
+        let mut announced = std::mem::take(&mut self.announced);
+        self.table.for_sessions(slot, |place, record| {
+            if record.stage == Stage::Listed {
+                record.stage = Stage::Announced;
+                announced.push(place);
+            }
+        });
+        while let Some(place) = announced.pop() {
+            self.issue(place, SessionChange::Connected);
+            self.issue_disconnected(place);
+        }
+        self.announced = announced;
         self.table.remove_idle_user(slot);
     }
 
     /// The document in flight is certainly not in the store: the newest one is to be written.
-    pub fn handle_document_failed(&mut self, now: Now, user: &UserId) {
-        let _ = now;
+    pub fn handle_document_failed(&mut self, _now: Now, user: &UserId) {
         let Some(slot) = self.table.find_user(user) else { return };
-        self.landed(slot);
-        self.mark(slot);
+        if self.landed(slot) {
+            self.mark(slot);
+        }
     }
 
     /// The `session-disconnected` of a session is settled everywhere: the document may forget it.
@@ -244,19 +265,22 @@ impl LocalSessions {
         state.in_flight = true;
         self.in_flight += 1;
         let (user, drained) = (state.id.clone(), state.drained);
-        let mut sessions = Vec::new();
-        for place in self.table.sessions_of(slot) {
-            if let Some(record) = self.table.get_mut(place) {
-                record.flags.listed = true;
-                sessions.push(SessionEntry {
-                    id: SessionId::Hosted(record.id()),
-                    status: record.flags.status(),
-                    connected_at: record.connected_at,
-                    attributes: record.attributes.clone(),
-                    ended: record.ended.as_deref().cloned(),
-                });
+        let mut count = 0;
+        self.table.for_sessions(slot, |_, _| count += 1);
+        let mut sessions = Vec::with_capacity(count);
+        self.table.for_sessions(slot, |_, record| {
+            if record.stage == Stage::New {
+                record.stage = Stage::Listed;
             }
-        }
+            sessions.push(SessionEntry {
+                id: SessionId::Hosted(record.id()),
+                status: record.status(),
+                connected_at: record.connected_at,
+                attributes: record.attributes.clone(),
+                ended: record.ended.as_deref().cloned(),
+            });
+        });
+        sessions.sort_unstable_by(|one, other| one.id.cmp(&other.id));
         let drained_until = self.drained_until.filter(|_| drained);
         let document = SessionDocument { sessions, drained_until };
         let empty = document.sessions.is_empty() && drained_until.is_none();
@@ -284,7 +308,7 @@ impl LocalSessions {
         Some(SessionView {
             id: SessionId::Hosted(record.id()),
             user: self.table.user(record.user).id.clone(),
-            status: record.flags.status(),
+            status: record.status(),
         })
     }
 
@@ -293,34 +317,40 @@ impl LocalSessions {
         self.ended.len() + self.dirty.len() + self.in_flight
     }
 
-    fn set(&mut self, place: Place, status: Status) {
+    /// Changes who says what; the document changes only with the status.
+    fn set(&mut self, now: Now, place: Place, mode: Mode) {
         let Some(record) = self.table.live(place) else { return };
-        record.flags.idle = status == Status::Idle;
-        let (from, to) = match status {
-            Status::Idle => (&mut self.online, &mut self.idle),
-            _ => (&mut self.idle, &mut self.online),
+        let before = record.status();
+        record.mode = mode;
+        if record.status() == before {
+            return;
+        }
+        let (from, to) = match mode {
+            Mode::Online => (&mut self.idle, &mut self.online),
+            Mode::Idle | Mode::AutomaticIdle => (&mut self.online, &mut self.idle),
         };
         *from -= 1;
         *to += 1;
-        self.arm(place);
+        self.arm(now, place);
         self.touch(place);
     }
 
     fn end(&mut self, now: Now, place: Place, reason: Label) {
         let Some(record) = self.table.live(place) else { return };
-        match record.flags.status() {
-            Status::Idle => self.idle -= 1,
-            _ => self.online -= 1,
+        match record.mode {
+            Mode::Online => self.online -= 1,
+            Mode::Idle | Mode::AutomaticIdle => self.idle -= 1,
         }
         record.ended = Some(Box::new(Ended { at: now.wall, reason }));
-        let (id, connected) = (record.id(), record.flags.connected);
+        let (id, stage) = (record.id(), record.stage);
         self.ended.insert(id, place);
         self.touch(place);
-        if connected {
+        if stage == Stage::Announced {
             self.issue_disconnected(place);
         }
     }
 
+    /// Issues `session-disconnected`, if the session has ended.
     fn issue_disconnected(&mut self, place: Place) {
         let Some(record) = self.table.get(place) else { return };
         let Some(ended) = &record.ended else { return };
@@ -335,7 +365,7 @@ impl LocalSessions {
             id: SessionId::Hosted(record.id()),
             user: self.table.user(record.user).id.clone(),
             instance: self.instance,
-            status: record.flags.status(),
+            status: record.status(),
             connected_at: record.connected_at,
             attributes: record.attributes.clone(),
         };
@@ -360,31 +390,36 @@ impl LocalSessions {
         }
     }
 
-    fn landed(&mut self, slot: u32) {
+    /// Takes note that nothing is in flight for the user; false if nothing was.
+    fn landed(&mut self, slot: u32) -> bool {
         let user = self.table.user_mut(slot);
-        if user.in_flight {
-            user.in_flight = false;
-            self.in_flight -= 1;
+        if !std::mem::take(&mut user.in_flight) {
+            return false;
         }
+        self.in_flight -= 1;
         if std::mem::take(&mut user.changed) {
             self.mark(slot);
         }
+        true
     }
 
-    /// Sets the session's one timer to the first thing that may be due. An entry set before is stale then.
-    fn arm(&mut self, place: Place) {
-        let config = self.config;
+    /// Sets the session's one timer to the first thing that may be due, unless it stands earlier: frames and
+    /// activity only put things off, which is found out when it fires. An entry set before is stale then.
+    fn arm(&mut self, now: Now, place: Place) {
         let Some(record) = self.table.live(place) else { return };
-        let mut due = record.liveness_due(&config);
-        if let Some(idle) = record.idle_due(&config) {
-            due = due.min(idle);
-        }
-        if let Some(expires) = record.expires_in {
-            due = due.min(expires);
-        }
+        let due = record.due(now, &self.config);
         if record.armed == Tick(0) || due < record.armed {
             record.armed = due;
             self.timers.set(due, place);
+            self.drop_stale_timers();
+        }
+    }
+
+    fn drop_stale_timers(&mut self) {
+        let live = (self.online + self.idle) as usize;
+        if self.timers.len() > TIMERS_PER_SESSION * live + SPARE_TIMERS {
+            let table = &mut self.table;
+            self.timers.retain(|tick, place| table.live(*place).is_some_and(|record| record.armed == tick));
         }
     }
 
@@ -393,24 +428,23 @@ impl LocalSessions {
         let config = self.config;
         let Some(record) = self.table.live(place) else { return };
         record.armed = Tick(0);
-        if record.expires_in.is_some_and(|due| due <= now.tick) {
+        if record.expires_at().is_some_and(|at| at <= now.wall) {
             return self.end_by_host(now, place, labels::EXPIRED);
         }
         let idle_due = record.idle_due(&config).is_some_and(|due| due <= now.tick);
         if record.liveness_due(&config) <= now.tick {
-            if record.flags.pinged {
+            if record.pinged {
                 return self.end_by_host(now, place, labels::TIMEOUT);
             }
             // From now on `frame` is the time of the Ping: a host that woke up late does not close at once.
             record.frame = now.tick;
-            record.flags.pinged = true;
+            record.pinged = true;
             self.effects.push_back(SessionEffect::Ping(place.key()));
         }
-        if idle_due && let Some(record) = self.table.live(place) {
-            record.flags.automatic = true;
-            self.set(place, Status::Idle);
+        if idle_due {
+            self.set(now, place, Mode::AutomaticIdle);
         }
-        self.arm(place);
+        self.arm(now, place);
     }
 
     fn end_by_host(&mut self, now: Now, place: Place, reason: &'static str) {
@@ -420,33 +454,27 @@ impl LocalSessions {
 }
 
 impl Record {
-    fn new(user: u32, id: u128, now: Now, attributes: Attributes, expires_at: Option<Timestamp>) -> Record {
-        Record {
-            id: [(id >> 64) as u64, id as u64],
-            connected_at: now.wall,
-            frame: now.tick,
-            activity: now.tick,
-            armed: Tick(0),
-            expires_in: expires_at.map(|at| now.tick + Duration::from_millis(at.millis_since(now.wall))),
-            attributes,
-            ended: None,
-            user,
-            next: None,
-            flags: Flags::default(),
-        }
+    /// The first time at which something may have to be done. Expiry goes by the wall clock, which may be set:
+    /// this is when it comes as the clock stands, and it is looked at again then.
+    fn due(&self, now: Now, config: &SessionsConfig) -> Tick {
+        let expiry = self.expires_at().map(|at| now.tick + Duration::from_millis(at.millis_since(now.wall)));
+        let due = [self.idle_due(config), expiry].into_iter().flatten();
+        due.fold(self.liveness_due(config), Tick::min)
     }
 
     /// When a Ping is due, or, once it was sent, the end.
     fn liveness_due(&self, config: &SessionsConfig) -> Tick {
-        self.frame + if self.flags.pinged { config.heartbeat_timeout } else { config.heartbeat }
+        self.frame + if self.pinged { config.heartbeat_timeout } else { config.heartbeat }
     }
 
     /// When the session becomes idle by itself.
     fn idle_due(&self, config: &SessionsConfig) -> Option<Tick> {
-        let idle_after = config.idle_after.filter(|_| !self.flags.idle)?;
+        let idle_after = config.idle_after.filter(|_| self.mode == Mode::Online)?;
         Some(self.activity + idle_after)
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,8 @@
 //! Who on this host watches whom, and what was last heard of each watched user.
 //!
 //! A status is told once per revision, and never an older one after a newer. What is known of a watched user is kept as
-//! long as anyone watches; the first watcher of a user causes a read. Memory: proportional to the watches.
+//! long as anyone watches; the first watcher of a user causes a read. Memory: proportional to the watches and to the
+//! messages that wait for a read. It must not know who may watch whom, nor how records are read.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::BuildHasher;
@@ -45,6 +46,7 @@ pub enum WatchEffect {
     },
 }
 
+/// A user that is watched.
 #[derive(Debug)]
 struct Watched {
     user: UserId,
@@ -53,11 +55,22 @@ struct Watched {
     watchers: BTreeSet<Watcher>,
 }
 
+/// What one connection asked for.
 #[derive(Debug, Default)]
 struct Requests {
+    /// The slots of the users it watches.
     users: BTreeSet<u32>,
     /// `watch` messages not answered yet, in order, with how many of their users are still unknown.
     open: VecDeque<(Option<String>, BTreeSet<u32>)>,
+}
+
+impl Requests {
+    /// The user in this slot is known now, or no longer asked for.
+    fn forget(&mut self, slot: u32) {
+        for (_, unknown) in &mut self.open {
+            unknown.remove(&slot);
+        }
+    }
 }
 
 /// The watches of one host.
@@ -83,14 +96,17 @@ impl Watchers {
         }
     }
 
-    /// A client asks to watch. Each user is told, once known, then the message is answered. Users that it
-    /// watches already are told again.
+    /// A client asks to watch. Each user is told once known, then the message is answered, after those before it.
+    /// A user named twice is told once; one that was watched already is told again, as the message asks for it.
     pub fn handle_watch(&mut self, watcher: Watcher, users: Vec<UserId>, request: Option<String>) {
-        let mut unknown = BTreeSet::new();
+        let (mut named, mut unknown) = (BTreeSet::new(), BTreeSet::new());
         for user in users {
             let slot = self.find_or_insert(user);
             let Some(watched) = self.slots[slot as usize].as_mut() else { continue };
             watched.watchers.insert(watcher);
+            if !named.insert(slot) {
+                continue;
+            }
             match watched.known {
                 Some((status, since, revision)) => {
                     let user = watched.user.clone();
@@ -100,32 +116,24 @@ impl Watchers {
                     unknown.insert(slot);
                 }
             }
-            self.watchers.entry(watcher).or_default().users.insert(slot);
         }
-        self.watchers.entry(watcher).or_default().open.push_back((request, unknown));
+        let requests = self.watchers.entry(watcher).or_default();
+        requests.users.append(&mut named);
+        requests.open.push_back((request, unknown));
         self.answer(watcher);
     }
 
-    /// A client asks to watch no more.
+    /// A client asks to watch no more. A `watch` that waits for one of these users waits for it no longer.
     pub fn handle_unwatch(&mut self, watcher: Watcher, users: &[UserId]) {
         for user in users {
             let Some(slot) = self.find(user) else { continue };
             if let Some(requests) = self.watchers.get_mut(&watcher) {
                 requests.users.remove(&slot);
-                for (_, unknown) in &mut requests.open {
-                    unknown.remove(&slot);
-                }
+                requests.forget(slot);
             }
             self.leave(watcher, slot);
         }
         self.answer(watcher);
-        if self
-            .watchers
-            .get(&watcher)
-            .is_some_and(|requests| requests.users.is_empty() && requests.open.is_empty())
-        {
-            self.watchers.remove(&watcher);
-        }
     }
 
     /// A connection has ended.
@@ -149,6 +157,7 @@ impl Watchers {
         }
         watched.known = Some(news);
         let (status, since, revision) = news;
+        self.effects.reserve(watched.watchers.len());
         for watcher in &watched.watchers {
             let (watcher, user) = (*watcher, watched.user.clone());
             self.effects.push_back(WatchEffect::Tell { watcher, user, status, since, revision });
@@ -156,9 +165,7 @@ impl Watchers {
         if first {
             for watcher in watched.watchers.iter().copied().collect::<Vec<_>>() {
                 if let Some(requests) = self.watchers.get_mut(&watcher) {
-                    for (_, unknown) in &mut requests.open {
-                        unknown.remove(&slot);
-                    }
+                    requests.forget(slot);
                 }
                 self.answer(watcher);
             }
@@ -181,13 +188,17 @@ impl Watchers {
         self.index.len()
     }
 
-    /// Answers the messages at the head whose users are all known, in the order they came.
+    /// Answers the messages at the head whose users are all known, in the order they came. Who then watches nobody
+    /// and waits for nothing is forgotten.
     fn answer(&mut self, watcher: Watcher) {
         let Some(requests) = self.watchers.get_mut(&watcher) else { return };
         while requests.open.front().is_some_and(|(_, unknown)| unknown.is_empty())
             && let Some((request, _)) = requests.open.pop_front()
         {
             self.effects.push_back(WatchEffect::Done { watcher, request });
+        }
+        if requests.users.is_empty() && requests.open.is_empty() {
+            self.watchers.remove(&watcher);
         }
     }
 

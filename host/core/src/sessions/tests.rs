@@ -1,11 +1,6 @@
-//! Whole effects of the sessions, and their invariants against a naive model.
-
-use std::collections::BTreeMap;
-
-use proptest::prelude::*;
+//! Whole effects of the sessions, rule by rule.
 
 use super::*;
-use crate::events::Hook;
 
 const HERE: InstanceId = InstanceId(7);
 
@@ -208,159 +203,145 @@ fn draining_ends_every_session_and_the_documents_hold_the_users() {
     assert_eq!(sessions.unsettled(), 0);
 }
 
-#[derive(Clone, Debug)]
-enum Step {
-    Open { user: usize },
-    Close { session: usize },
-    SetStatus { session: usize, idle: bool },
-    Activity { session: usize },
-    Pass { millis: u64 },
-    Take,
-    Acknowledge,
-    Fail,
-    Settle,
+#[test]
+fn a_ping_is_due_again_soon_after_a_frame_also_when_the_timeout_is_the_longer_wait() {
+    let (heartbeat, heartbeat_timeout) = (Duration::from_secs(5), Duration::from_secs(60));
+    let mut sessions = LocalSessions::new(SessionsConfig { heartbeat, heartbeat_timeout, ..config() }, HERE);
+    let key = open(&mut sessions, 0, 1, "alice");
+    sessions.handle_timeout(Now::at(5000));
+    assert_eq!(effects(&mut sessions), [SessionEffect::Ping(key)]);
+    sessions.handle_frame(Now::at(5100), key);
+    assert_eq!(sessions.poll_timeout(), Some(Tick(10_100)));
+    sessions.handle_timeout(Now::at(10_100));
+    assert_eq!(effects(&mut sessions), [SessionEffect::Ping(key)]);
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => (0..3_usize).prop_map(|user| Step::Open { user }),
-        3 => (0..64_usize).prop_map(|session| Step::Close { session }),
-        3 => (0..64_usize, any::<bool>()).prop_map(|(session, idle)| Step::SetStatus { session, idle }),
-        2 => (0..64_usize).prop_map(|session| Step::Activity { session }),
-        2 => (0..40_000_u64).prop_map(|millis| Step::Pass { millis }),
-        4 => Just(Step::Take),
-        4 => Just(Step::Acknowledge),
-        1 => Just(Step::Fail),
-        2 => Just(Step::Settle),
-    ]
+#[test]
+fn a_host_that_wakes_up_late_pings_before_it_gives_up_on_a_client() {
+    let mut sessions = LocalSessions::new(config(), HERE);
+    let key = open(&mut sessions, 0, 1, "alice");
+    sessions.handle_timeout(Now::at(3_600_000));
+    assert_eq!(effects(&mut sessions), [SessionEffect::Ping(key)]);
+    sessions.handle_timeout(Now::at(3_609_999));
+    assert_eq!(effects(&mut sessions), []);
+    sessions.handle_timeout(Now::at(3_610_000));
+    assert_eq!(effects(&mut sessions), [SessionEffect::End { key, reason: "timeout".into() }]);
 }
 
-proptest! {
-    /// I6: for every session `session-connected` then `session-disconnected`, one of each. At rest the last document
-    /// of a user lists exactly the live sessions; I8: at most one document a user is in flight, and nothing is
-    /// kept of who has left.
-    #[test]
-    fn i6_i8_sessions_pair_up_and_documents_tell_the_truth(steps in proptest::collection::vec(step(), 1..150)) {
-        let idle_after = Some(Duration::from_secs(50));
-        let mut sessions = LocalSessions::new(SessionsConfig { idle_after, ..config() }, HERE);
-        let names = ["a", "b", "c"].map(user);
-        let mut now = 1_000_u64;
-        let mut opened: Vec<(SessionKey, u128)> = Vec::new();
-        let mut in_flight: Vec<DocumentWrite> = Vec::new();
-        let mut stored: BTreeMap<UserId, Arc<SessionDocument>> = BTreeMap::new();
-        let mut heard: BTreeMap<u128, Vec<Hook>> = BTreeMap::new();
-        let mut unsettled: Vec<SessionId> = Vec::new();
-        let mut closed: BTreeMap<u128, bool> = BTreeMap::new();
-        let mut hear = |sessions: &mut LocalSessions, unsettled: &mut Vec<SessionId>| {
-            while let Some(effect) = sessions.poll_effect() {
-                if let SessionEffect::Hook(event) = effect {
-                    let SessionId::Hosted(id) = event.session.id else { panic!("hosted") };
-                    heard.entry(id).or_default().push(event.hook());
-                    if event.hook() == Hook::SessionDisconnected {
-                        unsettled.push(event.session.id);
-                    }
-                }
-            }
-        };
-        fn land(stored: &mut BTreeMap<UserId, Arc<SessionDocument>>, write: &DocumentWrite) {
-            match &write.document {
-                Some(document) => stored.insert(write.user.clone(), document.clone()),
-                None => stored.remove(&write.user),
-            };
-        }
-        for step in steps {
-            match step {
-                Step::Open { user } => {
-                    let id = opened.len() as u128 + 1;
-                    let attributes = Attributes::default();
-                    let id_ = SessionId::Hosted(id);
-                    let key = sessions.handle_open(Now::at(now), id_, names[user].clone(), attributes, None);
-                    opened.push((key, id));
-                }
-                Step::Close { session } => {
-                    if let Some((key, id)) = opened.get(session) {
-                        sessions.handle_close(Now::at(now), *key, "closed".into());
-                        closed.insert(*id, true);
-                    }
-                }
-                Step::SetStatus { session, idle } => {
-                    if let Some((key, _)) = opened.get(session) {
-                        let status = if idle { Status::Idle } else { Status::Online };
-                        sessions.handle_set_status(Now::at(now), *key, status);
-                    }
-                }
-                Step::Activity { session } => {
-                    if let Some((key, _)) = opened.get(session) {
-                        sessions.handle_activity(Now::at(now), *key);
-                    }
-                }
-                Step::Pass { millis } => {
-                    now += millis;
-                    sessions.handle_timeout(Now::at(now));
-                }
-                Step::Take => {
-                    if let Some(write) = sessions.poll_document() {
-                        prop_assert!(in_flight.iter().all(|other| other.user != write.user), "I8");
-                        in_flight.push(write);
-                    }
-                }
-                Step::Acknowledge => {
-                    if !in_flight.is_empty() {
-                        let write = in_flight.remove(0);
-                        land(&mut stored, &write);
-                        sessions.handle_document_acked(Now::at(now), &write.user);
-                    }
-                }
-                Step::Fail => {
-                    if !in_flight.is_empty() {
-                        let write = in_flight.remove(0);
-                        sessions.handle_document_failed(Now::at(now), &write.user);
-                    }
-                }
-                Step::Settle => {
-                    if let Some(session) = unsettled.pop() {
-                        sessions.handle_settled(&session);
-                    }
-                }
-            }
-            hear(&mut sessions, &mut unsettled);
-        }
-        let live: Vec<SessionView> =
-            opened.iter().filter_map(|(key, _)| sessions.session(*key)).collect();
-        while !in_flight.is_empty() || sessions.unsettled() > 0 {
-            for write in std::mem::take(&mut in_flight) {
-                land(&mut stored, &write);
-                sessions.handle_document_acked(Now::at(now), &write.user);
-            }
-            hear(&mut sessions, &mut unsettled);
-            for session in std::mem::take(&mut unsettled) {
-                sessions.handle_settled(&session);
-            }
-            in_flight.extend(std::iter::from_fn(|| sessions.poll_document()));
-        }
-        let mut listed: Vec<(SessionId, UserId, Status)> = Vec::new();
-        for (user, document) in &stored {
-            for entry in &document.sessions {
-                prop_assert_eq!(&entry.ended, &None);
-                listed.push((entry.id.clone(), user.clone(), entry.status));
-            }
-        }
-        listed.sort();
-        let mut expected: Vec<(SessionId, UserId, Status)> =
-            live.into_iter().map(|view| (view.id, view.user, view.status)).collect();
-        expected.sort();
-        prop_assert_eq!(&listed, &expected);
-        let (online, idle) = sessions.counts();
-        prop_assert_eq!(online + idle, listed.len() as u64);
-        for (_, id) in &opened {
-            let alive = listed.iter().any(|(other, ..)| *other == SessionId::Hosted(*id));
-            let pair: &[Hook] = match alive {
-                true => &[Hook::SessionConnected],
-                false => &[Hook::SessionConnected, Hook::SessionDisconnected],
-            };
-            prop_assert_eq!(heard.get(id).map(Vec::as_slice), Some(pair), "I6");
-            prop_assert!(!(alive && closed.contains_key(id)));
-        }
-        prop_assert_eq!(sessions.table.places().len(), listed.len());
+#[test]
+fn a_token_expires_by_the_wall_clock_even_when_that_is_set() {
+    let expires = Some(Timestamp(100_000));
+    let both = |wall: u64, tick: u64| Now { wall: Timestamp(wall), tick: Tick(tick) };
+    let start = |sessions: &mut LocalSessions| {
+        let id = SessionId::Hosted(1);
+        sessions.handle_open(both(95_000, 0), id, user("alice"), Attributes::default(), expires)
+    };
+    let mut set_back = LocalSessions::new(config(), HERE);
+    let key = start(&mut set_back);
+    assert_eq!(set_back.poll_timeout(), Some(Tick(5000)));
+    set_back.handle_timeout(both(98_000, 5000));
+    assert_eq!(effects(&mut set_back), []);
+    assert_eq!(set_back.poll_timeout(), Some(Tick(7000)));
+    set_back.handle_timeout(both(100_000, 7000));
+    assert_eq!(effects(&mut set_back), [SessionEffect::End { key, reason: "expired".into() }]);
+
+    let expires = Some(Timestamp(1_000_000));
+    let mut set_forward = LocalSessions::new(config(), HERE);
+    let id = SessionId::Hosted(1);
+    let key = set_forward.handle_open(both(0, 0), id, user("alice"), Attributes::default(), expires);
+    set_forward.handle_timeout(both(2_000_000, 25_000));
+    let ended = [SessionEffect::End { key, reason: "expired".into() }];
+    assert_eq!(effects(&mut set_forward), ended, "noticed at the next heartbeat");
+}
+
+#[test]
+fn the_clients_word_replaces_idleness_by_inactivity() {
+    let idle_after = Some(Duration::from_secs(10));
+    let mut sessions = LocalSessions::new(SessionsConfig { idle_after, ..config() }, HERE);
+    let key = open(&mut sessions, 0, 1, "alice");
+    sessions.handle_timeout(Now::at(10_000));
+    assert_eq!(sessions.session(key).unwrap().status, Status::Idle);
+    sessions.handle_set_status(Now::at(11_000), key, Status::Idle);
+    sessions.handle_activity(Now::at(12_000), key);
+    assert_eq!(sessions.session(key).unwrap().status, Status::Idle, "explicit now");
+    sessions.handle_set_status(Now::at(13_000), key, Status::Online);
+    assert_eq!(sessions.poll_timeout(), Some(Tick(23_000)));
+}
+
+#[test]
+fn a_document_lists_sessions_by_id_and_they_are_announced_the_oldest_first() {
+    let mut sessions = LocalSessions::new(config(), HERE);
+    for (at, id) in [(1, 2), (2, 3), (3, 1)] {
+        open(&mut sessions, at, id, "alice");
     }
+    let listed = [(1, 3), (2, 1), (3, 2)].map(|(id, at)| entry(id, Status::Online, at, None));
+    assert_eq!(sessions.poll_document(), put("alice", listed.to_vec()));
+    sessions.handle_document_acked(Now::at(4), &user("alice"));
+    let announced = [(2, 1), (3, 2), (1, 3)]
+        .map(|(id, at)| hook(id, "alice", Status::Online, at, SessionChange::Connected));
+    assert_eq!(effects(&mut sessions), announced);
+}
+
+#[test]
+fn a_session_opened_while_a_document_is_in_flight_waits_for_the_next_one() {
+    let mut sessions = LocalSessions::new(config(), HERE);
+    open(&mut sessions, 1, 1, "alice");
+    sessions.poll_document().unwrap();
+    open(&mut sessions, 2, 2, "alice");
+    sessions.handle_document_acked(Now::at(3), &user("alice"));
+    assert_eq!(effects(&mut sessions), [hook(1, "alice", Status::Online, 1, SessionChange::Connected)]);
+    sessions.handle_document_acked(Now::at(3), &user("alice"));
+    assert_eq!(effects(&mut sessions), [], "nothing was in flight");
+    let both = vec![entry(1, Status::Online, 1, None), entry(2, Status::Online, 2, None)];
+    assert_eq!(sessions.poll_document(), put("alice", both));
+    sessions.handle_document_acked(Now::at(4), &user("alice"));
+    assert_eq!(effects(&mut sessions), [hook(2, "alice", Status::Online, 2, SessionChange::Connected)]);
+}
+
+#[test]
+fn an_answer_without_a_write_says_nothing() {
+    let mut sessions = LocalSessions::new(config(), HERE);
+    open(&mut sessions, 1, 1, "alice");
+    sessions.poll_document().unwrap();
+    sessions.handle_document_failed(Now::at(2), &user("alice"));
+    sessions.handle_document_acked(Now::at(3), &user("alice"));
+    sessions.handle_document_failed(Now::at(3), &user("alice"));
+    sessions.handle_document_acked(Now::at(3), &user("bob"));
+    assert_eq!(effects(&mut sessions), []);
+    assert_eq!(sessions.unsettled(), 1, "the document is still to be written");
+}
+
+#[test]
+fn the_last_host_to_leave_holds_nobody_also_when_it_finds_out_late() {
+    let mut sessions = LocalSessions::new(config(), HERE);
+    let land = |sessions: &mut LocalSessions| {
+        let write = sessions.poll_document().unwrap();
+        sessions.handle_document_acked(Now::at(9), &user("alice"));
+        write
+    };
+    open(&mut sessions, 1, 1, "alice");
+    land(&mut sessions);
+    sessions.handle_drain(Now::at(2), Some(Timestamp(500)));
+    sessions.handle_settled(&SessionId::Hosted(1));
+    let held = SessionDocument { sessions: vec![], drained_until: Some(Timestamp(500)) };
+    assert_eq!(land(&mut sessions).document, Some(Arc::new(held)));
+    sessions.handle_drain(Now::at(3), Some(Timestamp(500)));
+    assert_eq!(sessions.poll_document(), None, "nothing new");
+    sessions.handle_drain(Now::at(4), None);
+    assert_eq!(land(&mut sessions), DocumentWrite { user: user("alice"), document: None });
+    assert_eq!((sessions.unsettled(), sessions.table.find_user(&user("alice"))), (0, None));
+}
+
+#[test]
+fn i8_connections_that_come_and_go_leave_no_timers_behind() {
+    let mut sessions = LocalSessions::new(config(), HERE);
+    for id in 1..=10_000 {
+        let key = open(&mut sessions, 1, id, "alice");
+        sessions.handle_close(Now::at(1), key, "closed".into());
+        assert!(sessions.timers.len() <= SPARE_TIMERS + TIMERS_PER_SESSION);
+        sessions.poll_document().unwrap();
+        sessions.handle_document_acked(Now::at(1), &user("alice"));
+        sessions.handle_settled(&SessionId::Hosted(id));
+    }
+    assert_eq!(sessions.table.len(), 0);
 }
