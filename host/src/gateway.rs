@@ -1,11 +1,30 @@
 //! Clients: WebSocket sessions in, statuses out; and the admin API. Knows the driver only through [`Handle`].
+//!
+//! `listeners` accepts connections, `http` and `admin` answer requests, `ws` serves one session. The rest is free of
+//! sockets: `origin`, `auth`, `handshake` judge the head of a request, `protocol` reads and writes messages.
 
 use std::sync::Arc;
 
 use presence_core::events::Attributes;
 use presence_core::ids::UserId;
 
+pub mod admin;
+pub mod auth;
+mod handshake;
+mod http;
+mod listeners;
+pub mod metrics;
+mod origin;
+mod problem;
+pub mod protocol;
+mod query;
+mod strikes;
+mod traffic;
+mod ws;
+
 pub use crate::driver::{Handle, Opened, Outbox, Refused};
+pub use admin::AdminDeps;
+pub use listeners::{BindError, Listeners, bind};
 
 /// What a connection asks of the driver when it opens.
 #[derive(Clone, Debug)]
@@ -19,3 +38,6 @@ pub struct NewSession {
     /// When the token expires, milliseconds since 1970: the session ends then with reason `expired`.
     pub expires_at: Option<u64>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,301 @@
+//! The admin listener: statuses of users, dead letters, health, metrics. Read-only; keep it private.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{RawPathParams, State};
+use axum::routing::get;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderValue, Response, StatusCode, Uri};
+use presence_core::events::Status;
+use presence_core::ids::UserId;
+use presence_core::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::Handle;
+use super::auth::unavailable;
+use super::http::with_answers_to_the_rest;
+use super::metrics::{self, Metrics};
+use super::origin;
+use super::problem::Problem;
+use super::protocol::rfc3339;
+use super::query::{self, QueryError};
+use super::traffic::Traffic;
+use crate::driver::{Event, Query, UserView};
+use crate::store::{DeadLetter, SharedStore};
+
+/// The most users of one question.
+pub const MAX_USERS_PER_QUERY: usize = 1000;
+
+/// How many dead letters are shown when the question does not say.
+const DEAD_LETTERS_SHOWN: usize = 100;
+
+/// The most dead letters of one answer: as many as a store keeps.
+pub const MAX_DEAD_LETTERS_SHOWN: usize = 10_000;
+
+/// How long the driver or the store may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the admin API asks besides the driver.
+#[derive(Clone)]
+pub struct AdminDeps {
+    /// Has the dead letters.
+    pub store: SharedStore,
+    /// Has the plugins' figures.
+    pub metrics: Arc<dyn Metrics>,
+}
+
+/// Who may ask: no web page of another origin, and on a loopback listener nobody who calls it by another name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Guard {
+    pub(super) loopback_host: bool,
+}
+
+impl Guard {
+    pub(super) fn check(&self, request: &Parts) -> Result<(), Problem> {
+        let allowed = if self.loopback_host { origin::loopback_host(request) } else { Ok(()) };
+        allowed
+            .and_then(|()| origin::same_origin(request))
+            .map_err(|foreign| Problem::new(StatusCode::FORBIDDEN, foreign.to_string()))
+    }
+}
+
+#[derive(Clone)]
+struct Desk {
+    handle: Handle,
+    deps: AdminDeps,
+    traffic: Arc<Traffic>,
+}
+
+/// The addresses of the admin listener.
+pub(super) fn router(handle: Handle, deps: AdminDeps, traffic: Arc<Traffic>) -> Router {
+    let router = Router::new()
+        .route("/v1/users/{user}", get(user))
+        .route("/v1/users", get(users))
+        .route("/v1/dead-letters", get(dead_letters))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(print_metrics));
+    with_answers_to_the_rest(router).with_state(Desk { handle, deps, traffic })
+}
+
+/// A user as the API shows it. Of a user never seen everything but the status is null or 0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserDocument {
+    /// Whose status.
+    pub user: String,
+    /// The status.
+    pub status: Status,
+    /// When it was decided, RFC 3339.
+    pub since: Option<String>,
+    /// The end of the last session, RFC 3339; null while there is one.
+    pub last_seen: Option<String>,
+    /// How many sessions count.
+    pub sessions: u32,
+    /// Grows with every transition.
+    pub revision: u64,
+}
+
+/// Several users, in the order asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsersDocument {
+    /// One for each that was asked for.
+    pub users: Vec<UserDocument>,
+}
+
+/// A dead letter as the API shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetterDocument {
+    /// Grows with every dead letter.
+    pub number: u64,
+    /// The plugin's name.
+    pub plugin: String,
+    /// SHA-256 of the plugin file, hexadecimal.
+    pub digest: String,
+    /// The hook's name.
+    pub hook: String,
+    /// The user; null for a cleanup.
+    pub user: Option<String>,
+    /// The event id.
+    pub event_id: String,
+    /// The event.
+    pub event: serde_json::Value,
+    /// What went wrong the last time.
+    pub error: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it was given up, RFC 3339.
+    pub at: String,
+}
+
+/// Dead letters, oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLettersDocument {
+    /// The newest that were asked for.
+    pub dead_letters: Vec<DeadLetterDocument>,
+}
+
+impl From<UserView> for UserDocument {
+    fn from(view: UserView) -> UserDocument {
+        let record = view.record;
+        UserDocument {
+            user: view.user.as_str().to_owned(),
+            status: record.map_or(Status::Offline, |record| record.status),
+            since: record.map(|record| rfc3339(record.since)),
+            last_seen: record.and_then(|record| record.last_seen).map(rfc3339),
+            sessions: record.map_or(0, |record| record.sessions),
+            revision: record.map_or(0, |record| record.revision),
+        }
+    }
+}
+
+impl From<DeadLetter> for DeadLetterDocument {
+    fn from(letter: DeadLetter) -> DeadLetterDocument {
+        DeadLetterDocument {
+            number: letter.number,
+            plugin: letter.plugin,
+            digest: letter.digest,
+            hook: letter.hook,
+            user: letter.user,
+            event_id: letter.event_id,
+            event: letter.event,
+            error: letter.error,
+            attempts: letter.attempts,
+            at: rfc3339(Timestamp(letter.at)),
+        }
+    }
+}
+
+impl From<QueryError> for Problem {
+    fn from(error: QueryError) -> Problem {
+        bad_request(error.to_string())
+    }
+}
+
+fn bad_request(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, detail)
+}
+
+fn json(document: &impl Serialize) -> Response<Body> {
+    let text = serde_json::to_string(document).expect("documents with text keys always become JSON");
+    text_answer("application/json", text)
+}
+
+fn text_answer(kind: &'static str, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn ask<T>(handle: &Handle, question: impl FnOnce(oneshot::Sender<T>) -> Query) -> Result<T, Problem> {
+    let (answer, answered) = oneshot::channel();
+    let asked = async {
+        handle.send(Event::Query(question(answer))).await.ok()?;
+        answered.await.ok()
+    };
+    match timeout(PATIENCE, asked).await {
+        Ok(Some(answer)) => Ok(answer),
+        Ok(None) => Err(unavailable("this host is stopping".to_owned(), 5)),
+        Err(_) => Err(unavailable(format!("no answer within {} s: this host is overloaded", PATIENCE.as_secs()), 5)),
+    }
+}
+
+async fn views(desk: &Desk, users: Vec<UserId>) -> Result<Vec<UserDocument>, Problem> {
+    let views = ask(&desk.handle, |answer| Query::Users(users, answer)).await?;
+    let views = views.map_err(|why| unavailable(format!("the statuses can't be read now: {why}"), 1))?;
+    Ok(views.into_iter().map(UserDocument::from).collect())
+}
+
+async fn user(State(desk): State<Desk>, path: RawPathParams, uri: Uri) -> Result<Response<Body>, Problem> {
+    known_parameters(&uri, &[])?;
+    // The decoded segment, not the path: an encoded slash belongs to the user id.
+    let segment = path.iter().find(|(name, _)| *name == "user").map(|(_, value)| value).unwrap_or_default();
+    let user = UserId::new(segment).map_err(|reason| bad_request(reason.to_string()))?;
+    let document = views(&desk, vec![user]).await?.pop();
+    document.map(|document| json(&document)).ok_or_else(|| unavailable("the answer is empty".to_owned(), 1))
+}
+
+async fn users(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Problem> {
+    known_parameters(&uri, &["user"])?;
+    let mut users = Vec::new();
+    for (_, value) in query::pairs(uri.query()) {
+        let user = UserId::new(&value?).map_err(|reason| bad_request(format!("user {}: {reason}", users.len() + 1)))?;
+        users.push(user);
+    }
+    if users.is_empty() || users.len() > MAX_USERS_PER_QUERY {
+        let found = users.len();
+        return Err(bad_request(format!("name 1 to {MAX_USERS_PER_QUERY} users as ?user=a&user=b, not {found}")));
+    }
+    Ok(json(&UsersDocument { users: views(&desk, users).await? }))
+}
+
+async fn dead_letters(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Problem> {
+    known_parameters(&uri, &["plugin", "hook", "limit"])?;
+    let plugin = query::single(uri.query(), "plugin")?;
+    let hook = query::single(uri.query(), "hook")?;
+    let limit = match query::single(uri.query(), "limit")? {
+        None => DEAD_LETTERS_SHOWN,
+        Some(text) => match text.parse::<usize>() {
+            Ok(limit) if (1..=MAX_DEAD_LETTERS_SHOWN).contains(&limit) => limit,
+            _ => return Err(bad_request(format!("`limit` must be a number from 1 to {MAX_DEAD_LETTERS_SHOWN}"))),
+        },
+    };
+    let letters = match timeout(PATIENCE, desk.deps.store.dead_letters()).await {
+        Ok(Ok(letters)) => letters,
+        Ok(Err(error)) => return Err(unavailable(format!("the dead letters can't be read now: {error}"), 1)),
+        Err(_) => return Err(unavailable("the store does not answer".to_owned(), 5)),
+    };
+    let wanted = |letter: &DeadLetter| {
+        plugin.as_ref().is_none_or(|plugin| *plugin == letter.plugin)
+            && hook.as_ref().is_none_or(|hook| *hook == letter.hook)
+    };
+    let mut dead_letters: Vec<_> =
+        letters.into_iter().rev().filter(wanted).take(limit).map(DeadLetterDocument::from).collect();
+    dead_letters.reverse();
+    Ok(json(&DeadLettersDocument { dead_letters }))
+}
+
+/// A misspelt parameter would otherwise be a question for everything.
+fn known_parameters(uri: &Uri, known: &[&str]) -> Result<(), Problem> {
+    match query::pairs(uri.query()).find(|(name, _)| !known.contains(name)) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let name: String = name.chars().take(40).collect();
+            Err(bad_request(format!("the query parameter `{name}` is not known here")))
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct HealthDocument {
+    status: &'static str,
+    instance: String,
+}
+
+async fn healthz(State(desk): State<Desk>) -> Result<Response<Body>, Problem> {
+    let health = ask(&desk.handle, Query::Health).await?;
+    Ok(json(&HealthDocument { status: "alive", instance: health.instance.to_string() }))
+}
+
+async fn readyz(State(desk): State<Desk>) -> Result<Response<Body>, Problem> {
+    let health = ask(&desk.handle, Query::Health).await?;
+    if health.ready {
+        return Ok(json(&HealthDocument { status: "ready", instance: health.instance.to_string() }));
+    }
+    let reason = health.reason.unwrap_or_else(|| "no reason is known".to_owned());
+    Err(unavailable(format!("not ready: {reason}"), 1))
+}
+
+/// Without the driver's answer the rest is still told: it is wanted most when something hangs.
+async fn print_metrics(State(desk): State<Desk>) -> Result<Response<Body>, Problem> {
+    let census = ask(&desk.handle, Query::Census).await.ok();
+    let text = metrics::render(census.as_ref(), &desk.traffic, &desk.deps.metrics.plugins())
+        .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be printed"))?;
+    Ok(text_answer("application/openmetrics-text; version=1.0.0; charset=utf-8", text))
+}

@@ -1,0 +1,355 @@
+//! The two listeners: bound first, so that a port in use is known before anything starts, then served. Accepts,
+//! bounds and ends connections; what is asked on them is for `http.rs` and `admin.rs`.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_service::Service;
+
+use super::admin::{self, AdminDeps, Guard};
+use super::auth::{Authenticator, KeyError};
+use super::http::{self as client_side, Door};
+use super::traffic::{Refusal, Traffic};
+use super::ws::Bounds;
+use super::Handle;
+use crate::settings::{AuthMode, Settings};
+
+/// The longest head of a request, in bytes.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// The most headers of a request.
+const MAX_HEADERS: usize = 64;
+
+/// Connections that the operating system holds for us until they are accepted.
+const BACKLOG: u32 = 4096;
+
+/// Connections to the admin listener at once; they are kept out of the clients' share.
+const ADMIN_CONNECTIONS: usize = 64;
+
+/// Clients that are told "too many connections" at once; more are dropped without a word.
+const TURNED_AWAY_AT_ONCE: usize = 64;
+
+/// How long [`Listeners::serve`] waits for connections to end once it has been told to stop.
+const STOP_WAIT: Duration = Duration::from_secs(3);
+
+const FULL: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 5\r\n\
+connection: close\r\ncontent-length: 116\r\n\r\n{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\
+\"status\":503,\"detail\":\"this host has as many clients as it may\"}";
+
+/// Why a listener could not be set up. Nothing listens then.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// In use, no permission, not an address of this machine.
+    #[error("host.{key}: can't listen on {address}")]
+    Address {
+        /// `listen` or `admin`.
+        key: &'static str,
+        /// As configured.
+        address: SocketAddr,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// A key that can't be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// `auth.mode = "none"` is for programs on this machine.
+    #[error("auth.mode is \"none\", but host.{key} is {address}: use a loopback address, or auth.mode \"jwt\"")]
+    OpenToOthers {
+        /// `listen` or `admin`.
+        key: &'static str,
+        /// As configured.
+        address: SocketAddr,
+    },
+}
+
+/// What all connections of clients share.
+pub(super) struct Gate {
+    pub(super) authenticator: Authenticator,
+    pub(super) heartbeat_ms: u64,
+    pub(super) traffic: Arc<Traffic>,
+    pub(super) bounds: Bounds,
+}
+
+/// A place among the connections, held as long as the connection lives.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) peer: IpAddr,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Both listeners, bound; connections wait in the backlog until [`Listeners::serve`].
+pub struct Listeners {
+    clients: TcpListener,
+    admin: TcpListener,
+    client_address: SocketAddr,
+    admin_address: SocketAddr,
+    authenticator: Authenticator,
+    heartbeat_ms: u64,
+    max_clients: usize,
+    bounds: Bounds,
+}
+
+/// Reads the keys and binds both listeners. Port 0 takes any free port. Raises the process's limit of open files as
+/// far as it may, and takes the number of client connections from it.
+pub async fn bind(settings: &Settings) -> Result<Listeners, BindError> {
+    let host = &settings.host;
+    if matches!(settings.auth.mode, AuthMode::None) {
+        for (key, address) in [("listen", host.listen), ("admin", host.admin)] {
+            if !address.ip().to_canonical().is_loopback() {
+                return Err(BindError::OpenToOthers { key, address });
+            }
+        }
+    }
+    let authenticator = Authenticator::new(&settings.auth)?;
+    let (clients, client_address) = listen("listen", host.listen)?;
+    let (admin, admin_address) = listen("admin", host.admin)?;
+    Ok(Listeners {
+        clients,
+        admin,
+        client_address,
+        admin_address,
+        authenticator,
+        heartbeat_ms: u64::try_from(settings.presence.heartbeat.as_millis()).unwrap_or(u64::MAX),
+        max_clients: client_share(raise_open_files()),
+        bounds: Bounds::default(),
+    })
+}
+
+fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
+    let bound = || -> io::Result<(TcpListener, SocketAddr)> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A restarted host must not wait for the connections of the previous one to be forgotten.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound().map_err(|source| BindError::Address { key, address, source })
+}
+
+/// Raises the soft limit of open files to the hard one; the limit then in force.
+fn raise_open_files() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_err() {
+        tracing::debug!(?current, ?maximum, "the limit of open files could not be raised");
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// What is left for clients when files, stores, plugins and the admin listener have theirs.
+fn client_share(open_files: u64) -> usize {
+    let reserved = (open_files / 4).min(512);
+    usize::try_from(open_files - reserved).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS)
+}
+
+impl Listeners {
+    /// Where clients connect; the real port.
+    pub fn client_address(&self) -> SocketAddr {
+        self.client_address
+    }
+
+    /// Where the admin API is; the real port.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// At most so many clients are connected at once.
+    pub fn max_clients(&self) -> usize {
+        self.max_clients
+    }
+
+    #[cfg(test)]
+    pub(super) fn limited(self, max_clients: usize, bounds: Bounds) -> Listeners {
+        Listeners { max_clients, bounds, ..self }
+    }
+
+    /// Serves both listeners until `shutdown`, then waits a few seconds for connections to end. Whoever stops the
+    /// host lets the driver say goodbye to the sessions first: this ends what is left.
+    pub async fn serve(self, handle: Handle, deps: AdminDeps, shutdown: CancellationToken) {
+        let traffic = Arc::new(Traffic::default());
+        let tasks = TaskTracker::new();
+        let gate = Arc::new(Gate {
+            authenticator: self.authenticator,
+            heartbeat_ms: self.heartbeat_ms,
+            traffic: traffic.clone(),
+            bounds: self.bounds,
+        });
+        let door = Door { gate, handle: handle.clone(), sessions: tasks.clone() };
+        let guard = Guard { loopback_host: self.admin_address.ip().to_canonical().is_loopback() };
+        let shared = Shared { tasks: tasks.clone(), shutdown, traffic: traffic.clone(), bounds: self.bounds };
+        let clients =
+            Counter { shared: shared.clone(), router: client_side::router(door), guard: None, is_for: "clients" };
+        let admin = Counter {
+            shared,
+            router: admin::router(handle, deps, traffic),
+            guard: Some(guard),
+            is_for: "the admin API",
+        };
+        tokio::join!(clients.accept(self.clients, self.max_clients), admin.accept(self.admin, ADMIN_CONNECTIONS));
+        tasks.close();
+        if timeout(STOP_WAIT, tasks.wait()).await.is_err() {
+            tracing::warn!(connections = tasks.len(), "some connections did not end in time and are dropped");
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Shared {
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    traffic: Arc<Traffic>,
+    bounds: Bounds,
+}
+
+/// One listener at work.
+#[derive(Clone)]
+struct Counter {
+    shared: Shared,
+    router: Router,
+    guard: Option<Guard>,
+    is_for: &'static str,
+}
+
+impl Counter {
+    async fn accept(self, listener: TcpListener, max_connections: usize) {
+        let places = Arc::new(Semaphore::new(max_connections));
+        let turned_away = Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE));
+        let mut warned = None::<Instant>;
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.shared.shutdown.cancelled() => return,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    self.pause_after(&error).await;
+                    continue;
+                }
+            };
+            if let Ok(permit) = places.clone().try_acquire_owned() {
+                let slot = Arc::new(Slot { peer: peer.ip(), _permit: permit });
+                self.shared.tasks.spawn(self.clone().converse(stream, slot));
+                continue;
+            }
+            self.shared.traffic.count_refused(Refusal::Full);
+            if warned.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
+                warned = Some(Instant::now());
+                tracing::warn!(
+                    limit = max_connections,
+                    "no more connections for {}: new ones get 503. The limit follows the open files allowed \
+                     (ulimit -n); raise it or add hosts",
+                    self.is_for
+                );
+            }
+            if let Ok(permit) = turned_away.clone().try_acquire_owned() {
+                self.shared.tasks.spawn(turn_away(stream, permit, self.shared.bounds.close));
+            }
+        }
+    }
+
+    /// Broken connections are nobody's fault; without file descriptors a pause lets others end.
+    async fn pause_after(&self, error: &io::Error) {
+        use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+        if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
+            tracing::warn!(%error, "a connection for {} could not be accepted; trying again", self.is_for);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn converse(self, stream: TcpStream, slot: Arc<Slot>) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY could not be set");
+        }
+        let (shutdown, bounds) = (self.shared.shutdown.clone(), self.shared.bounds);
+        let service = hyper::service::service_fn(move |request| self.clone().answer(request, slot.clone()));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(bounds.head)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .max_headers(MAX_HEADERS)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                timeout(bounds.close, connection).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "an HTTP connection ended badly");
+        }
+    }
+
+    async fn answer(
+        mut self,
+        mut request: Request<Incoming>,
+        slot: Arc<Slot>,
+    ) -> Result<Response<Body>, std::convert::Infallible> {
+        request.extensions_mut().insert(slot);
+        let (parts, body) = request.into_parts();
+        if let Some(Err(foreign)) = self.guard.as_ref().map(|guard| guard.check(&parts)) {
+            return Ok(foreign.into());
+        }
+        // A router is always ready.
+        self.router.call(Request::from_parts(parts, body)).await
+    }
+}
+
+/// Answers a client for whom there is no place, without waiting for what it asks.
+async fn turn_away(mut stream: TcpStream, permit: OwnedSemaphorePermit, patience: Duration) {
+    let told = async {
+        stream.write_all(FULL.as_bytes()).await?;
+        stream.shutdown().await?;
+        // An unread request would reset the connection before the answer is read.
+        let mut thrown_away = [0; 512];
+        let mut bytes = 0;
+        while bytes < MAX_HEAD_BYTES {
+            match stream.read(&mut thrown_away).await? {
+                0 => break,
+                read => bytes += read,
+            }
+        }
+        io::Result::Ok(())
+    };
+    let _ = timeout(patience, told).await;
+    drop(permit);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_canned_answer_has_the_length_that_it_says() {
+        let (head, body) = FULL.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())) || head.ends_with(&body.len().to_string()));
+        serde_json::from_str::<serde_json::Value>(body).unwrap();
+    }
+
+    #[test]
+    fn clients_get_what_the_open_files_leave_i8() {
+        assert_eq!(client_share(1024), 768);
+        assert_eq!(client_share(20_000), 19_488);
+        assert_eq!(client_share(u64::MAX), Semaphore::MAX_PERMITS);
+        assert_eq!(client_share(0), 1);
+    }
+}

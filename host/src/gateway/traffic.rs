@@ -1,0 +1,104 @@
+//! What the gateway counts. Plain numbers: how they are printed is for `metrics.rs`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::protocol::ErrorCode;
+
+/// Why a connection or a request for a session was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// 400, 426: not a request that the gateway understands.
+    BadRequest,
+    /// 401
+    Unauthorized,
+    /// 403
+    Forbidden,
+    /// 503: the host is starting, draining or stopped.
+    Unavailable,
+    /// 503: too many connections.
+    Full,
+}
+
+impl Refusal {
+    /// All of them, in the order of the counters.
+    pub const ALL: [Refusal; 5] =
+        [Refusal::BadRequest, Refusal::Unauthorized, Refusal::Forbidden, Refusal::Unavailable, Refusal::Full];
+
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Refusal::BadRequest => "bad_request",
+            Refusal::Unauthorized => "unauthorized",
+            Refusal::Forbidden => "forbidden",
+            Refusal::Unavailable => "unavailable",
+            Refusal::Full => "full",
+        }
+    }
+
+    /// The refusal that an HTTP status stands for.
+    pub fn of(status: http::StatusCode) -> Refusal {
+        match status.as_u16() {
+            401 => Refusal::Unauthorized,
+            403 => Refusal::Forbidden,
+            503 => Refusal::Unavailable,
+            _ => Refusal::BadRequest,
+        }
+    }
+}
+
+/// Counters of one gateway; they only grow.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    accepted: AtomicU64,
+    refused: [AtomicU64; Refusal::ALL.len()],
+    frames_in: AtomicU64,
+    frames_out: AtomicU64,
+    errors: [AtomicU64; ErrorCode::ALL.len()],
+}
+
+impl Traffic {
+    /// A session was opened.
+    pub fn count_accepted(&self) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A session was not opened.
+    pub fn count_refused(&self, reason: Refusal) {
+        self.refused[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A frame came from a client.
+    pub fn count_frame_in(&self) {
+        self.frames_in.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A frame was handed to the operating system for a client.
+    pub fn count_frame_out(&self) {
+        self.frames_out.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A client was told of an error.
+    pub fn count_error(&self, code: ErrorCode) {
+        self.errors[code as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Sessions opened so far.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Refusals so far, by reason.
+    pub fn refused(&self) -> impl Iterator<Item = (Refusal, u64)> {
+        Refusal::ALL.into_iter().map(|reason| (reason, self.refused[reason as usize].load(Ordering::Relaxed)))
+    }
+
+    /// Frames so far: in, out.
+    pub fn frames(&self) -> [u64; 2] {
+        [self.frames_in.load(Ordering::Relaxed), self.frames_out.load(Ordering::Relaxed)]
+    }
+
+    /// Errors so far, by code.
+    pub fn errors(&self) -> impl Iterator<Item = (ErrorCode, u64)> {
+        ErrorCode::ALL.into_iter().map(|code| (code, self.errors[code as usize].load(Ordering::Relaxed)))
+    }
+}
