@@ -17,7 +17,7 @@ mod io;
 mod partitions;
 
 pub use clients::CENSUS_ORDER;
-pub use engine::{Driver, DriverConfig, Stopped};
+pub use engine::{Driver, DriverConfig, Ending};
 
 /// A connection within this host; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -217,7 +217,7 @@ pub struct Handle {
 /// The driver has ended; the process is about to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the driver has stopped")]
-pub struct DriverGone;
+pub struct Stopped;
 
 impl Handle {
     /// A handle and the queue that the driver reads.
@@ -227,14 +227,14 @@ impl Handle {
     }
 
     /// Tells the driver something.
-    pub async fn send(&self, event: Event) -> Result<(), DriverGone> {
-        self.events.send(event).await.map_err(|_| DriverGone)
+    pub async fn send(&self, event: Event) -> Result<(), Stopped> {
+        self.events.send(event).await.map_err(|_| Stopped)
     }
 
     /// Opens a session.
-    pub async fn open(&self, session: NewSession) -> Result<Result<Opened, Refused>, DriverGone> {
+    pub async fn open(&self, session: NewSession) -> Result<Result<Opened, Refused>, Stopped> {
         let (answer, answered) = oneshot::channel();
         self.send(Event::Open(session, answer)).await?;
-        answered.await.map_err(|_| DriverGone)
+        answered.await.map_err(|_| Stopped)
     }
 }

@@ -2,10 +2,8 @@
 
 use std::process::ExitCode;
 
-use presence_host::cli::{self, Command};
-use presence_host::{commands, telemetry};
+use presence_host::{cli, commands};
 
 fn main() -> ExitCode {
-    let command = cli::parse_args();
-    commands::run(command)
+    commands::run(cli::parse_args())
 }

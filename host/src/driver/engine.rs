@@ -52,7 +52,7 @@ pub struct DriverConfig {
 
 /// How a driver ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stopped {
+pub struct Ending {
     /// Why it could not go on, if it was not told to stop.
     pub error: Option<String>,
     /// How many events were not settled in time.
@@ -95,7 +95,7 @@ pub struct Driver {
     pub(super) undelivered: usize,
     /// Transitions of partitions that are owned no more, by status.
     pub(super) transitions_before: [u64; 3],
-    pub(super) stopped: Option<Stopped>,
+    pub(super) stopped: Option<Ending>,
 }
 
 /// A partition that this host owns.
@@ -175,7 +175,7 @@ impl Driver {
     }
 
     /// Runs until the host has left, or can't go on.
-    pub async fn run(mut self) -> Stopped {
+    pub async fn run(mut self) -> Ending {
         self.membership.handle_start(self.clock.now());
         let mut batch = Vec::with_capacity(EVENT_BATCH);
         let plugins = self.plugins.clone();

@@ -11,7 +11,7 @@ use presence_core::membership::MembershipEffect;
 use presence_core::time::Now;
 use presence_core::tracker::{StatusBatch, Tracker, TrackerConfig};
 
-use super::engine::{Driver, Partition, Stopped};
+use super::engine::{Driver, Partition, Ending};
 use super::io::{Completion, REFUSED_PAUSE, definite, write_statuses};
 use crate::plugins;
 use crate::store::{Coverage, Followed, Notice, Put, StoreError};
@@ -55,7 +55,7 @@ impl Driver {
     pub(super) fn stop(&mut self, error: Option<String>) {
         let undelivered_list =
             if self.undelivered > 0 { self.plugins.unsettled_list(100) } else { Vec::new() };
-        self.stopped = Some(Stopped { error, undelivered: self.undelivered, undelivered_list });
+        self.stopped = Some(Ending { error, undelivered: self.undelivered, undelivered_list });
     }
 
     pub(super) fn handle_instance_updates(&mut self, now: Now, updates: Vec<Followed>) {
