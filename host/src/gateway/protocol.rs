@@ -256,10 +256,11 @@ pub enum HostMessage<'a> {
         /// Grows with every transition; 0 for a user never seen.
         revision: u64,
     },
-    /// A message with this id was carried out.
+    /// A message was carried out.
     Ok {
-        /// As the client gave it.
-        id: Cow<'a, str>,
+        /// As the client gave it, if it gave one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<Cow<'a, str>>,
     },
     /// A message was not carried out; the connection stays.
     Error {

@@ -252,7 +252,7 @@ impl Connection {
 
     async fn send(&mut self, frame: Outgoing) -> Result<(), Ending> {
         let message = match &frame {
-            Outgoing::Ok(id) => HostMessage::Ok { id: id.into() },
+            Outgoing::Ok(id) => HostMessage::Ok { id: id.as_deref().map(Into::into) },
             Outgoing::Presence(user, status, since, revision) => HostMessage::Presence {
                 user: user.as_str().into(),
                 status: *status,
