@@ -11,6 +11,14 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::gateway::NewSession;
 
+mod clients;
+mod engine;
+mod io;
+mod partitions;
+
+pub use clients::CENSUS_ORDER;
+pub use engine::{Driver, DriverConfig, Ending};
+
 /// A connection within this host; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Connection(pub u64);
@@ -82,6 +90,10 @@ pub struct Census {
     pub transitions: [u64; 3],
     /// Partitions owned.
     pub partitions: Vec<PartitionId>,
+    /// Users that clients of this host watch.
+    pub watched: u64,
+    /// Decisions that gave way to a newer one before they were written.
+    pub coalesced: u64,
 }
 
 /// A session was opened.
@@ -109,8 +121,8 @@ pub enum Refused {
 /// What goes to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outgoing {
-    /// `ok`
-    Ok(String),
+    /// `ok`, with the id of the message it answers.
+    Ok(Option<String>),
     /// `presence`; newer ones of a user replace those not yet sent.
     Presence(UserId, Status, Timestamp, u64),
     /// `welcome`, again, after the host took a new instance id.

@@ -1,7 +1,16 @@
 //! The Presence daemon as a library: `main.rs` only reads arguments, tests and benchmarks use the rest.
 
+pub mod app;
+pub mod cli;
+pub mod clock;
+pub mod commands;
+pub mod config;
+pub mod connect;
+pub mod dead_letters;
 pub mod driver;
 pub mod gateway;
 pub mod plugins;
 pub mod settings;
 pub mod store;
+pub mod telemetry;
+pub mod users;

@@ -2,23 +2,61 @@
 //!
 //! Nothing here blocks the caller: events go into bounded queues, guests run on a runtime of their own, and what
 //! became of each event comes back as an [`Outcome`].
+//!
+//! ```text
+//!  file ──▶ admission ──▶ compile (child process), cache ──▶ loading ──▶ a trial guest
+//!                                                              │
+//!  submit ──▶ registry ──▶ plugin (queue) ──▶ worker ──▶ guest ──▶ log, keyvalue, http ──▶ grants
+//!                              ▲                 │
+//!                              └─── verdict ─────┴──▶ outcomes, dead_letters
+//! ```
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use presence_core::events::{Hook, SessionEvent, Sweep, Transition};
+use presence_core::events::Hook;
 use presence_core::ids::{InstanceId, PartitionId, Sequence, SessionId, UserId};
 
+mod admission;
+mod bindings;
+mod cache;
+mod compile;
+mod convert;
+mod dead_letters;
+mod denials;
+mod engine;
+mod events;
+mod failures;
+mod grants;
+mod guest;
+mod http;
+pub mod keyvalue;
+mod limits;
+mod linker;
+mod loading;
+mod log;
+pub mod metrics;
+mod outcomes;
+mod plugin;
+mod problem;
+mod registry;
+mod stdio;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod watch;
+mod worker;
+mod yardstick;
+
+pub use compile::{COMPILE_VERB, CompileError, CompileMode, compile_in_this_process};
+pub use loading::PluginDescription;
+pub use problem::{PluginError, Problem};
+pub use registry::{Deps, PluginSet, check};
+pub use yardstick::time_bare_calls;
+
 /// What the driver tells all plugins.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// Hooks `session-connected`, `session-disconnected`.
-    Session(Arc<SessionEvent>),
-    /// Hooks `user-online`, `user-idle`, `user-offline`.
-    Status(Arc<Transition>),
-    /// Hook `cleanup`.
-    Cleanup(Arc<Sweep>),
-}
+pub use presence_core::delivery::Payload as Event;
 
 /// What became of an event, once for each event given to `submit`, whatever the number of plugins: it comes when
 /// every plugin that exports the hook has taken it, rejected it or given it up (at once when there is none).

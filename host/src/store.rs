@@ -3,8 +3,10 @@
 //! Rules that every implementation keeps (the conformance suite checks them):
 //! - writes to one bucket have one order, the sequence, which only grows; two buckets have none between them;
 //! - a write with [`Expect::Last`] or [`Expect::Fence`] is refused, without effect, unless the named key's last
-//!   sequence is that very one;
-//! - a document put with a lease disappears after it, not before, and followers see [`Change::Expired`];
+//!   sequence is that very one; a deletion or expiry has a sequence too, which counts while the store remembers it,
+//!   and `Sequence(0)` always stands for "there is no document";
+//! - a document put with a lease disappears after it, not before, and followers see
+//!   [`Change::Expired`](presence_core::documents::Change::Expired);
 //! - a snapshot holds every document whose last write is at or below its `up_to`, and `up_to` is at least what
 //!   was asked for;
 //! - a follower gets every update of its partitions after `from`, in order, at most keeping only the newest of one
@@ -15,8 +17,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use presence_core::documents::{Bucket, Document, Expect, Key, StatusRecord, Update};
+use presence_core::documents::{Bucket, Document, Expect, Key, StatusRecord};
 use presence_core::ids::{InstanceId, PartitionId, Sequence, UserId};
+
+pub mod conformance;
+mod follower;
+pub mod memory;
+mod notices;
+pub mod token;
+
+pub use follower::{Feed, Followed, Follower};
+pub use notices::{Noticed, Notices};
+
+/// The shortest lease a store grants.
+pub const MIN_LEASE: Duration = Duration::from_secs(1);
+
+/// So many dead letters are kept; older ones are dropped and counted.
+pub const MAX_DEAD_LETTERS: usize = 10_000;
 
 /// Why an operation had no effect, or an unknown one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +41,8 @@ pub enum StoreError {
     /// The condition did not hold. Nothing was written.
     #[error("another writer was first (the last sequence is {})", last.0)]
     Conflict {
-        /// The last sequence of the key named by the condition, where the store tells it; else 0.
+        /// The last sequence of the key named by the condition: of its document, or of what removed it while the
+        /// store remembers that; 0 when there is neither, or the store doesn't tell.
         last: Sequence,
     },
     /// No answer: it may or may not have happened. Ask again with the same bytes.
@@ -47,7 +65,7 @@ pub struct Put {
     pub document: Document,
     /// On which condition.
     pub expect: Expect,
-    /// How long it lives; none: until deleted. At least 1 s.
+    /// How long it lives; none: until deleted. Less than [`MIN_LEASE`] is refused.
     pub lease: Option<Duration>,
 }
 
@@ -65,17 +83,9 @@ pub enum Coverage {
 pub struct Snapshot {
     /// Sorted by key.
     pub documents: Vec<(Key, Sequence, Document)>,
-    /// The point: nothing at or below it is missing.
+    /// The point: nothing at or below it is missing. A document may be newer than it (a store that reads in several
+    /// steps tells the first one's point); a follower from here then repeats it.
     pub up_to: Sequence,
-}
-
-/// What a follower gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Followed {
-    /// The next update.
-    Update(Update),
-    /// Updates were missed or the store was recreated: take a snapshot and follow again. Nothing comes after it.
-    Lost(String),
 }
 
 /// A changed status, told to whoever watches the user.
@@ -117,7 +127,7 @@ pub struct DeadLetter {
 /// The store behind a deployment. Operations may be started in any number at once; those started one after the
 /// other on the same key by the same caller take effect in that order.
 pub trait Store: Send + Sync + 'static {
-    /// Writes a document.
+    /// Writes a document. Refused when the document is not of the key's kind, or the fence is in the other bucket.
     fn put(&self, put: Put) -> BoxFuture<'static, Result<Sequence, StoreError>>;
 
     /// Writes documents of one bucket under one fence: all or a prefix of them; the answer has a sequence for each
@@ -128,16 +138,18 @@ pub trait Store: Send + Sync + 'static {
         documents: Vec<(Key, Document)>,
     ) -> BoxFuture<'static, (Vec<Sequence>, Option<StoreError>)>;
 
-    /// Deletes a document. Deleting what is not there is a success.
+    /// Deletes a document. Deleting what is not there is a success if the condition holds.
     fn delete(&self, key: Key, expect: Expect) -> BoxFuture<'static, Result<(), StoreError>>;
 
-    /// Removes all session documents of an instance. Followers may not be told.
+    /// Removes all session documents of an instance and tells how many there were. Followers need not be told. A
+    /// write that comes later is accepted like any other.
     fn purge_sessions(&self, instance: InstanceId) -> BoxFuture<'static, Result<u64, StoreError>>;
 
     /// Reads one document from whoever decides, never from a stale copy.
     fn get(&self, key: Key) -> BoxFuture<'static, Result<Option<(Sequence, Document)>, StoreError>>;
 
-    /// Reads all documents of a coverage, at a point at or after `at_least`.
+    /// Reads all documents of a coverage, at a point at or after `at_least`. A store that has not come so far in a
+    /// bounded time answers [`StoreError::Unavailable`].
     fn snapshot(
         &self,
         coverage: Coverage,
@@ -145,18 +157,23 @@ pub trait Store: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Snapshot, StoreError>>;
 
     /// All session documents of one instance, sorted by key.
-    fn sessions_of(&self, instance: InstanceId) -> BoxFuture<'static, Result<Vec<(Key, Document)>, StoreError>>;
+    fn sessions_of(
+        &self,
+        instance: InstanceId,
+    ) -> BoxFuture<'static, Result<Vec<(Key, Document)>, StoreError>>;
 
-    /// The updates of a coverage after `from`, in order. Dropping the follower ends it.
+    /// The updates of a coverage after `from`, in order: `from` is a snapshot's point, or the sequence of the last
+    /// update seen. Dropping the follower ends it.
     fn follow(&self, coverage: Coverage, from: Sequence) -> BoxFuture<'static, Result<Follower, StoreError>>;
 
     /// Tells watchers everywhere of a changed status. Best effort; readers re-read.
     fn notify(&self, notice: Notice);
 
-    /// Notices of all users from now on; a slow reader misses some and is told so by a `Lost`.
+    /// Notices of all users from now on; a slow reader misses some and is told so by [`Noticed::Missed`].
     fn notices(&self) -> Notices;
 
-    /// Keeps a dead letter (the newest 10,000); returns how many were dropped to make room.
+    /// Keeps a dead letter and gives it its number; returns how many were dropped to make room, since only the newest
+    /// [`MAX_DEAD_LETTERS`] are kept.
     fn push_dead_letter(&self, letter: DeadLetter) -> BoxFuture<'static, Result<u64, StoreError>>;
 
     /// The dead letters kept, oldest first.
@@ -164,18 +181,6 @@ pub trait Store: Send + Sync + 'static {
 
     /// For people: `memory`, or the URLs.
     fn describe(&self) -> String;
-}
-
-/// A running [`Store::follow`].
-pub struct Follower {
-    /// Ends after a `Lost`.
-    pub updates: tokio::sync::mpsc::Receiver<Followed>,
-}
-
-/// A running [`Store::notices`].
-pub struct Notices {
-    /// `None` inside stands for "some were missed: read again".
-    pub notices: tokio::sync::mpsc::Receiver<Option<Notice>>,
 }
 
 /// A store that is shared.

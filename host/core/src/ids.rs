@@ -163,7 +163,11 @@ impl fmt::Debug for SessionId {
 impl FromStr for SessionId {
     type Err = InvalidUuid;
     fn from_str(text: &str) -> Result<SessionId, InvalidUuid> {
-        if text.contains('/') { Ok(SessionId::Held(text.into())) } else { parse_uuid(text).map(SessionId::Hosted) }
+        if text.contains('/') {
+            Ok(SessionId::Held(text.into()))
+        } else {
+            parse_uuid(text).map(SessionId::Hosted)
+        }
     }
 }
 

@@ -13,7 +13,16 @@
 //! Inputs enter through `handle_*`, effects leave through `poll_*`, and `now` is always an argument. This crate
 //! knows no tokio, no NATS, no wasmtime, no clock and no randomness; its iteration order is deterministic.
 
+pub mod checkpoint;
+pub mod delivery;
 pub mod documents;
 pub mod events;
 pub mod ids;
+pub mod membership;
+pub mod retry;
+pub mod sessions;
 pub mod time;
+pub mod timers;
+pub mod tracker;
+mod users;
+pub mod watchers;

@@ -1,0 +1,207 @@
+//! What each plugin was told of one partition, so that the next owner repeats what is missing and nothing else.
+//!
+//! A checkpoint is the highest sequence at or below which everything is settled, with a bounded list of users who are
+//! excepted: one user whose receiver fails pins nobody else.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::documents::{CheckpointDocument, PluginCheckpoint};
+use crate::ids::{Sequence, UserId};
+use crate::time::Tick;
+
+/// At most so often is a checkpoint written.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// So many users are excepted at most; when more are behind, the checkpoint stays behind as well.
+pub const MAX_EXCEPTIONS: usize = 64;
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// What an earlier owner left: its exceptions count until they are settled here.
+    before: PluginCheckpoint,
+    /// The highest sequence issued.
+    highest: Sequence,
+    /// Issued and not settled. Bounded by what the plugin's queue holds.
+    open: BTreeMap<Sequence, UserId>,
+}
+
+/// The checkpoints of one partition.
+#[derive(Debug)]
+pub struct Checkpoints {
+    epoch: u64,
+    plugins: BTreeMap<Arc<str>, Progress>,
+    changed: bool,
+    next: Tick,
+}
+
+impl Checkpoints {
+    /// Nothing was told yet.
+    pub fn new(epoch: u64) -> Checkpoints {
+        Checkpoints { epoch, plugins: BTreeMap::new(), changed: false, next: Tick(0) }
+    }
+
+    /// What the earlier owner left; of another epoch it says nothing. Entries of plugins that this host doesn't know
+    /// are kept.
+    pub fn handle_loaded(&mut self, document: &CheckpointDocument) {
+        if document.epoch != self.epoch {
+            return;
+        }
+        for (name, checkpoint) in &document.plugins {
+            let progress = self.plugins.entry(name.as_str().into()).or_default();
+            progress.before = checkpoint.clone();
+            progress.highest = progress.highest.max(checkpoint.up_to);
+        }
+    }
+
+    /// A transition was queued for a plugin.
+    pub fn handle_issued(&mut self, plugin: &Arc<str>, user: &UserId, sequence: Sequence) {
+        let progress = match self.plugins.get_mut(plugin) {
+            Some(progress) => progress,
+            None => self.plugins.entry(plugin.clone()).or_default(),
+        };
+        progress.highest = progress.highest.max(sequence);
+        progress.open.insert(sequence, user.clone());
+    }
+
+    /// A transition is settled for a plugin.
+    pub fn handle_settled(&mut self, plugin: &str, user: &UserId, sequence: Sequence) {
+        let Some(progress) = self.plugins.get_mut(plugin) else { return };
+        progress.open.remove(&sequence);
+        progress.before.except.retain(|other| other != user);
+        self.changed = true;
+    }
+
+    /// The document to write, if something changed and the last one is old enough.
+    pub fn poll_document(&mut self, now: Tick) -> Option<CheckpointDocument> {
+        if !self.changed || self.next > now {
+            return None;
+        }
+        self.next = now + CHECKPOINT_INTERVAL;
+        Some(self.document_now())
+    }
+
+    /// When [`Checkpoints::poll_document`] has something.
+    pub fn poll_timeout(&self) -> Option<Tick> {
+        self.changed.then_some(self.next)
+    }
+
+    /// The document as it is now; before a release.
+    pub fn document_now(&mut self) -> CheckpointDocument {
+        self.changed = false;
+        let plugins = self.plugins.iter().map(|(name, progress)| (name.to_string(), progress.checkpoint()));
+        CheckpointDocument { epoch: self.epoch, plugins: plugins.collect() }
+    }
+}
+
+impl Progress {
+    fn checkpoint(&self) -> PluginCheckpoint {
+        let mut except = self.before.except.clone();
+        let mut up_to = self.highest;
+        for (sequence, user) in &self.open {
+            if except.contains(user) {
+                continue;
+            }
+            if except.len() >= MAX_EXCEPTIONS {
+                up_to = Sequence(sequence.0 - 1);
+                break;
+            }
+            except.push(user.clone());
+        }
+        PluginCheckpoint { up_to, except }
+    }
+}
+
+/// Whether a new owner has to tell a plugin of a user's record at this sequence.
+pub fn is_due(checkpoint: &PluginCheckpoint, user: &UserId, sequence: Sequence) -> bool {
+    sequence > checkpoint.up_to || checkpoint.except.contains(user)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn user(at: usize) -> UserId {
+        UserId::new(&format!("u{at}")).unwrap()
+    }
+
+    #[test]
+    fn a_failing_user_pins_nobody_else() {
+        let plugin: Arc<str> = "p".into();
+        let mut checkpoints = Checkpoints::new(5);
+        for at in 1..=10 {
+            checkpoints.handle_issued(&plugin, &user(at), Sequence(at as u64));
+        }
+        for at in (1..=10).filter(|at| *at != 4) {
+            checkpoints.handle_settled("p", &user(at), Sequence(at as u64));
+        }
+        let document = checkpoints.poll_document(Tick(1000)).unwrap();
+        let expected = PluginCheckpoint { up_to: Sequence(10), except: vec![user(4)] };
+        assert_eq!(document.plugins["p"], expected);
+        assert!(is_due(&expected, &user(4), Sequence(4)));
+        assert!(is_due(&expected, &user(3), Sequence(11)));
+        assert!(!is_due(&expected, &user(3), Sequence(3)));
+    }
+
+    #[test]
+    fn it_is_written_when_changed_and_not_too_often() {
+        let plugin: Arc<str> = "p".into();
+        let mut checkpoints = Checkpoints::new(5);
+        checkpoints.handle_issued(&plugin, &user(1), Sequence(1));
+        assert_eq!(checkpoints.poll_timeout(), None);
+        checkpoints.handle_settled("p", &user(1), Sequence(1));
+        assert!(checkpoints.poll_document(Tick(500)).is_some());
+        assert!(checkpoints.poll_document(Tick(1000)).is_none());
+        checkpoints.handle_settled("p", &user(1), Sequence(1));
+        assert!(checkpoints.poll_document(Tick(599)).is_none());
+        assert_eq!(checkpoints.poll_timeout(), Some(Tick(600)));
+        assert!(checkpoints.poll_document(Tick(600)).is_some());
+    }
+
+    #[test]
+    fn entries_of_unknown_plugins_are_kept_and_those_of_another_epoch_are_not() {
+        let mut checkpoints = Checkpoints::new(5);
+        let old = PluginCheckpoint { up_to: Sequence(77), except: vec![user(1), user(2)] };
+        let mut document =
+            CheckpointDocument { epoch: 5, plugins: BTreeMap::from([("old".into(), old.clone())]) };
+        checkpoints.handle_loaded(&document);
+        assert_eq!(checkpoints.document_now(), document);
+        checkpoints.handle_settled("old", &user(1), Sequence(60));
+        document.plugins.insert("old".into(), PluginCheckpoint { except: vec![user(2)], ..old });
+        assert_eq!(checkpoints.document_now(), document);
+        document.epoch = 4;
+        let mut other = Checkpoints::new(5);
+        other.handle_loaded(&document);
+        assert_eq!(other.document_now().plugins, BTreeMap::new());
+    }
+
+    proptest! {
+        /// What is not settled is due; what is settled and not behind an exception's user or the bound is not.
+        #[test]
+        fn nothing_unsettled_is_forgotten(
+            users in proptest::collection::vec(0..200_usize, 1..300),
+            settled in proptest::collection::vec(any::<bool>(), 300),
+        ) {
+            let plugin: Arc<str> = "p".into();
+            let mut checkpoints = Checkpoints::new(1);
+            for (at, who) in users.iter().enumerate() {
+                checkpoints.handle_issued(&plugin, &user(*who), Sequence(at as u64 + 1));
+            }
+            for (at, who) in users.iter().enumerate().filter(|(at, _)| settled[*at]) {
+                checkpoints.handle_settled("p", &user(*who), Sequence(at as u64 + 1));
+            }
+            let document = checkpoints.document_now();
+            let checkpoint = &document.plugins["p"];
+            prop_assert!(checkpoint.except.len() <= MAX_EXCEPTIONS);
+            for (at, who) in users.iter().enumerate().filter(|(at, _)| !settled[*at]) {
+                prop_assert!(is_due(checkpoint, &user(*who), Sequence(at as u64 + 1)));
+            }
+            if checkpoint.except.len() < MAX_EXCEPTIONS {
+                prop_assert_eq!(checkpoint.up_to, Sequence(users.len() as u64));
+            }
+        }
+    }
+}

@@ -1,0 +1,625 @@
+//! The queues of one plugin: what runs next, what is tried again, what is given up.
+//!
+//! ```text
+//!  handle_event ──▶ lanes (one per user for statuses, one per session) ──ready──▶ poll_job ──▶ a guest
+//!                     ▲ backoff                                                                  │
+//!                     └───────────────────────────── handle_verdict ◀────────────────────────────┘
+//!                                                         └──▶ poll_settled
+//! ```
+//!
+//! Rules (DESIGN sections 2 and 5):
+//! - one job of a lane at a time, in order; different lanes in parallel; a lane in backoff delays nobody else;
+//! - **status hooks are state**: `retry` has no end; a lagging user's older transitions give way to the newest: behind
+//!   a head that is being retried, and everywhere while the queue is full or the breaker open;
+//! - **session hooks are events**: so many attempts, then a dead letter; a full queue makes a dead letter at once;
+//! - a trap uses up an attempt in every class: the plugin is broken, not the receiver;
+//! - **cleanup** is a barrier: running calls end first, later ones wait while it runs; in backoff only `everything`
+//!   holds others back;
+//! - the breaker opens after [`BREAKER_AFTER`] failures of the receiver in a row; then there is one probe per `max_backoff`,
+//!   and no attempt is used. Traps don't open it: else a broken plugin would never get to its dead letters.
+//!
+//! Bounds: session events that wait are at most `queue`, besides ends of sessions whose beginning waits; beyond `queue`,
+//! one transition a user waits.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::events::{Hook, Scope, SessionChange, SessionEvent, Sweep, Transition};
+use crate::ids::UserId;
+use crate::retry::Backoff;
+use crate::time::Tick;
+
+mod lanes;
+use lanes::{Item, Lanes, State};
+
+/// So many failures in a row open the breaker.
+pub const BREAKER_AFTER: u32 = 10;
+
+/// `[plugin.delivery]`
+#[derive(Clone, Debug)]
+pub struct DeliveryConfig {
+    /// Jobs at once.
+    pub concurrency: u32,
+    /// Events that wait.
+    pub queue: u32,
+    /// Attempts of session hooks, and of any hook that traps.
+    pub attempts: u32,
+    /// The first pause.
+    pub backoff: Duration,
+    /// The longest pause.
+    pub max_backoff: Duration,
+    /// For jitter and hash tables.
+    pub seed: u64,
+}
+
+/// An event for the plugin. Cheap to clone.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// Hooks `session-connected`, `session-disconnected`.
+    Session(Arc<SessionEvent>),
+    /// Hooks `user-online`, `user-idle`, `user-offline`.
+    Status(Arc<Transition>),
+    /// Hook `cleanup`.
+    Cleanup(Arc<Sweep>),
+}
+
+impl Payload {
+    /// The hook that tells it.
+    pub fn hook(&self) -> Hook {
+        match self {
+            Payload::Session(event) => event.hook(),
+            Payload::Status(transition) => transition.hook(),
+            Payload::Cleanup(_) => Hook::Cleanup,
+        }
+    }
+
+    /// The user; none for a cleanup.
+    pub fn user(&self) -> Option<&UserId> {
+        match self {
+            Payload::Session(event) => Some(&event.session.user),
+            Payload::Status(transition) => Some(&transition.user),
+            Payload::Cleanup(_) => None,
+        }
+    }
+}
+
+/// One attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId(pub u64);
+
+/// A call to make.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// For [`Delivery::handle_verdict`].
+    pub id: JobId,
+    /// What to tell.
+    pub payload: Payload,
+    /// From 1.
+    pub attempt: u32,
+    /// Of the plugin, at the time the job was taken.
+    pub generation: u64,
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The guest took it.
+    Delivered,
+    /// The guest asks for another attempt.
+    Retry {
+        /// Its reason.
+        message: String,
+        /// When, if it has a wish.
+        after: Option<Duration>,
+    },
+    /// The guest refuses it for ever.
+    Reject(String),
+    /// A trap, an exit, or the deadline passed while the guest computed.
+    Trapped(String),
+    /// The deadline passed while the guest waited for the host.
+    Stalled(String),
+    /// The host ended the call for its own reasons: no attempt was used.
+    Cut,
+}
+
+/// What became of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// The guest took it.
+    Delivered,
+    /// Given up.
+    DeadLetter {
+        /// Why.
+        reason: DeadLetterReason,
+        /// The last error.
+        error: String,
+        /// How many attempts were made.
+        attempts: u32,
+    },
+    /// A newer transition of the same user took its place.
+    Superseded,
+}
+
+/// Why an event was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeadLetterReason {
+    /// The guest refused it.
+    Rejected,
+    /// The attempts were used up.
+    Exhausted,
+    /// The guest crashed on it, `attempts` times.
+    Crashed,
+    /// The queue was full.
+    Overflow,
+}
+
+/// An event that is done with; each is reported once.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    /// What it was.
+    pub payload: Payload,
+    /// What became of it.
+    pub settlement: Settlement,
+}
+
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Ready, or behind another of the same lane.
+    pub queued: usize,
+    /// In a pause after a failure.
+    pub backing_off: usize,
+    /// With a guest.
+    pub running: usize,
+}
+
+/// Totals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Attempts that will be repeated.
+    pub retries: u64,
+    /// Transitions that gave way to a newer one.
+    pub coalesced: u64,
+    /// Session events that found the queue full.
+    pub overflowed: u64,
+    /// How often the breaker opened.
+    pub breaker_opened: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Breaker {
+    /// So many failures in a row.
+    Closed(u32),
+    /// The next probe, and the one that runs.
+    Open(Tick, Option<JobId>),
+}
+
+#[derive(Debug)]
+struct Running {
+    job: JobId,
+    /// None: the cleanup at the head.
+    lane: Option<u32>,
+}
+
+#[derive(Debug)]
+struct Cleanup {
+    item: Item,
+    due: Tick,
+}
+
+/// The queues of one plugin.
+pub struct Delivery {
+    config: DeliveryConfig,
+    generation: u64,
+    backoff: Backoff,
+    lanes: Lanes,
+    ready: VecDeque<u32>,
+    pauses: BTreeSet<(Tick, u32)>,
+    cleanups: VecDeque<Cleanup>,
+    /// How many of them are `everything`.
+    barriers: usize,
+    cleaning: bool,
+    /// A cleanup is due and waits for the running calls to end.
+    held: bool,
+    running: Vec<Running>,
+    waiting: usize,
+    breaker: Breaker,
+    settled: VecDeque<Settled>,
+    counters: Counters,
+    next_job: u64,
+}
+
+impl Delivery {
+    /// Nothing to deliver.
+    pub fn new(config: DeliveryConfig, generation: u64) -> Delivery {
+        Delivery {
+            backoff: Backoff::new(config.backoff, config.max_backoff, config.seed),
+            lanes: Lanes::new(config.seed),
+            config,
+            generation,
+            ready: VecDeque::new(),
+            pauses: BTreeSet::new(),
+            cleanups: VecDeque::new(),
+            barriers: 0,
+            cleaning: false,
+            held: false,
+            running: Vec::new(),
+            waiting: 0,
+            breaker: Breaker::Closed(0),
+            settled: VecDeque::new(),
+            counters: Counters::default(),
+            next_job: 1,
+        }
+    }
+
+    /// Queues an event.
+    pub fn handle_event(&mut self, now: Tick, payload: Payload) {
+        match &payload {
+            Payload::Cleanup(sweep) => {
+                self.barriers += usize::from(sweep.scope == Scope::Everything);
+                self.waiting += 1;
+                self.cleanups.push_back(Cleanup { item: Item::new(payload), due: now });
+            }
+            Payload::Session(event) => {
+                let lane = self.lanes.find(&payload);
+                let ends = matches!(event.change, SessionChange::Disconnected { .. });
+                if self.is_full() && !(ends && lane.is_some()) {
+                    self.counters.overflowed += 1;
+                    let error = format!("{} events were waiting already", self.waiting);
+                    self.give_up(payload, DeadLetterReason::Overflow, error, 0);
+                    return;
+                }
+                self.append(lane, payload);
+            }
+            Payload::Status(_) => {
+                let lane = self.lanes.find(&payload);
+                match lane {
+                    Some(lane) if self.lags(lane) => self.replace(lane, payload),
+                    _ => self.append(lane, payload),
+                }
+            }
+        }
+    }
+
+    /// How a job ended. A job that is not running is ignored.
+    pub fn handle_verdict(&mut self, now: Tick, job: JobId, verdict: Verdict) {
+        let Some(at) = self.running.iter().position(|running| running.job == job) else { return };
+        let running = self.running.swap_remove(at);
+        let probe = matches!(self.breaker, Breaker::Open(_, Some(probe)) if probe == job);
+        let opened = matches!(self.breaker, Breaker::Open(..));
+        self.count_for_breaker(now, probe, &verdict);
+        match running.lane {
+            None => self.cleanup_verdict(now, verdict),
+            Some(lane) => self.lane_verdict(now, lane, verdict, probe && opened),
+        }
+    }
+
+    /// A new version or new settings: jobs taken from now on carry the new generation.
+    pub fn handle_reload(&mut self, now: Tick, config: DeliveryConfig, generation: u64) {
+        let _ = now;
+        self.backoff = Backoff::new(config.backoff, config.max_backoff, config.seed);
+        self.config = config;
+        self.generation = generation;
+    }
+
+    /// The next call to make, while fewer than `concurrency` run.
+    pub fn poll_job(&mut self, now: Tick) -> Option<Job> {
+        self.held = false;
+        if self.running.len() >= self.config.concurrency as usize || self.cleaning {
+            return None;
+        }
+        if let Breaker::Open(at, probe) = self.breaker
+            && (probe.is_some() || at > now)
+        {
+            return None;
+        }
+        match self.cleanups.front() {
+            Some(cleanup) if cleanup.due <= now => {
+                if !self.running.is_empty() {
+                    self.held = true;
+                    return None;
+                }
+                self.cleaning = true;
+                let item = &mut self.cleanups.front_mut()?.item;
+                item.tries += 1;
+                let (payload, attempt) = (item.payload.clone(), item.tries);
+                return Some(self.start(None, payload, attempt));
+            }
+            _ if self.barriers > 0 => return None,
+            _ => {}
+        }
+        while let Some((due, lane)) = self.pauses.first().copied()
+            && due <= now
+        {
+            self.pauses.pop_first();
+            self.lanes.get_mut(lane).state = State::Ready;
+            self.ready.push_back(lane);
+        }
+        let lane = self.ready.pop_front()?;
+        let entry = self.lanes.get_mut(lane);
+        entry.state = State::Running;
+        entry.head.tries += 1;
+        let (payload, attempt) = (entry.head.payload.clone(), entry.head.tries);
+        Some(self.start(Some(lane), payload, attempt))
+    }
+
+    /// The next event that is done with.
+    pub fn poll_settled(&mut self) -> Option<Settled> {
+        self.settled.pop_front()
+    }
+
+    /// When [`Delivery::poll_job`], which has just had nothing, may have something; none: only after an event or a
+    /// verdict.
+    pub fn poll_timeout(&self) -> Option<Tick> {
+        if self.running.len() >= self.config.concurrency as usize || self.cleaning || self.held {
+            return None;
+        }
+        let paused = self.pauses.first().map(|(due, _)| *due).filter(|_| self.barriers == 0);
+        let cleanup = self.cleanups.front().map(|cleanup| cleanup.due);
+        let due = match (paused, cleanup) {
+            (Some(paused), Some(cleanup)) => Some(paused.min(cleanup)),
+            (paused, cleanup) => paused.or(cleanup),
+        };
+        match self.breaker {
+            Breaker::Closed(_) => due,
+            Breaker::Open(_, Some(_)) => None,
+            Breaker::Open(at, None) if self.ready.is_empty() || self.barriers > 0 => {
+                due.map(|due| due.max(at))
+            }
+            Breaker::Open(at, None) => Some(at),
+        }
+    }
+
+    /// How much there is.
+    pub fn depth(&self) -> Depth {
+        let paused_cleanup =
+            self.cleanups.front().is_some_and(|cleanup| cleanup.item.tries > 0 && !self.cleaning);
+        let backing_off = self.pauses.len() + usize::from(paused_cleanup);
+        Depth {
+            queued: self.waiting - backing_off - self.running.len(),
+            backing_off,
+            running: self.running.len(),
+        }
+    }
+
+    /// Totals since the start.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// True while only probes run.
+    pub fn breaker_open(&self) -> bool {
+        matches!(self.breaker, Breaker::Open(..))
+    }
+
+    /// Events that are not done with.
+    pub fn unsettled(&self) -> usize {
+        self.waiting
+    }
+
+    /// Some of them: the event, attempts made, the last error or what it waits for.
+    pub fn unsettled_list(&self, limit: usize) -> Vec<(Payload, u32, String)> {
+        let cleanups = self.cleanups.iter().map(|cleanup| &cleanup.item);
+        let items = cleanups.chain(self.lanes.items()).take(limit);
+        items.map(|item| (item.payload.clone(), item.tries, item.error().to_owned())).collect()
+    }
+
+    fn is_full(&self) -> bool {
+        self.waiting - self.running.len() >= self.config.queue as usize
+    }
+
+    /// Whether a newer transition takes the place of those that wait in this lane.
+    fn lags(&self, lane: u32) -> bool {
+        let entry = self.lanes.get(lane);
+        let retried = entry.state != State::Running && entry.head.failures > 0;
+        retried || self.is_full() || self.breaker_open()
+    }
+
+    fn append(&mut self, lane: Option<u32>, payload: Payload) {
+        self.waiting += 1;
+        match lane {
+            Some(lane) => self.lanes.get_mut(lane).rest.push_back(Item::new(payload)),
+            None => {
+                let lane = self.lanes.insert(Item::new(payload));
+                self.ready.push_back(lane);
+            }
+        }
+    }
+
+    /// The newest transition takes the place of all that wait in the lane; a running head is left alone.
+    fn replace(&mut self, lane: u32, payload: Payload) {
+        let entry = self.lanes.get_mut(lane);
+        let mut items = Vec::new();
+        if entry.state == State::Running {
+            items.extend(entry.rest.drain(..));
+            entry.rest.push_back(Item::new(payload));
+        } else {
+            let failures = entry.head.failures;
+            items.push(std::mem::replace(&mut entry.head, Item::new(payload)));
+            items.extend(entry.rest.drain(..));
+            entry.head.failures = failures;
+        }
+        self.waiting += 1;
+        self.supersede(lane, items);
+    }
+
+    /// Reports what gave way; what took its place tells of the status before the first of them.
+    fn supersede(&mut self, lane: u32, items: Vec<Item>) {
+        let previous = match items.first().map(|item| &item.payload) {
+            Some(Payload::Status(transition)) => transition.previous,
+            _ => return,
+        };
+        let entry = self.lanes.get_mut(lane);
+        let kept = if entry.state == State::Running { entry.rest.back_mut() } else { Some(&mut entry.head) };
+        if let Some(Item { payload: Payload::Status(transition), .. }) = kept
+            && transition.previous != previous
+        {
+            Arc::make_mut(transition).previous = previous;
+        }
+        self.waiting -= items.len();
+        self.counters.coalesced += items.len() as u64;
+        let superseded = items
+            .into_iter()
+            .map(|item| Settled { payload: item.payload, settlement: Settlement::Superseded });
+        self.settled.extend(superseded);
+    }
+
+    fn start(&mut self, lane: Option<u32>, payload: Payload, attempt: u32) -> Job {
+        let id = JobId(self.next_job);
+        self.next_job += 1;
+        self.running.push(Running { job: id, lane });
+        if let Breaker::Open(_, probe) = &mut self.breaker {
+            *probe = Some(id);
+        }
+        Job { id, payload, attempt, generation: self.generation }
+    }
+
+    fn count_for_breaker(&mut self, now: Tick, probe: bool, verdict: &Verdict) {
+        let failed = matches!(verdict, Verdict::Retry { .. } | Verdict::Stalled(_));
+        self.breaker = match self.breaker {
+            Breaker::Closed(failures) if failed && failures + 1 >= BREAKER_AFTER => {
+                self.counters.breaker_opened += 1;
+                Breaker::Open(now + self.config.max_backoff, None)
+            }
+            Breaker::Closed(failures) if failed => Breaker::Closed(failures + 1),
+            Breaker::Closed(failures) => match verdict {
+                Verdict::Delivered | Verdict::Reject(_) => Breaker::Closed(0),
+                _ => Breaker::Closed(failures),
+            },
+            Breaker::Open(_, _) if probe => match verdict {
+                // The receiver answers again.
+                Verdict::Delivered | Verdict::Reject(_) => Breaker::Closed(0),
+                Verdict::Cut => Breaker::Open(now, None),
+                _ => Breaker::Open(now + self.config.max_backoff, None),
+            },
+            // A call that began before the breaker opened.
+            Breaker::Open(_, _) if *verdict == Verdict::Delivered => Breaker::Closed(0),
+            open => open,
+        };
+    }
+
+    fn lane_verdict(&mut self, now: Tick, lane: u32, verdict: Verdict, probe: bool) {
+        let attempts = self.config.attempts;
+        let is_status = matches!(self.lanes.get(lane).head.payload, Payload::Status(_));
+        let (error, trapped, wish) = match verdict {
+            Verdict::Delivered => return self.finish(lane, Settlement::Delivered),
+            Verdict::Reject(error) => {
+                let attempts = self.lanes.get(lane).head.tries;
+                let reason = DeadLetterReason::Rejected;
+                return self.finish(lane, Settlement::DeadLetter { reason, error, attempts });
+            }
+            Verdict::Cut => {
+                let entry = self.lanes.get_mut(lane);
+                entry.head.tries -= 1;
+                entry.state = State::Ready;
+                self.ready.push_front(lane);
+                return;
+            }
+            Verdict::Trapped(error) => (error, true, None),
+            Verdict::Stalled(error) => (error, false, None),
+            Verdict::Retry { message, after } => (message, false, after),
+        };
+        let head = &mut self.lanes.get_mut(lane).head;
+        head.failures += 1;
+        // While the breaker is open no attempt of the receiver's is used; a trap is the plugin's own.
+        if trapped || !(is_status || probe) {
+            head.used += 1;
+        }
+        if head.used >= attempts && (trapped || !is_status) {
+            let reason = if trapped { DeadLetterReason::Crashed } else { DeadLetterReason::Exhausted };
+            let attempts = head.tries;
+            return self.finish(lane, Settlement::DeadLetter { reason, error, attempts });
+        }
+        let failures = head.failures;
+        head.error = Some(error.into());
+        self.counters.retries += 1;
+        let pause = match wish {
+            Some(wish) => self.backoff.wished(wish),
+            None => self.backoff.pause(failures),
+        };
+        let due = now + pause;
+        self.lanes.get_mut(lane).state = State::Paused;
+        self.pauses.insert((due, lane));
+        if is_status {
+            self.collapse(lane);
+        }
+    }
+
+    /// A failed user's older transitions give way to the newest that waits behind them.
+    fn collapse(&mut self, lane: u32) {
+        let entry = self.lanes.get_mut(lane);
+        let Some(newest) = entry.rest.pop_back() else { return };
+        let failures = entry.head.failures;
+        let mut items = vec![std::mem::replace(&mut entry.head, newest)];
+        items.extend(entry.rest.drain(..));
+        entry.head.failures = failures;
+        self.supersede(lane, items);
+    }
+
+    /// The head of a lane is done with: the next one is ready.
+    fn finish(&mut self, lane: u32, settlement: Settlement) {
+        self.waiting -= 1;
+        let entry = self.lanes.get_mut(lane);
+        let payload = match entry.rest.pop_front() {
+            Some(next) => {
+                entry.state = State::Ready;
+                self.ready.push_back(lane);
+                std::mem::replace(&mut entry.head, next).payload
+            }
+            None => self.lanes.remove(lane).payload,
+        };
+        self.settled.push_back(Settled { payload, settlement });
+    }
+
+    fn cleanup_verdict(&mut self, now: Tick, verdict: Verdict) {
+        self.cleaning = false;
+        let Some(cleanup) = self.cleanups.front_mut() else { return };
+        let (error, trapped, wish) = match verdict {
+            Verdict::Delivered => return self.finish_cleanup(Settlement::Delivered),
+            Verdict::Reject(error) => {
+                let attempts = cleanup.item.tries;
+                let reason = DeadLetterReason::Rejected;
+                return self.finish_cleanup(Settlement::DeadLetter { reason, error, attempts });
+            }
+            Verdict::Cut => {
+                cleanup.item.tries -= 1;
+                cleanup.due = now;
+                return;
+            }
+            Verdict::Trapped(error) => (error, true, None),
+            Verdict::Stalled(error) => (error, false, None),
+            Verdict::Retry { message, after } => (message, false, after),
+        };
+        cleanup.item.failures += 1;
+        cleanup.item.used += u32::from(trapped);
+        if cleanup.item.used >= self.config.attempts {
+            let (reason, attempts) = (DeadLetterReason::Crashed, cleanup.item.tries);
+            return self.finish_cleanup(Settlement::DeadLetter { reason, error, attempts });
+        }
+        self.counters.retries += 1;
+        let pause = match wish {
+            Some(wish) => self.backoff.wished(wish),
+            None => self.backoff.pause(cleanup.item.failures),
+        };
+        cleanup.item.error = Some(error.into());
+        cleanup.due = now + pause;
+    }
+
+    fn finish_cleanup(&mut self, settlement: Settlement) {
+        let Some(cleanup) = self.cleanups.pop_front() else { return };
+        self.waiting -= 1;
+        if let Payload::Cleanup(sweep) = &cleanup.item.payload {
+            self.barriers -= usize::from(sweep.scope == Scope::Everything);
+        }
+        self.settled.push_back(Settled { payload: cleanup.item.payload, settlement });
+    }
+
+    fn give_up(&mut self, payload: Payload, reason: DeadLetterReason, error: String, attempts: u32) {
+        let settlement = Settlement::DeadLetter { reason, error, attempts };
+        self.settled.push_back(Settled { payload, settlement });
+    }
+}
+
+#[cfg(test)]
+mod tests;

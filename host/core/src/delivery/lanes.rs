@@ -1,0 +1,137 @@
+//! The lanes of a plugin: events of one user's status, or of one session, that run one after the other. It stores, it
+//! decides nothing.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hash, Hasher};
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+
+use super::Payload;
+
+/// An event and its attempts.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) payload: Payload,
+    /// Attempts made.
+    pub(super) tries: u32,
+    /// Attempts that count towards the limit.
+    pub(super) used: u32,
+    /// Failures in a row, of this and of those that gave way to it: for the pause.
+    pub(super) failures: u32,
+    /// The last one.
+    pub(super) error: Option<Box<str>>,
+}
+
+impl Item {
+    pub(super) fn new(payload: Payload) -> Item {
+        Item { payload, tries: 0, used: 0, failures: 0, error: None }
+    }
+
+    pub(super) fn error(&self) -> &str {
+        self.error.as_deref().unwrap_or("waiting")
+    }
+}
+
+/// Where a lane's head stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Ready,
+    Running,
+    Paused,
+}
+
+/// A lane is never empty.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) head: Item,
+    pub(super) rest: VecDeque<Item>,
+    pub(super) state: State,
+}
+
+pub(super) struct Lanes {
+    hasher: FixedState,
+    index: HashTable<u32>,
+    slots: Vec<Option<Lane>>,
+    free: Vec<u32>,
+}
+
+fn same(one: &Payload, other: &Payload) -> bool {
+    match (one, other) {
+        (Payload::Status(one), Payload::Status(other)) => one.user == other.user,
+        (Payload::Session(one), Payload::Session(other)) => one.session.id == other.session.id,
+        _ => false,
+    }
+}
+
+impl Lanes {
+    pub(super) fn new(seed: u64) -> Lanes {
+        let hasher = FixedState::with_seed(seed);
+        Lanes { hasher, index: HashTable::new(), slots: Vec::new(), free: Vec::new() }
+    }
+
+    fn hash(hasher: &FixedState, payload: &Payload) -> u64 {
+        let mut state = hasher.build_hasher();
+        match payload {
+            Payload::Status(transition) => transition.user.hash(&mut state),
+            Payload::Session(event) => event.session.id.hash(&mut state),
+            Payload::Cleanup(_) => {}
+        }
+        state.finish()
+    }
+
+    /// The lane of an event, if anything of it waits or runs.
+    pub(super) fn find(&self, payload: &Payload) -> Option<u32> {
+        let found = |slot: &u32| {
+            self.slots[*slot as usize].as_ref().is_some_and(|lane| same(&lane.head.payload, payload))
+        };
+        self.index.find(Self::hash(&self.hasher, payload), found).copied()
+    }
+
+    /// A new lane, ready.
+    pub(super) fn insert(&mut self, item: Item) -> u32 {
+        let hash = Self::hash(&self.hasher, &item.payload);
+        let lane = Some(Lane { head: item, rest: VecDeque::new(), state: State::Ready });
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = lane;
+                slot
+            }
+            None => {
+                self.slots.push(lane);
+                (self.slots.len() - 1) as u32
+            }
+        };
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        let rehash = |slot: &u32| {
+            slots[*slot as usize].as_ref().map_or(0, |lane| Self::hash(hasher, &lane.head.payload))
+        };
+        self.index.insert_unique(hash, slot, rehash);
+        slot
+    }
+
+    /// Removes a lane and returns its head.
+    pub(super) fn remove(&mut self, slot: u32) -> Item {
+        let lane = self.slots[slot as usize].take().expect("a lane in use");
+        if let Ok(entry) =
+            self.index.find_entry(Self::hash(&self.hasher, &lane.head.payload), |other| *other == slot)
+        {
+            entry.remove();
+        }
+        self.free.push(slot);
+        lane.head
+    }
+
+    pub(super) fn get(&self, slot: u32) -> &Lane {
+        self.slots[slot as usize].as_ref().expect("a lane in use")
+    }
+
+    pub(super) fn get_mut(&mut self, slot: u32) -> &mut Lane {
+        self.slots[slot as usize].as_mut().expect("a lane in use")
+    }
+
+    /// Every event, in a fixed order.
+    pub(super) fn items(&self) -> impl Iterator<Item = &Item> {
+        self.slots.iter().flatten().flat_map(|lane| std::iter::once(&lane.head).chain(&lane.rest))
+    }
+}

@@ -1,0 +1,475 @@
+//! Whole effects of delivery, and its invariants under random outcomes.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::events::{Attributes, Session, Status};
+use crate::ids::{InstanceId, PartitionId, Sequence, SessionId};
+use crate::time::Timestamp;
+
+fn config() -> DeliveryConfig {
+    DeliveryConfig {
+        concurrency: 2,
+        queue: 100,
+        attempts: 3,
+        backoff: Duration::from_millis(100),
+        max_backoff: Duration::from_secs(30),
+        seed: 11,
+    }
+}
+
+fn status(name: &str, revision: u64, previous: Option<Status>, current: Status) -> Payload {
+    Payload::Status(Arc::new(Transition {
+        user: UserId::new(name).unwrap(),
+        previous,
+        current,
+        since: Timestamp(revision),
+        revision,
+        sessions: 1,
+        last_seen: None,
+        partition: PartitionId(0),
+        sequence: Sequence(revision),
+    }))
+}
+
+fn online(name: &str, revision: u64) -> Payload {
+    status(name, revision, None, Status::Online)
+}
+
+fn session(id: u128, change: SessionChange) -> Payload {
+    let session = Session {
+        id: SessionId::Hosted(id),
+        user: UserId::new("alice").unwrap(),
+        instance: InstanceId(1),
+        status: Status::Online,
+        connected_at: Timestamp(1),
+        attributes: Attributes::default(),
+    };
+    Payload::Session(Arc::new(SessionEvent { session, change }))
+}
+
+fn connected(id: u128) -> Payload {
+    session(id, SessionChange::Connected)
+}
+
+fn disconnected(id: u128) -> Payload {
+    session(id, SessionChange::Disconnected { reason: "closed".into(), duration_ms: 1 })
+}
+
+fn sweep(scope: Scope, chunk: u32) -> Payload {
+    let run = "".into();
+    Payload::Cleanup(Arc::new(Sweep { cause: "test".into(), scope, chunk, last: false, run }))
+}
+
+fn lost(chunk: u32) -> Payload {
+    sweep(Scope::Lost { instance: InstanceId(2), sessions: Arc::new(vec![]) }, chunk)
+}
+
+fn name(payload: &Payload) -> String {
+    match payload {
+        Payload::Status(transition) => format!("{} {}", transition.user, transition.revision),
+        Payload::Session(event) => {
+            let SessionId::Hosted(id) = &event.session.id else { panic!("hosted") };
+            format!("{} {id}", event.hook())
+        }
+        Payload::Cleanup(sweep) => format!("cleanup {}", sweep.chunk),
+    }
+}
+
+fn retry() -> Verdict {
+    Verdict::Retry { message: "later".into(), after: None }
+}
+
+/// Takes every job that is ready.
+fn jobs(delivery: &mut Delivery, now: u64) -> Vec<(JobId, String, u32)> {
+    let jobs = std::iter::from_fn(|| delivery.poll_job(Tick(now)));
+    jobs.map(|job| (job.id, name(&job.payload), job.attempt)).collect()
+}
+
+fn names(jobs: &[(JobId, String, u32)]) -> Vec<(&str, u32)> {
+    jobs.iter().map(|(_, name, attempt)| (name.as_str(), *attempt)).collect()
+}
+
+fn settled(delivery: &mut Delivery) -> Vec<(String, Settlement)> {
+    std::iter::from_fn(|| delivery.poll_settled())
+        .map(|done| (name(&done.payload), done.settlement))
+        .collect()
+}
+
+fn dead(reason: DeadLetterReason, error: &str, attempts: u32) -> Settlement {
+    Settlement::DeadLetter { reason, error: error.into(), attempts }
+}
+
+#[test]
+fn one_user_in_order_different_users_at_once() {
+    let mut delivery = Delivery::new(config(), 1);
+    for payload in [online("a", 1), online("a", 2), online("b", 1), online("c", 1)] {
+        delivery.handle_event(Tick(0), payload);
+    }
+    let first = jobs(&mut delivery, 0);
+    assert_eq!(names(&first), [("a 1", 1), ("b 1", 1)], "two at once, and not two of one user");
+    delivery.handle_verdict(Tick(1), first[0].0, Verdict::Delivered);
+    let second = jobs(&mut delivery, 1);
+    assert_eq!(names(&second), [("c 1", 1)], "the next ready one waited longer than a's second");
+    delivery.handle_verdict(Tick(2), second[0].0, Verdict::Delivered);
+    assert_eq!(names(&jobs(&mut delivery, 2)), [("a 2", 1)]);
+    let delivered = [("a 1".to_owned(), Settlement::Delivered), ("c 1".to_owned(), Settlement::Delivered)];
+    assert_eq!(settled(&mut delivery), delivered);
+    assert_eq!(delivery.depth(), Depth { queued: 0, backing_off: 0, running: 2 });
+}
+
+#[test]
+fn a_failing_user_delays_nobody_and_is_tried_until_it_works() {
+    let mut delivery = Delivery::new(DeliveryConfig { concurrency: 1, ..config() }, 1);
+    delivery.handle_event(Tick(0), online("a", 1));
+    delivery.handle_event(Tick(0), online("b", 1));
+    let mut now = 0;
+    for attempt in 1..=9 {
+        let job = delivery.poll_job(Tick(now)).unwrap();
+        assert_eq!((name(&job.payload).as_str(), job.attempt), ("a 1", attempt));
+        delivery.handle_verdict(Tick(now), job.id, retry());
+        if attempt == 1 {
+            let other = jobs(&mut delivery, now);
+            assert_eq!(names(&other), [("b 1", 1)]);
+            delivery.handle_verdict(Tick(now), other[0].0, Verdict::Delivered);
+            settled(&mut delivery);
+        }
+        let due = delivery.poll_timeout().unwrap();
+        assert!(due > Tick(now));
+        assert_eq!(jobs(&mut delivery, due.0 - 1), []);
+        now = due.0;
+    }
+    let last = jobs(&mut delivery, now);
+    delivery.handle_verdict(Tick(now), last[0].0, Verdict::Delivered);
+    assert_eq!(settled(&mut delivery), [("a 1".to_owned(), Settlement::Delivered)]);
+    assert_eq!((delivery.unsettled(), delivery.counters().retries), (0, 9));
+}
+
+#[test]
+fn a_lagging_users_older_transitions_give_way_and_previous_is_what_was_last_heard() {
+    let mut delivery = Delivery::new(config(), 1);
+    delivery.handle_event(Tick(0), status("a", 1, Some(Status::Idle), Status::Online));
+    let job = jobs(&mut delivery, 0);
+    delivery.handle_event(Tick(0), status("a", 2, Some(Status::Online), Status::Idle));
+    delivery.handle_event(Tick(0), status("a", 3, Some(Status::Idle), Status::Online));
+    assert_eq!(settled(&mut delivery), [], "behind a running call they wait");
+    delivery.handle_verdict(Tick(0), job[0].0, retry());
+    let gone = |name: &str| (name.to_owned(), Settlement::Superseded);
+    assert_eq!(settled(&mut delivery), [gone("a 1"), gone("a 2")]);
+    delivery.handle_event(Tick(1), status("a", 4, Some(Status::Online), Status::Offline));
+    assert_eq!(settled(&mut delivery), [gone("a 3")]);
+    let due = delivery.poll_timeout().unwrap();
+    let job = delivery.poll_job(due).unwrap();
+    let Payload::Status(transition) = &job.payload else { panic!("a status") };
+    assert_eq!((transition.revision, transition.previous, job.attempt), (4, Some(Status::Idle), 1));
+    assert_eq!(delivery.counters().coalesced, 3);
+    delivery.handle_verdict(due, job.id, Verdict::Delivered);
+    assert_eq!(delivery.unsettled(), 0);
+}
+
+#[test]
+fn a_rejected_event_is_a_dead_letter_and_the_next_one_goes_on() {
+    let mut delivery = Delivery::new(config(), 1);
+    delivery.handle_event(Tick(0), online("a", 1));
+    delivery.handle_event(Tick(0), online("a", 2));
+    let job = jobs(&mut delivery, 0);
+    delivery.handle_verdict(Tick(0), job[0].0, Verdict::Reject("no such user".into()));
+    let letter = dead(DeadLetterReason::Rejected, "no such user", 1);
+    assert_eq!(settled(&mut delivery), [("a 1".to_owned(), letter)]);
+    assert_eq!(names(&jobs(&mut delivery, 0)), [("a 2", 1)]);
+}
+
+/// Runs the one event to its end with the same verdict; returns the settlement and how many attempts it took.
+fn exhaust(delivery: &mut Delivery, verdict: Verdict) -> (Settlement, u32) {
+    let mut now = 0;
+    for attempt in 1..100 {
+        now = delivery.poll_timeout().map_or(now, |due| due.0.max(now));
+        let job = delivery.poll_job(Tick(now)).expect("a job");
+        assert_eq!(job.attempt, attempt);
+        delivery.handle_verdict(Tick(now), job.id, verdict.clone());
+        if let Some(done) = delivery.poll_settled() {
+            return (done.settlement, attempt);
+        }
+    }
+    panic!("never settled");
+}
+
+#[test]
+fn session_hooks_end_after_their_attempts_and_traps_end_every_class() {
+    let trapped = || Verdict::Trapped("unreachable".into());
+    let crashed = dead(DeadLetterReason::Crashed, "unreachable", 3);
+    for payload in [connected(1), online("a", 1), lost(0), sweep(Scope::Everything, 0)] {
+        let mut delivery = Delivery::new(config(), 1);
+        delivery.handle_event(Tick(0), payload);
+        assert_eq!(exhaust(&mut delivery, trapped()), (crashed.clone(), 3));
+        assert_eq!(delivery.unsettled(), 0);
+    }
+    for (verdict, error) in [(retry(), "later"), (Verdict::Stalled("no answer".into()), "no answer")] {
+        let mut delivery = Delivery::new(config(), 1);
+        delivery.handle_event(Tick(0), connected(1));
+        let letter = dead(DeadLetterReason::Exhausted, error, 3);
+        assert_eq!(exhaust(&mut delivery, verdict), (letter, 3));
+    }
+}
+
+#[test]
+fn a_cut_call_uses_no_attempt_and_goes_first() {
+    let mut delivery = Delivery::new(DeliveryConfig { concurrency: 1, ..config() }, 1);
+    delivery.handle_event(Tick(0), connected(1));
+    delivery.handle_event(Tick(0), connected(2));
+    let job = jobs(&mut delivery, 0);
+    delivery.handle_reload(Tick(0), config(), 2);
+    delivery.handle_verdict(Tick(0), job[0].0, Verdict::Cut);
+    let again = delivery.poll_job(Tick(0)).unwrap();
+    assert_eq!(
+        (name(&again.payload).as_str(), again.attempt, again.generation),
+        ("session-connected 1", 1, 2)
+    );
+}
+
+#[test]
+fn a_session_is_connected_before_it_is_disconnected() {
+    let mut delivery = Delivery::new(config(), 1);
+    delivery.handle_event(Tick(0), connected(1));
+    delivery.handle_event(Tick(0), disconnected(1));
+    let job = jobs(&mut delivery, 0);
+    assert_eq!(names(&job), [("session-connected 1", 1)]);
+    delivery.handle_verdict(Tick(0), job[0].0, retry());
+    let due = delivery.poll_timeout().unwrap();
+    let job = jobs(&mut delivery, due.0);
+    assert_eq!(names(&job), [("session-connected 1", 2)]);
+    delivery.handle_verdict(due, job[0].0, Verdict::Delivered);
+    assert_eq!(names(&jobs(&mut delivery, due.0)), [("session-disconnected 1", 1)]);
+}
+
+#[test]
+fn a_full_queue_makes_dead_letters_of_session_events_and_keeps_the_newest_status() {
+    let mut delivery = Delivery::new(DeliveryConfig { queue: 2, ..config() }, 1);
+    delivery.handle_event(Tick(0), connected(1));
+    delivery.handle_event(Tick(0), online("a", 1));
+    delivery.handle_event(Tick(0), connected(2));
+    let letter = dead(DeadLetterReason::Overflow, "2 events were waiting already", 0);
+    assert_eq!(settled(&mut delivery), [("session-connected 2".to_owned(), letter)]);
+    delivery.handle_event(Tick(0), disconnected(1));
+    assert_eq!(settled(&mut delivery), [], "the end of a session whose beginning waits has a place");
+    delivery.handle_event(Tick(0), online("a", 2));
+    delivery.handle_event(Tick(0), online("b", 1));
+    assert_eq!(settled(&mut delivery), [("a 1".to_owned(), Settlement::Superseded)]);
+    assert_eq!(delivery.unsettled(), 4);
+    assert_eq!(delivery.counters().overflowed, 1);
+}
+
+#[test]
+fn a_cleanup_waits_for_running_calls_and_others_wait_for_it() {
+    let mut delivery = Delivery::new(config(), 1);
+    delivery.handle_event(Tick(0), online("a", 1));
+    delivery.handle_event(Tick(0), connected(1));
+    let running = delivery.poll_job(Tick(0)).unwrap();
+    delivery.handle_event(Tick(0), lost(0));
+    delivery.handle_event(Tick(0), lost(1));
+    assert_eq!(jobs(&mut delivery, 0), []);
+    assert_eq!(delivery.poll_timeout(), None, "nothing to wake up for before the verdict");
+    delivery.handle_verdict(Tick(0), running.id, Verdict::Delivered);
+    let cleanup = jobs(&mut delivery, 0);
+    assert_eq!(names(&cleanup), [("cleanup 0", 1)]);
+    delivery.handle_verdict(Tick(0), cleanup[0].0, retry());
+    let meanwhile = jobs(&mut delivery, 0);
+    assert_eq!(names(&meanwhile), [("session-connected 1", 1)], "in backoff it holds nobody back");
+    let due = 100;
+    assert_eq!(jobs(&mut delivery, due), []);
+    delivery.handle_verdict(Tick(due), meanwhile[0].0, Verdict::Delivered);
+    let cleanup = jobs(&mut delivery, due);
+    assert_eq!(names(&cleanup), [("cleanup 0", 2)]);
+    delivery.handle_verdict(Tick(due), cleanup[0].0, Verdict::Delivered);
+    assert_eq!(names(&jobs(&mut delivery, due)), [("cleanup 1", 1)]);
+}
+
+#[test]
+fn everything_holds_all_others_back_even_in_backoff() {
+    let mut delivery = Delivery::new(config(), 1);
+    delivery.handle_event(Tick(0), sweep(Scope::Everything, 0));
+    let cleanup = jobs(&mut delivery, 0);
+    delivery.handle_verdict(Tick(0), cleanup[0].0, retry());
+    delivery.handle_event(Tick(0), online("a", 1));
+    assert_eq!(jobs(&mut delivery, 0), []);
+    let due = delivery.poll_timeout().unwrap();
+    let cleanup = jobs(&mut delivery, due.0);
+    assert_eq!(names(&cleanup), [("cleanup 0", 2)]);
+    delivery.handle_verdict(due, cleanup[0].0, Verdict::Delivered);
+    assert_eq!(names(&jobs(&mut delivery, due.0)), [("a 1", 1)]);
+}
+
+#[test]
+fn the_breaker_lets_one_probe_through_and_uses_no_attempts() {
+    let mut delivery = Delivery::new(DeliveryConfig { concurrency: 1, ..config() }, 1);
+    for at in 0..BREAKER_AFTER {
+        delivery.handle_event(Tick(0), online(&format!("u{at}"), 1));
+        let job = delivery.poll_job(Tick(0)).unwrap();
+        delivery.handle_verdict(Tick(0), job.id, retry());
+    }
+    assert!(delivery.breaker_open());
+    delivery.handle_event(Tick(1), connected(7));
+    assert_eq!(jobs(&mut delivery, 29_999), []);
+    assert_eq!(delivery.poll_timeout(), Some(Tick(30_000)));
+    let mut now = 30_000;
+    for _ in 0..20 {
+        let probe = jobs(&mut delivery, now);
+        assert_eq!(probe.len(), 1);
+        delivery.handle_verdict(Tick(now), probe[0].0, retry());
+        assert_eq!(jobs(&mut delivery, now), []);
+        assert_eq!(settled(&mut delivery), [], "no attempt of the session hook is used");
+        now = delivery.poll_timeout().unwrap().0;
+    }
+    let probe = jobs(&mut delivery, now);
+    delivery.handle_verdict(Tick(now), probe[0].0, Verdict::Delivered);
+    assert!(!delivery.breaker_open());
+    let mut delivered = settled(&mut delivery).len();
+    now += 60_000;
+    while let Some(job) = delivery.poll_job(Tick(now)) {
+        delivery.handle_verdict(Tick(now), job.id, Verdict::Delivered);
+        delivered += settled(&mut delivery).len();
+    }
+    assert_eq!(delivered, BREAKER_AFTER as usize + 1);
+    assert_eq!(delivery.counters().breaker_opened, 1);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Status(usize),
+    Connect,
+    Disconnect(usize),
+    Cleanup(bool),
+    Take,
+    End(usize, u8),
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        5 => (0..4_usize).prop_map(Step::Status),
+        2 => Just(Step::Connect),
+        2 => (0..20_usize).prop_map(Step::Disconnect),
+        1 => any::<bool>().prop_map(Step::Cleanup),
+        6 => Just(Step::Take),
+        6 => (0..4_usize, 0..7_u8).prop_map(|(at, verdict)| Step::End(at, verdict)),
+        2 => (0..40_000_u64).prop_map(Step::Pass),
+    ]
+}
+
+fn verdict(kind: u8) -> Verdict {
+    match kind {
+        0 | 1 => Verdict::Delivered,
+        2 => retry(),
+        3 => Verdict::Stalled("slow".into()),
+        4 => Verdict::Trapped("trap".into()),
+        5 => Verdict::Cut,
+        _ => Verdict::Reject("no".into()),
+    }
+}
+
+fn lane_of(payload: &Payload) -> String {
+    match payload {
+        Payload::Status(transition) => transition.user.to_string(),
+        Payload::Session(event) => event.session.id.to_string(),
+        Payload::Cleanup(_) => "cleanup".into(),
+    }
+}
+
+proptest! {
+    /// I2: for one user, calls never go back in revision, and never two at once. I3: at rest every event was settled once,
+    /// and the final status of every user was delivered or is a dead letter. I8: what waits is bounded.
+    #[test]
+    fn i2_i3_i8_order_completeness_bounds(steps in proptest::collection::vec(step(), 1..200), queue in 1..8_u32) {
+        let mut delivery = Delivery::new(DeliveryConfig { queue, ..config() }, 1);
+        let mut now = 0_u64;
+        let mut revision = 0_u64;
+        let mut sessions = 0_u128;
+        let mut ended: std::collections::BTreeSet<u128> = Default::default();
+        let mut running: Vec<Job> = Vec::new();
+        let mut given = 0_usize;
+        let mut last_called: BTreeMap<String, u64> = BTreeMap::new();
+        let mut newest: BTreeMap<String, u64> = BTreeMap::new();
+        let mut done: BTreeMap<String, usize> = BTreeMap::new();
+        let mut final_of: BTreeMap<String, u64> = BTreeMap::new();
+        let mut take = |delivery: &mut Delivery, running: &mut Vec<Job>, now: u64| {
+            while let Some(job) = delivery.poll_job(Tick(now)) {
+                assert!(running.iter().all(|other| lane_of(&other.payload) != lane_of(&job.payload)), "I2");
+                if matches!(job.payload, Payload::Cleanup(_)) {
+                    assert!(running.is_empty(), "a cleanup is alone");
+                }
+                if let Payload::Status(transition) = &job.payload {
+                    let before = last_called.insert(transition.user.to_string(), transition.revision);
+                    assert!(before.is_none_or(|before| before <= transition.revision), "I2");
+                }
+                running.push(job);
+            }
+        };
+        let mut collect = |delivery: &mut Delivery| {
+            while let Some(one) = delivery.poll_settled() {
+                *done.entry(name(&one.payload)).or_default() += 1;
+                if let Payload::Status(transition) = &one.payload
+                    && one.settlement != Settlement::Superseded
+                {
+                    final_of.insert(transition.user.to_string(), transition.revision);
+                }
+            }
+        };
+        for step in steps {
+            match step {
+                Step::Status(user) => {
+                    revision += 1;
+                    given += 1;
+                    newest.insert(format!("u{user}"), revision);
+                    delivery.handle_event(Tick(now), online(&format!("u{user}"), revision));
+                }
+                Step::Connect => {
+                    sessions += 1;
+                    given += 1;
+                    delivery.handle_event(Tick(now), connected(sessions));
+                }
+                Step::Disconnect(session) => {
+                    let session = session as u128;
+                    if session < sessions && ended.insert(session) {
+                        given += 1;
+                        delivery.handle_event(Tick(now), disconnected(session));
+                    }
+                }
+                Step::Cleanup(everything) => {
+                    given += 1;
+                    let scope = Scope::Lost { instance: InstanceId(2), sessions: Arc::new(vec![]) };
+                    delivery.handle_event(Tick(now), sweep(if everything { Scope::Everything } else { scope }, given as u32));
+                }
+                Step::Take => take(&mut delivery, &mut running, now),
+                Step::End(at, kind) => {
+                    if at < running.len() {
+                        let job = running.swap_remove(at);
+                        delivery.handle_verdict(Tick(now), job.id, verdict(kind));
+                    }
+                }
+                Step::Pass(millis) => now += millis,
+            }
+            collect(&mut delivery);
+            let waiting = delivery.lanes.items().filter(|item| matches!(item.payload, Payload::Session(_))).count();
+            prop_assert!(waiting <= 2 * (queue as usize + 2), "I8: {waiting} session events with queue {queue}");
+        }
+        let mut rounds = 0;
+        while delivery.unsettled() > 0 {
+            take(&mut delivery, &mut running, now);
+            for job in running.drain(..) {
+                delivery.handle_verdict(Tick(now), job.id, Verdict::Delivered);
+            }
+            collect(&mut delivery);
+            now = delivery.poll_timeout().map_or(now, |due| due.0.max(now));
+            rounds += 1;
+            prop_assert!(rounds < 10_000, "it comes to rest");
+        }
+        collect(&mut delivery);
+        prop_assert_eq!(done.values().sum::<usize>(), given, "I3: each is settled once");
+        prop_assert!(done.values().all(|count| *count == 1), "I3");
+        prop_assert_eq!(&final_of, &newest, "I3: the final status of each");
+        prop_assert_eq!(delivery.depth(), Depth::default());
+        prop_assert_eq!(delivery.lanes.items().count(), 0);
+    }
+}

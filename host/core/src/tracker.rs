@@ -1,0 +1,433 @@
+//! The owner's view of one partition: documents in, status records and transitions out.
+//!
+//! ```text
+//!  documents ──handle_document──▶ users ──decide──▶ decisions ──poll_write──▶ store (fenced by the claim)
+//!                                   ▲ grace timers       │
+//!                                                        └──handle_written──▶ poll_transition
+//! ```
+//!
+//! Rules (DESIGN sections 2 and 4): a transition is told only after its record is acknowledged; at most one write of
+//! the partition is in flight; `offline` is held back for the grace, or until a drained user's time is up; a record
+//! of an older boot generation counts as unknown, which differs from every status.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::documents::{SessionDocument, StatusRecord};
+use crate::events::{Status, Transition};
+use crate::ids::{InstanceId, PartitionId, Sequence, UserId};
+use crate::time::{Now, Tick, Timestamp};
+use crate::users::{Presence, Slot, Users};
+
+/// So many decisions go into one write.
+pub const MAX_BATCH: usize = 256;
+
+/// Beyond so many waiting decisions a user's newer decision replaces the one that waits: the queue is bounded by
+/// this number plus the number of users.
+const EAGER_DECISIONS: usize = 1024;
+
+/// What a tracker needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct TrackerConfig {
+    /// How long `offline` is held back; zero: not at all.
+    pub offline_grace: Duration,
+    /// How long an offline user's record is kept.
+    pub offline_retention: Duration,
+    /// How many records this partition keeps at most, as far as they may be forgotten.
+    pub max_users: usize,
+    /// The boot generation.
+    pub generation: u64,
+    /// For the hash table.
+    pub seed: u64,
+}
+
+/// Records to be written under the partition's claim, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusBatch {
+    /// Whose claim fences them.
+    pub partition: PartitionId,
+    /// The fencing token.
+    pub claim: Sequence,
+    /// In order of decision; a user may be in it more than once.
+    pub records: Vec<(UserId, StatusRecord)>,
+}
+
+/// What the owner knows of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The last decision; perhaps not acknowledged yet.
+    pub record: StatusRecord,
+    /// Live sessions, drained ones left out.
+    pub sessions: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Decision {
+    slot: Slot,
+    previous: Option<Status>,
+    record: StatusRecord,
+}
+
+/// One partition.
+pub struct Tracker {
+    partition: PartitionId,
+    claim: Sequence,
+    config: TrackerConfig,
+    users: Users,
+    due: BTreeSet<(Tick, Slot)>,
+    /// Offline users, the longest offline first.
+    offline: BTreeSet<(Timestamp, Slot)>,
+    decisions: VecDeque<Decision>,
+    /// The position of the first of them, counted since the start; positions begin at 1.
+    head: u64,
+    in_flight: Vec<Decision>,
+    transitions: VecDeque<Transition>,
+    counts: [u64; 3],
+    decided: [u64; 3],
+    coalesced: u64,
+    leaving: bool,
+}
+
+impl Tracker {
+    /// A partition that was just claimed: `claim` is the sequence of the own claim. Feed the snapshot next, with
+    /// [`Tracker::handle_record`] and [`Tracker::handle_document`], then call [`Tracker::handle_loaded`].
+    pub fn new(partition: PartitionId, claim: Sequence, config: TrackerConfig) -> Tracker {
+        Tracker {
+            partition,
+            claim,
+            config,
+            users: Users::new(config.seed),
+            due: BTreeSet::new(),
+            offline: BTreeSet::new(),
+            decisions: VecDeque::new(),
+            head: 1,
+            in_flight: Vec::new(),
+            transitions: VecDeque::new(),
+            counts: [0; 3],
+            decided: [0; 3],
+            coalesced: 0,
+            leaving: false,
+        }
+    }
+
+    /// The fencing token.
+    pub fn claim(&self) -> Sequence {
+        self.claim
+    }
+
+    /// A record of the snapshot, as an earlier owner left it.
+    pub fn handle_record(&mut self, user: &UserId, record: &StatusRecord) {
+        let slot = self.users.find_or_insert(user);
+        let generation = self.config.generation;
+        let Some(entry) = self.users.get_mut(slot) else { return };
+        if entry.revision() >= record.revision {
+            return;
+        }
+        if let Some(old) = entry.decided() {
+            self.counts[old as usize] -= 1;
+            self.offline.remove(&(entry.since(), slot));
+        }
+        entry.take(record, generation);
+        self.counts[record.status as usize] += 1;
+        if record.status == Status::Offline {
+            self.offline.insert((record.since, slot));
+        }
+    }
+
+    /// The snapshot is complete: users whose record doesn't fit the documents are decided, and those without a
+    /// document get a full grace (nobody can know how much of it an earlier owner had given them).
+    pub fn handle_loaded(&mut self, now: Now) {
+        let slots: Vec<Slot> = self.users.slots().collect();
+        for slot in slots {
+            self.decide(now, slot);
+        }
+    }
+
+    /// A document of the partition changed, or is gone.
+    pub fn handle_document(
+        &mut self,
+        now: Now,
+        user: &UserId,
+        instance: InstanceId,
+        document: Option<&SessionDocument>,
+    ) {
+        let slot = match document {
+            Some(_) => self.users.find_or_insert(user),
+            None => match self.users.find(user) {
+                Some(slot) => slot,
+                None => return,
+            },
+        };
+        let Some(entry) = self.users.get_mut(slot) else { return };
+        let presence = document.and_then(|document| {
+            let mut presence =
+                Presence { instance, online: 0, idle: 0, drained_until: document.drained_until };
+            for session in &document.sessions {
+                match (&session.ended, session.status) {
+                    (Some(ended), _) => entry.last_end = entry.last_end.max(ended.at),
+                    (None, Status::Online) => presence.online += 1,
+                    (None, _) => presence.idle += 1,
+                }
+            }
+            let counts = presence.online + presence.idle > 0 || presence.drained_until.is_some();
+            counts.then_some(presence)
+        });
+        entry.places.set(instance, presence);
+        self.decide(now, slot);
+        self.drop_unheard_of(slot);
+    }
+
+    /// All documents of an instance stopped counting: it was declared dead. Grace counts from `last_renewal`.
+    pub fn handle_instance_lost(&mut self, now: Now, instance: InstanceId, last_renewal: Tick) {
+        let slots: Vec<Slot> = self.users.slots().collect();
+        for slot in slots {
+            let Some(entry) = self.users.get_mut(slot) else { continue };
+            if entry.places.as_slice().iter().any(|presence| presence.instance == instance) {
+                entry.places.set(instance, None);
+                entry.last_end = entry.last_end.max(now.wall);
+                self.decide_from(now, slot, last_renewal);
+            }
+        }
+    }
+
+    /// This host leaves and there is no other to come: nothing is held back any more, who has no session is
+    /// offline now.
+    pub fn handle_last_leave(&mut self, now: Now) {
+        self.leaving = true;
+        let slots: Vec<Slot> = self.users.slots().collect();
+        for slot in slots {
+            self.decide(now, slot);
+        }
+    }
+
+    /// Timers: call at or after [`Tracker::poll_timeout`].
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some((tick, slot)) = self.due.first().copied()
+            && tick <= now.tick
+        {
+            self.due.pop_first();
+            if let Some(entry) = self.users.get_mut(slot) {
+                entry.offline_due = None;
+                self.decide_now(now, slot);
+            }
+        }
+    }
+
+    /// When [`Tracker::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Tick> {
+        self.due.first().map(|(tick, _)| *tick)
+    }
+
+    /// The next write; none while one is in flight. Answer with [`Tracker::handle_written`].
+    pub fn poll_write(&mut self) -> Option<StatusBatch> {
+        if !self.in_flight.is_empty() || self.decisions.is_empty() {
+            return None;
+        }
+        let count = self.decisions.len().min(MAX_BATCH);
+        self.in_flight.extend(self.decisions.drain(..count));
+        self.head += count as u64;
+        let records = self.in_flight.iter().filter_map(|decision| {
+            self.users.get(decision.slot).map(|user| (user.id.clone(), decision.record))
+        });
+        Some(StatusBatch { partition: self.partition, claim: self.claim, records: records.collect() })
+    }
+
+    /// The write in flight is in the store as far as `sequences` reach, in order; the rest of it was certainly not
+    /// written and is asked for again by [`Tracker::poll_write`].
+    pub fn handle_written(&mut self, sequences: &[Sequence]) {
+        let mut rest = self.in_flight.split_off(sequences.len().min(self.in_flight.len()));
+        for (decision, sequence) in self.in_flight.drain(..).zip(sequences) {
+            let Some(user) = self.users.get_mut(decision.slot) else { continue };
+            user.undecided = user.undecided.saturating_sub(1);
+            let record = decision.record;
+            self.decided[record.status as usize] += 1;
+            self.transitions.push_back(Transition {
+                user: user.id.clone(),
+                previous: decision.previous,
+                current: record.status,
+                since: record.since,
+                revision: record.revision,
+                sessions: record.sessions,
+                last_seen: record.last_seen,
+                partition: self.partition,
+                sequence: *sequence,
+            });
+        }
+        while let Some(decision) = rest.pop() {
+            self.decisions.push_front(decision);
+            self.head -= 1;
+        }
+    }
+
+    /// The next transition whose record is acknowledged.
+    pub fn poll_transition(&mut self) -> Option<Transition> {
+        self.transitions.pop_front()
+    }
+
+    /// The next user to be forgotten: offline for longer than the retention, or one too many, the longest offline
+    /// first. `settled` tells whether every plugin has heard the user's last status. The user's record is to be
+    /// deleted from the store, under the claim.
+    pub fn poll_forgotten(&mut self, now: Now, settled: impl Fn(&UserId) -> bool) -> Option<UserId> {
+        let total: u64 = self.counts.iter().sum();
+        let crowded = total > self.config.max_users as u64;
+        // Someone whose last status is still being delivered is passed over, a few at a time.
+        for (since, slot) in self.offline.iter().take(64).copied().collect::<Vec<_>>() {
+            if !crowded && since + self.config.offline_retention > now.wall {
+                return None;
+            }
+            let Some(user) = self.users.get(slot) else { continue };
+            if user.undecided > 0 || !user.places.as_slice().is_empty() || !settled(&user.id) {
+                continue;
+            }
+            self.offline.remove(&(since, slot));
+            if let Some(tick) = user.offline_due {
+                self.due.remove(&(tick, slot));
+            }
+            self.counts[Status::Offline as usize] -= 1;
+            return self.users.remove(slot).map(|user| user.id);
+        }
+        None
+    }
+
+    /// What is known of a user; none for an unknown one.
+    pub fn known(&self, user: &UserId) -> Option<Known> {
+        let entry = self.users.get(self.users.find(user)?)?;
+        let record = entry.record(self.config.generation)?;
+        Some(Known { record, sessions: live(entry.places.as_slice()) })
+    }
+
+    /// Users by decided status: online, idle, offline.
+    pub fn counts(&self) -> [u64; 3] {
+        self.counts
+    }
+
+    /// Transitions acknowledged so far, by new status: online, idle, offline.
+    pub fn decided(&self) -> [u64; 3] {
+        self.decided
+    }
+
+    /// Decisions that gave way to a newer one of the same user before they were written.
+    pub fn coalesced(&self) -> u64 {
+        self.coalesced
+    }
+
+    /// True when every decision is in the store and every transition was taken.
+    pub fn is_settled(&self) -> bool {
+        self.decisions.is_empty() && self.in_flight.is_empty() && self.transitions.is_empty()
+    }
+
+    /// Drops a user of whom nothing was ever decided and nothing is known.
+    fn drop_unheard_of(&mut self, slot: Slot) {
+        let unheard_of =
+            |user: &crate::users::User| user.decided().is_none() && user.places.as_slice().is_empty();
+        if self.users.get(slot).is_some_and(unheard_of) {
+            self.users.remove(slot);
+        }
+    }
+
+    /// Decides, with a grace that starts now where one is due.
+    fn decide(&mut self, now: Now, slot: Slot) {
+        self.decide_from(now, slot, now.tick);
+    }
+
+    /// Decides, with a grace that starts at `grace_from` where one is due and none is running.
+    fn decide_from(&mut self, now: Now, slot: Slot, grace_from: Tick) {
+        let Some(user) = self.users.get_mut(slot) else { return };
+        let places = user.places.as_slice();
+        if live(places) > 0 {
+            if let Some(tick) = user.offline_due.take() {
+                self.due.remove(&(tick, slot));
+            }
+            return self.decide_now(now, slot);
+        }
+        if user.decided().is_none_or(|status| status == Status::Offline) {
+            // Nobody was told otherwise: an unknown offline user stays so without a hook.
+            return;
+        }
+        let hold = places.iter().filter_map(|presence| presence.drained_until).max();
+        if self.leaving {
+            if let Some(tick) = user.offline_due.take() {
+                self.due.remove(&(tick, slot));
+            }
+            return self.decide_now(now, slot);
+        }
+        let due = match (hold, user.offline_due) {
+            // A drained user counts as present until then, on the clock of the document.
+            (Some(until), _) => now.tick + Duration::from_millis(until.millis_since(now.wall)),
+            (None, Some(running)) => running,
+            (None, None) => grace_from + self.config.offline_grace,
+        };
+        if let Some(running) = user.offline_due
+            && running != due
+        {
+            self.due.remove(&(running, slot));
+        }
+        if due <= now.tick {
+            user.offline_due = None;
+            return self.decide_now(now, slot);
+        }
+        user.offline_due = Some(due);
+        self.due.insert((due, slot));
+    }
+
+    /// Decides what the documents say, without grace.
+    fn decide_now(&mut self, now: Now, slot: Slot) {
+        let Some(user) = self.users.get_mut(slot) else { return };
+        let places = user.places.as_slice();
+        let sessions = live(places);
+        let status = if places.iter().any(|presence| presence.online > 0) {
+            Status::Online
+        } else if sessions > 0 {
+            Status::Idle
+        } else {
+            Status::Offline
+        };
+        user.sessions = sessions;
+        let previous = user.known_status();
+        if previous == Some(status) {
+            return;
+        }
+        let old = user.decided();
+        if let Some(old) = old {
+            self.counts[old as usize] -= 1;
+            if old == Status::Offline {
+                self.offline.remove(&(user.since(), slot));
+            }
+        }
+        let last_end = if user.last_end == Timestamp(0) { now.wall } else { user.last_end };
+        let record = StatusRecord {
+            status,
+            since: now.wall,
+            revision: now.wall.0.max(user.revision() + 1),
+            last_seen: (status == Status::Offline).then_some(last_end),
+            sessions,
+            generation: self.config.generation,
+        };
+        user.take(&record, self.config.generation);
+        self.counts[status as usize] += 1;
+        if status == Status::Offline {
+            self.offline.insert((record.since, slot));
+        }
+        self.enqueue(Decision { slot, previous, record });
+    }
+
+    fn enqueue(&mut self, decision: Decision) {
+        let Some(user) = self.users.get_mut(decision.slot) else { return };
+        if self.decisions.len() >= EAGER_DECISIONS && user.queued_at >= self.head {
+            let waiting = &mut self.decisions[(user.queued_at - self.head) as usize];
+            waiting.record = decision.record;
+            self.coalesced += 1;
+            return;
+        }
+        user.undecided = user.undecided.saturating_add(1);
+        user.queued_at = self.head + self.decisions.len() as u64;
+        self.decisions.push_back(decision);
+    }
+}
+
+fn live(places: &[Presence]) -> u32 {
+    places.iter().map(|presence| presence.online + presence.idle).sum()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! The users of one partition as its owner sees them: a compact table. It stores, it decides nothing.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+
+use crate::documents::StatusRecord;
+use crate::events::Status;
+use crate::ids::{InstanceId, UserId};
+use crate::time::{Tick, Timestamp};
+
+/// What one instance's document says, as far as the status is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Presence {
+    pub(crate) instance: InstanceId,
+    pub(crate) online: u32,
+    pub(crate) idle: u32,
+    /// The user counts as present until then, also without a session.
+    pub(crate) drained_until: Option<Timestamp>,
+}
+
+/// Where a user is present. Almost always in one place, which then costs no vector.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Places {
+    #[default]
+    None,
+    One(Box<Presence>),
+    Many(Box<Vec<Presence>>),
+}
+
+impl Places {
+    pub(crate) fn as_slice(&self) -> &[Presence] {
+        match self {
+            Places::None => &[],
+            Places::One(presence) => std::slice::from_ref(presence),
+            Places::Many(presences) => presences,
+        }
+    }
+
+    /// Replaces or removes what `instance` says.
+    pub(crate) fn set(&mut self, instance: InstanceId, presence: Option<Presence>) {
+        match (&mut *self, presence) {
+            (Places::One(old), Some(new)) if old.instance == instance => **old = new,
+            (Places::None, Some(new)) => *self = Places::One(Box::new(new)),
+            (Places::None, None) => {}
+            (Places::One(old), None) => {
+                if old.instance == instance {
+                    *self = Places::None;
+                }
+            }
+            (Places::One(old), Some(new)) => *self = Places::Many(Box::new(vec![**old, new])),
+            (Places::Many(all), presence) => {
+                all.retain(|other| other.instance != instance);
+                all.extend(presence);
+                match all.as_slice() {
+                    [] => *self = Places::None,
+                    [one] => *self = Places::One(Box::new(*one)),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// One user.
+#[derive(Clone, Debug)]
+pub(crate) struct User {
+    pub(crate) id: UserId,
+    pub(crate) places: Places,
+    /// When offline is decided if no session comes; only while there is no session and offline is not decided.
+    pub(crate) offline_due: Option<Tick>,
+    /// The last end of a session that documents told of.
+    pub(crate) last_end: Timestamp,
+    since: Timestamp,
+    /// 0: nothing was ever decided.
+    revision: u64,
+    pub(crate) last_seen: Option<Timestamp>,
+    pub(crate) sessions: u32,
+    status: Status,
+    /// False: decided before the last fresh start, so that nobody can count on it.
+    pub(crate) known: bool,
+    /// How many decisions wait for the store or are on their way.
+    pub(crate) undecided: u16,
+    /// Where the newest of them stands in the queue; meaningless once that place is behind its head.
+    pub(crate) queued_at: u64,
+}
+
+impl User {
+    fn new(id: UserId) -> User {
+        User {
+            id,
+            places: Places::None,
+            offline_due: None,
+            last_end: Timestamp(0),
+            since: Timestamp(0),
+            revision: 0,
+            last_seen: None,
+            sessions: 0,
+            status: Status::Offline,
+            known: false,
+            undecided: 0,
+            queued_at: 0,
+        }
+    }
+
+    /// The last decision, whatever generation it is from; none if there was none.
+    pub(crate) fn decided(&self) -> Option<Status> {
+        (self.revision > 0).then_some(self.status)
+    }
+
+    /// The status that others were told of in this generation.
+    pub(crate) fn known_status(&self) -> Option<Status> {
+        self.decided().filter(|_| self.known)
+    }
+
+    pub(crate) fn since(&self) -> Timestamp {
+        self.since
+    }
+
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    pub(crate) fn take(&mut self, record: &StatusRecord, generation: u64) {
+        self.status = record.status;
+        self.since = record.since;
+        self.revision = record.revision;
+        self.last_seen = record.last_seen;
+        self.known = record.generation >= generation;
+    }
+
+    pub(crate) fn record(&self, generation: u64) -> Option<StatusRecord> {
+        (self.revision > 0).then_some(StatusRecord {
+            status: self.status,
+            since: self.since,
+            revision: self.revision,
+            last_seen: self.last_seen,
+            sessions: self.sessions,
+            generation,
+        })
+    }
+}
+
+/// A user's place in the table; reused after the user is forgotten.
+pub(crate) type Slot = u32;
+
+/// All users of a partition.
+pub(crate) struct Users {
+    hasher: FixedState,
+    index: HashTable<Slot>,
+    slots: Vec<Option<User>>,
+    free: Vec<Slot>,
+}
+
+impl Users {
+    pub(crate) fn new(seed: u64) -> Users {
+        Users {
+            hasher: FixedState::with_seed(seed),
+            index: HashTable::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+
+    pub(crate) fn find(&self, id: &UserId) -> Option<Slot> {
+        let hash = self.hasher.hash_one(id);
+        self.index
+            .find(hash, |slot| self.slots[*slot as usize].as_ref().is_some_and(|user| user.id == *id))
+            .copied()
+    }
+
+    pub(crate) fn find_or_insert(&mut self, id: &UserId) -> Slot {
+        if let Some(slot) = self.find(id) {
+            return slot;
+        }
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            (self.slots.len() - 1) as Slot
+        });
+        self.slots[slot as usize] = Some(User::new(id.clone()));
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        let rehash = |slot: &Slot| slots[*slot as usize].as_ref().map_or(0, |user| hasher.hash_one(&user.id));
+        self.index.insert_unique(hasher.hash_one(id), slot, rehash);
+        slot
+    }
+
+    pub(crate) fn remove(&mut self, slot: Slot) -> Option<User> {
+        let user = self.slots[slot as usize].take()?;
+        if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(&user.id), |other| *other == slot) {
+            entry.remove();
+        }
+        self.free.push(slot);
+        Some(user)
+    }
+
+    pub(crate) fn get(&self, slot: Slot) -> Option<&User> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut User> {
+        self.slots.get_mut(slot as usize)?.as_mut()
+    }
+
+    /// Every slot in use, in a fixed order.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.slots.iter().enumerate().filter(|(_, user)| user.is_some()).map(|(slot, _)| slot as Slot)
+    }
+}

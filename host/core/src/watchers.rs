@@ -1,0 +1,251 @@
+//! Who on this host watches whom, and what was last heard of each watched user.
+//!
+//! A status is told once per revision, and never an older one after a newer. What is known of a watched user is kept as
+//! long as anyone watches; the first watcher of a user causes a read. Memory: proportional to the watches and to the
+//! messages that wait for a read. It must not know who may watch whom, nor how records are read.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+
+use crate::documents::StatusRecord;
+use crate::events::Status;
+use crate::ids::UserId;
+use crate::time::Timestamp;
+
+/// A connection that watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Watcher(pub u64);
+
+/// What is to be done for watchers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WatchEffect {
+    /// Read the user's record from whoever decides; answer with [`Watchers::handle_record`].
+    Read(UserId),
+    /// Send `presence`.
+    Tell {
+        /// To whom.
+        watcher: Watcher,
+        /// Whose status.
+        user: UserId,
+        /// The status.
+        status: Status,
+        /// Since when; 0 for an unknown user.
+        since: Timestamp,
+        /// The revision; 0 for an unknown user.
+        revision: u64,
+    },
+    /// Send `ok` for a `watch`: every user of it was told.
+    Done {
+        /// To whom.
+        watcher: Watcher,
+        /// The id of the message.
+        request: Option<String>,
+    },
+}
+
+/// A user that is watched.
+#[derive(Debug)]
+struct Watched {
+    user: UserId,
+    /// None until the first read is answered.
+    known: Option<(Status, Timestamp, u64)>,
+    watchers: BTreeSet<Watcher>,
+}
+
+/// What one connection asked for.
+#[derive(Debug, Default)]
+struct Requests {
+    /// The slots of the users it watches.
+    users: BTreeSet<u32>,
+    /// `watch` messages not answered yet, in order, with how many of their users are still unknown.
+    open: VecDeque<(Option<String>, BTreeSet<u32>)>,
+}
+
+impl Requests {
+    /// The user in this slot is known now, or no longer asked for.
+    fn forget(&mut self, slot: u32) {
+        for (_, unknown) in &mut self.open {
+            unknown.remove(&slot);
+        }
+    }
+}
+
+/// The watches of one host.
+pub struct Watchers {
+    hasher: FixedState,
+    index: HashTable<u32>,
+    slots: Vec<Option<Watched>>,
+    free: Vec<u32>,
+    watchers: BTreeMap<Watcher, Requests>,
+    effects: VecDeque<WatchEffect>,
+}
+
+impl Watchers {
+    /// Nobody watches.
+    pub fn new(seed: u64) -> Watchers {
+        Watchers {
+            hasher: FixedState::with_seed(seed),
+            index: HashTable::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            watchers: BTreeMap::new(),
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// A client asks to watch. Each user is told once known, then the message is answered, after those before it.
+    /// A user named twice is told once; one that was watched already is told again, as the message asks for it.
+    pub fn handle_watch(&mut self, watcher: Watcher, users: Vec<UserId>, request: Option<String>) {
+        let (mut named, mut unknown) = (BTreeSet::new(), BTreeSet::new());
+        for user in users {
+            let slot = self.find_or_insert(user);
+            let Some(watched) = self.slots[slot as usize].as_mut() else { continue };
+            watched.watchers.insert(watcher);
+            if !named.insert(slot) {
+                continue;
+            }
+            match watched.known {
+                Some((status, since, revision)) => {
+                    let user = watched.user.clone();
+                    self.effects.push_back(WatchEffect::Tell { watcher, user, status, since, revision });
+                }
+                None => {
+                    unknown.insert(slot);
+                }
+            }
+        }
+        let requests = self.watchers.entry(watcher).or_default();
+        requests.users.append(&mut named);
+        requests.open.push_back((request, unknown));
+        self.answer(watcher);
+    }
+
+    /// A client asks to watch no more. A `watch` that waits for one of these users waits for it no longer.
+    pub fn handle_unwatch(&mut self, watcher: Watcher, users: &[UserId]) {
+        for user in users {
+            let Some(slot) = self.find(user) else { continue };
+            if let Some(requests) = self.watchers.get_mut(&watcher) {
+                requests.users.remove(&slot);
+                requests.forget(slot);
+            }
+            self.leave(watcher, slot);
+        }
+        self.answer(watcher);
+    }
+
+    /// A connection has ended.
+    pub fn handle_closed(&mut self, watcher: Watcher) {
+        let Some(requests) = self.watchers.remove(&watcher) else { return };
+        for slot in requests.users {
+            self.leave(watcher, slot);
+        }
+    }
+
+    /// The record of a user: read, or told by its owner. None: there is none, the user is unknown and so offline.
+    pub fn handle_record(&mut self, user: &UserId, record: Option<StatusRecord>) {
+        let Some(slot) = self.find(user) else { return };
+        let Some(watched) = self.slots[slot as usize].as_mut() else { return };
+        let news = record.map_or((Status::Offline, Timestamp(0), 0), |record| {
+            (record.status, record.since, record.revision)
+        });
+        let first = watched.known.is_none();
+        if watched.known.is_some_and(|(_, _, revision)| revision >= news.2) {
+            return;
+        }
+        watched.known = Some(news);
+        let (status, since, revision) = news;
+        self.effects.reserve(watched.watchers.len());
+        for watcher in &watched.watchers {
+            let (watcher, user) = (*watcher, watched.user.clone());
+            self.effects.push_back(WatchEffect::Tell { watcher, user, status, since, revision });
+        }
+        if first {
+            for watcher in watched.watchers.iter().copied().collect::<Vec<_>>() {
+                if let Some(requests) = self.watchers.get_mut(&watcher) {
+                    requests.forget(slot);
+                }
+                self.answer(watcher);
+            }
+        }
+    }
+
+    /// Some news were missed: every watched user is read again.
+    pub fn handle_missed(&mut self) {
+        let users = self.slots.iter().flatten().map(|watched| WatchEffect::Read(watched.user.clone()));
+        self.effects.extend(users);
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<WatchEffect> {
+        self.effects.pop_front()
+    }
+
+    /// How many users are watched.
+    pub fn watched(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Answers the messages at the head whose users are all known, in the order they came. Who then watches nobody
+    /// and waits for nothing is forgotten.
+    fn answer(&mut self, watcher: Watcher) {
+        let Some(requests) = self.watchers.get_mut(&watcher) else { return };
+        while requests.open.front().is_some_and(|(_, unknown)| unknown.is_empty())
+            && let Some((request, _)) = requests.open.pop_front()
+        {
+            self.effects.push_back(WatchEffect::Done { watcher, request });
+        }
+        if requests.users.is_empty() && requests.open.is_empty() {
+            self.watchers.remove(&watcher);
+        }
+    }
+
+    fn leave(&mut self, watcher: Watcher, slot: u32) {
+        let Some(watched) = self.slots[slot as usize].as_mut() else { return };
+        watched.watchers.remove(&watcher);
+        if !watched.watchers.is_empty() {
+            return;
+        }
+        if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(&watched.user), |other| *other == slot)
+        {
+            entry.remove();
+        }
+        self.slots[slot as usize] = None;
+        self.free.push(slot);
+    }
+
+    fn find(&self, user: &UserId) -> Option<u32> {
+        let same =
+            |slot: &u32| self.slots[*slot as usize].as_ref().is_some_and(|watched| watched.user == *user);
+        self.index.find(self.hasher.hash_one(user), same).copied()
+    }
+
+    fn find_or_insert(&mut self, user: UserId) -> u32 {
+        if let Some(slot) = self.find(&user) {
+            return slot;
+        }
+        let hash = self.hasher.hash_one(&user);
+        self.effects.push_back(WatchEffect::Read(user.clone()));
+        let watched = Some(Watched { user, known: None, watchers: BTreeSet::new() });
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = watched;
+                slot
+            }
+            None => {
+                self.slots.push(watched);
+                (self.slots.len() - 1) as u32
+            }
+        };
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        let rehash =
+            |slot: &u32| slots[*slot as usize].as_ref().map_or(0, |watched| hasher.hash_one(&watched.user));
+        self.index.insert_unique(hash, slot, rehash);
+        slot
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! Builds everything, then runs, then drains. Knows every part and how none of them works inside.
+//!
+//! Building checks the plugins and binds both listeners, so that whatever is wrong is known, and told, before
+//! anything runs; running starts the tasks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use presence_core::documents::Layout;
+use presence_core::ids::InstanceId;
+
+use crate::clock::Clock;
+use crate::driver::{Driver, DriverConfig, Event, Handle, Ending};
+use crate::gateway::metrics::{Metrics, PluginFigures};
+use crate::gateway::{self, AdminDeps, BindError, Listeners};
+use crate::plugins::{self, CompileMode, PluginError, PluginSet};
+use crate::settings::Settings;
+use crate::store::SharedStore;
+use crate::store::memory::MemoryStore;
+use tokio_util::sync::CancellationToken;
+
+/// So many events of the gateway wait for the driver; then the gateway waits.
+const EVENT_QUEUE: usize = 4096;
+
+/// How long connections may take to flush their last frames after the driver has ended.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why the program does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A contradiction between presence.toml and the plugins: exit code 78.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Plugins(Vec<PluginError>),
+    /// A port is taken, say: exit code 69.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+/// Everything built, nothing running.
+pub struct App {
+    settings: Settings,
+    listeners: Listeners,
+    plugins: Arc<PluginSet>,
+    store: SharedStore,
+    clock: Clock,
+}
+
+impl App {
+    /// Loads the plugins, then binds.
+    pub async fn build(settings: Settings, compile: CompileMode) -> Result<App, BuildError> {
+        let clock = Clock;
+        let store: SharedStore = Arc::new(MemoryStore::new());
+        let deps = plugins::Deps {
+            data_dir: settings.host.data_dir.clone(),
+            store: store.clone(),
+            compile,
+            clock,
+        };
+        let plugins = PluginSet::load(&settings.plugins, deps).await.map_err(BuildError::Plugins)?;
+        let listeners = gateway::bind(&settings).await?;
+        let app = App { settings, listeners, plugins: Arc::new(plugins), store, clock };
+        app.announce();
+        Ok(app)
+    }
+
+    /// A few readable lines: what runs here.
+    fn announce(&self) {
+        let settings = &self.settings;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            host = settings.host.name,
+            store = self.store.describe(),
+            partitions = settings.cluster.partitions,
+            "presence"
+        );
+        for plugin in self.plugins.descriptions() {
+            let hooks: Vec<&str> = plugin.hooks.iter().map(|hook| hook.as_str()).collect();
+            tracing::info!(name = &*plugin.name, digest = &plugin.digest[..12], hooks = hooks.join(" "), "plugin");
+        }
+        tracing::info!(clients = %self.listeners.client_address(), admin = %self.listeners.admin_address(), "listening");
+    }
+
+    /// Runs until `shutdown` resolves, then drains. What was not delivered is in the answer.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Ending {
+        let (handle, events) = Handle::channel(EVENT_QUEUE);
+        let settings = &self.settings;
+        let config = DriverConfig {
+            host: settings.host.name.clone(),
+            instance: InstanceId(uuid::Uuid::now_v7().as_u128()),
+            layout: Layout { partitions: settings.cluster.partitions, leaves: settings.cluster.leaves },
+            instance_ttl: settings.cluster.instance_ttl,
+            presence: settings.presence.clone(),
+            drain_timeout: settings.host.drain_timeout,
+            seed: fastrand::u64(..),
+        };
+        let driver = Driver::new(config, self.clock, self.store.clone(), self.plugins.clone(), events);
+        let admin = AdminDeps { store: self.store, metrics: Arc::new(Figures(self.plugins.clone())) };
+        let closing = CancellationToken::new();
+        let serving = tokio::spawn(self.listeners.serve(handle.clone(), admin, closing.clone()));
+        let drain = tokio::spawn(async move {
+            shutdown.await;
+            // A driver that has ended needs no telling.
+            let _ = handle.send(Event::Drain).await;
+        });
+        let stopped = driver.run().await;
+        drain.abort();
+        closing.cancel();
+        // Clients are sent their goodbye; who does not take it in time is cut off.
+        if tokio::time::timeout(FLUSH_TIMEOUT, serving).await.is_err() {
+            tracing::debug!("some connections did not take their last frames");
+        }
+        self.plugins.shutdown().await;
+        stopped
+    }
+}
+
+/// The figures of the plugins in the words of `/metrics`.
+struct Figures(Arc<PluginSet>);
+
+impl Metrics for Figures {
+    fn plugins(&self) -> Vec<PluginFigures> {
+        let mut figures = Vec::new();
+        for plugin in self.0.metrics() {
+            for hook in plugin.hooks {
+                figures.push(PluginFigures {
+                    plugin: plugin.plugin.clone(),
+                    hook: hook.hook.as_str(),
+                    calls: hook.calls,
+                    delivered: hook.delivered,
+                    failures: hook.failures.iter().map(|(kind, count)| (kind.as_str(), *count)).collect(),
+                    dead_letters: plugin.dead_letters,
+                    retries: plugin.retries,
+                    coalesced: plugin.coalesced,
+                    latency_buckets: hook.latency.buckets,
+                    latency_sum: hook.latency.sum_seconds,
+                    queue_depth: plugin.queued as u64,
+                    running: plugin.running as u64,
+                });
+            }
+        }
+        figures
+    }
+}

@@ -1,0 +1,50 @@
+//! The two clocks of this host, read in one place. Knows the operating system, not what the time is used for.
+
+use std::time::SystemTime;
+
+use presence_core::time::{Now, Tick, Timestamp};
+
+/// Reads wall-clock time and monotonic time. Copies are free: there is one clock per machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock;
+
+impl Clock {
+    /// Both clocks.
+    pub fn now(self) -> Now {
+        Now { wall: self.wall(), tick: self.tick() }
+    }
+
+    /// Milliseconds since 1970, UTC. Follows adjustments of the machine's clock; 0 before 1970.
+    pub fn wall(self) -> Timestamp {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Milliseconds since the machine was started. Never goes back, and goes on while the machine is suspended: a
+    /// lease that ran out during a suspension is seen to have run out.
+    pub fn tick(self) -> Tick {
+        let time = rustix::time::clock_gettime(BOOT_CLOCK);
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        let millis = u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000;
+        Tick(seconds.saturating_mul(1000).saturating_add(millis))
+    }
+}
+
+#[cfg(target_os = "linux")]
+const BOOT_CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
+// Elsewhere the monotonic clock is the nearest there is; on macOS it counts suspension too.
+#[cfg(not(target_os = "linux"))]
+const BOOT_CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tick_never_goes_back_and_the_wall_is_this_century() {
+        let first = Clock.now();
+        let second = Clock.now();
+        assert!(second.tick >= first.tick);
+        assert!(first.wall > Timestamp(1_600_000_000_000), "{first:?}");
+    }
+}

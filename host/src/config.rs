@@ -1,0 +1,212 @@
+//! presence.toml: what the file says → checked [`Settings`]. Every error at once, each with its line and a remedy.
+//!
+//! Two layers: `reader.rs` walks the parsed document and collects what is wrong with single values, this file and its
+//! parts fill in defaults and look for contradictions. What the settings are for is not known here.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::settings::{ClusterSettings, HostSettings, PresenceSettings, Settings, StoreKind};
+
+mod auth;
+mod plugin;
+mod reader;
+mod values;
+
+use reader::{Document, Found, Table};
+
+/// One thing wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// From 1; 0: the file as a whole.
+    pub line: usize,
+    /// For example `presence.offline_grace`; empty: the file as a whole.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+/// Everything wrong with a file, by line.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigErrors {
+    /// The file.
+    pub path: PathBuf,
+    /// At least one.
+    pub errors: Vec<ConfigError>,
+}
+
+impl std::fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (at, error) in self.errors.iter().enumerate() {
+            if at > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{}", self.path.display())?;
+            if error.line > 0 {
+                write!(f, ":{}", error.line)?;
+            }
+            if !error.key.is_empty() {
+                write!(f, ": {}", error.key)?;
+            }
+            write!(f, ": {}", error.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// Reads and checks a file. `env` gives the values of `${VARIABLES}`.
+pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Settings, ConfigErrors> {
+    let text = std::fs::read_to_string(path).map_err(|error| ConfigErrors {
+        path: path.to_owned(),
+        errors: vec![ConfigError {
+            line: 0,
+            key: String::new(),
+            message: format!("can't be read ({error}): give the path of the configuration with --config"),
+        }],
+    })?;
+    parse(&text, path, env)
+}
+
+/// Checks the text of a file; relative paths in it are relative to the file's folder.
+pub fn parse(
+    text: &str,
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Settings, ConfigErrors> {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let folder = absolute.parent().unwrap_or(Path::new("/")).to_owned();
+    let document = Document::new(text, env);
+    let settings = read(&document, text, &folder);
+    let errors = document.into_errors();
+    if errors.is_empty()
+        && let Some(settings) = settings
+    {
+        return Ok(settings);
+    }
+    Err(ConfigErrors { path: path.to_owned(), errors })
+}
+
+fn read(document: &Document<'_>, text: &str, folder: &Path) -> Option<Settings> {
+    let parsed = reader::parse(document, text)?;
+    let mut root = document.root(&parsed);
+    let mut host_table = root.table("host");
+    let host = read_host(&mut host_table, folder);
+    let presence = read_presence(&mut root.table("presence"));
+    let cluster = read_cluster(&mut root.table("cluster"));
+    let auth = auth::read(&mut root.table("auth"), &host, folder);
+    let plugins = plugin::read(root.tables("plugin"), folder);
+    drop(host_table);
+    Some(Settings { host, presence, auth, cluster, plugins })
+}
+
+fn read_host(table: &mut Table<'_, '_>, folder: &Path) -> HostSettings {
+    let name = match table.string("name") {
+        Some(name) if name.value.is_empty() || name.value.len() > 64 => {
+            table.wrong(&name, "is a name of 1 to 64 bytes, such as \"host-1\"");
+            name.value
+        }
+        Some(name) => name.value,
+        None => machine_name(),
+    };
+    let listen = table.address("listen", "127.0.0.1:7070");
+    let admin = table.address("admin", "127.0.0.1:7071");
+    if listen.value == admin.value && listen.value.port() != 0 {
+        let message =
+            format!("host.listen is {} as well: give each listener a port of its own", listen.value);
+        table.wrong(&admin, &message);
+    }
+    HostSettings {
+        name,
+        listen: listen.value,
+        admin: admin.value,
+        data_dir: folder.join(table.string("data_dir").map_or(".presence".into(), |found| found.value)),
+        drain_timeout: table.duration("drain_timeout", Duration::from_secs(30)).value,
+        unready_after: table.duration("unready_after", Duration::from_secs(30)).value,
+    }
+}
+
+/// The machine's host name, or `presence` where it has none.
+fn machine_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "presence".into() } else { name }
+}
+
+fn read_presence(table: &mut Table<'_, '_>) -> PresenceSettings {
+    let seconds = Duration::from_secs;
+    let idle_after = table.duration("idle_after", Duration::ZERO).value;
+    let positive = |table: &mut Table<'_, '_>, key, default| {
+        let found = table.duration(key, default);
+        if found.value.is_zero() {
+            table.wrong(&found, "can't be 0: it would end every connection at once");
+        }
+        found.value
+    };
+    let heartbeat = positive(table, "heartbeat", seconds(25));
+    let heartbeat_timeout = positive(table, "heartbeat_timeout", seconds(10));
+    let max_users = table.integer("max_users", 1_000_000, 1..=i64::from(u32::MAX));
+    PresenceSettings {
+        offline_grace: table.duration("offline_grace", seconds(5)).value,
+        drain_grace: table.duration("drain_grace", seconds(30)).value,
+        idle_after: (!idle_after.is_zero()).then_some(idle_after),
+        heartbeat,
+        heartbeat_timeout,
+        offline_retention: table.duration("offline_retention", seconds(90 * 86_400)).value,
+        max_users: max_users.unsigned_abs(),
+        boot_timeout: table.duration("boot_timeout", seconds(30)).value,
+    }
+}
+
+/// Keys that only mean something with a store that hosts share.
+const NATS_KEYS: &[&str] = &[
+    "urls",
+    "credentials_file",
+    "nkey_file",
+    "token",
+    "user",
+    "password",
+    "tls_ca_file",
+    "tls_cert_file",
+    "tls_key_file",
+    "prefix",
+    "replicas",
+];
+
+fn read_cluster(table: &mut Table<'_, '_>) -> ClusterSettings {
+    match table.string("store") {
+        Some(store) if store.value == "nats" => {
+            table.wrong(
+                &store,
+                "\"nats\" is not in this version: leave it at \"memory\", which serves one host",
+            );
+        }
+        Some(store) if store.value != "memory" => table.wrong(&store, "must be \"memory\""),
+        _ => {}
+    }
+    for key in NATS_KEYS {
+        if let Some(found) = table.any(key) {
+            table
+                .wrong(&found, "means something with store = \"nats\" only, and cluster.store is \"memory\"");
+        }
+    }
+    let instance_ttl = table.duration("instance_ttl", Duration::from_secs(6));
+    if instance_ttl.value < Duration::from_secs(3) {
+        table.wrong(&instance_ttl, "must be at least \"3s\": a third of it is the time for a renewal");
+    }
+    ClusterSettings {
+        store: StoreKind::Memory,
+        partitions: table.integer("partitions", 64, 1..=1024) as u16,
+        leaves: table.integer("leaves", 16, 1..=256) as u16,
+        instance_ttl: instance_ttl.value,
+        handover_timeout: table.duration("handover_timeout", Duration::from_secs(10)).value,
+    }
+}
+
+/// A path of the file, made absolute.
+fn path_of(folder: &Path, found: &Found<String>) -> PathBuf {
+    folder.join(&found.value)
+}
+
+#[cfg(test)]
+mod tests;

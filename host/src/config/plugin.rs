@@ -1,0 +1,186 @@
+//! `[[plugin]]`: files, grants, limits, delivery.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use super::path_of;
+use super::reader::Table;
+use crate::settings::{DeliverySettings, Grants, HttpGrant, Initial, Limits, PluginSettings};
+
+pub(super) fn read(tables: Vec<Table<'_, '_>>, folder: &Path) -> Vec<PluginSettings> {
+    let mut names = BTreeSet::new();
+    tables.into_iter().filter_map(|mut table| read_plugin(&mut table, &mut names, folder)).collect()
+}
+
+fn is_plugin_name(name: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    name.len() <= 64
+        && name.bytes().next().is_some_and(word)
+        && name.bytes().all(|byte| word(byte) || b"-_.".contains(&byte))
+}
+
+fn read_plugin(
+    table: &mut Table<'_, '_>,
+    names: &mut BTreeSet<String>,
+    folder: &Path,
+) -> Option<PluginSettings> {
+    let name = table.string("name");
+    match &name {
+        None => table.missing("name", "is needed: it names the plugin in logs, metrics and checkpoints"),
+        Some(name) if !is_plugin_name(&name.value) => {
+            table.wrong(name, "must be 1 to 64 of a-z, 0-9, `-`, `_`, `.`, and begin with a letter or digit");
+        }
+        Some(name) if !names.insert(name.value.clone()) => {
+            table.wrong(name, &format!("\"{}\" is another plugin's name as well", name.value));
+        }
+        Some(_) => {}
+    }
+    let path = table.string("path");
+    if path.is_none() {
+        table.missing("path", "is needed: the plugin's .wasm file");
+    }
+    let config = table.json("config");
+    let initial = match table.string("initial") {
+        Some(found) if found.value == "none" => Initial::Nothing,
+        Some(found) if found.value != "current" => {
+            table.wrong(&found, "must be \"current\" or \"none\"");
+            Initial::Current
+        }
+        _ => Initial::Current,
+    };
+    let grants = read_grants(&mut table.table("grants"));
+    let limits = read_limits(&mut table.table("limits"));
+    let delivery = read_delivery(&mut table.table("delivery"));
+    Some(PluginSettings {
+        name: name?.value,
+        path: path_of(folder, &path?),
+        config: config.map_or("{}".into(), |found| found.value.to_string()),
+        initial,
+        grants,
+        limits,
+        delivery,
+    })
+}
+
+fn read_grants(table: &mut Table<'_, '_>) -> Grants {
+    let mut http: Vec<HttpGrant> = Vec::new();
+    for item in table.items("http") {
+        if let Some(mut inner) = table.item_table(&item) {
+            http.extend(read_origin_table(&mut inner));
+        } else if let Some(found) = table.item_text(&item) {
+            match parse_origin(&found.value) {
+                Ok(grant) => http.push(grant),
+                Err(message) => table.wrong(&found, &message),
+            }
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for grant in &http {
+        if !seen.insert((grant.scheme.clone(), grant.host.clone(), grant.port)) {
+            let message = format!("grants {}://{}:{} twice", grant.scheme, grant.host, grant.port);
+            table.missing("http", &message);
+        }
+    }
+    let mut keyvalue = Vec::new();
+    for bucket in table.strings("keyvalue") {
+        let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        if bucket.value.is_empty() || bucket.value.len() > 64 || !bucket.value.bytes().all(valid) {
+            table.wrong(&bucket, "must be 1 to 64 letters, digits, `-` or `_`");
+        } else if keyvalue.contains(&bucket.value) {
+            table.wrong(&bucket, &format!("grants \"{}\" twice", bucket.value));
+        } else {
+            keyvalue.push(bucket.value);
+        }
+    }
+    Grants { http, keyvalue }
+}
+
+fn read_origin_table(table: &mut Table<'_, '_>) -> Option<HttpGrant> {
+    let origin = table.string("origin");
+    let addresses = table.strings("addresses");
+    let mut nets = Vec::new();
+    for address in addresses {
+        let net = address.value.parse().or_else(|_| address.value.parse::<IpAddr>().map(ipnet::IpNet::from));
+        match net {
+            Ok(net) => nets.push(net),
+            Err(_) => table.wrong(&address, "must be an address or a range such as \"10.0.0.0/8\""),
+        }
+    }
+    let Some(origin) = origin else {
+        table.missing("origin", "is needed, such as \"https://api.example.com\"");
+        return None;
+    };
+    match parse_origin(&origin.value) {
+        Ok(mut grant) => {
+            grant.addresses.extend(nets);
+            Some(grant)
+        }
+        Err(message) => {
+            table.wrong(&origin, &message);
+            None
+        }
+    }
+}
+
+/// `scheme://host[:port]`; a literal address is granted by itself.
+pub(super) fn parse_origin(text: &str) -> Result<HttpGrant, String> {
+    let wrong =
+        |what: &str| format!("\"{text}\" {what}; write an origin such as \"https://api.example.com\"");
+    let uri: http::Uri = text.parse().map_err(|_| wrong("is not a URL"))?;
+    let scheme = uri.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https"));
+    let scheme = scheme.ok_or_else(|| wrong("must begin with http:// or https://"))?;
+    let authority = uri.authority().ok_or_else(|| wrong("names no host"))?;
+    if authority.as_str().contains('@') {
+        return Err(wrong("must not hold a user or password"));
+    }
+    if uri.path_and_query().is_some_and(|path| path.as_str() != "/") {
+        return Err(wrong("is more than an origin: a grant has no path"));
+    }
+    let host = authority.host().trim_end_matches('.').trim_matches(['[', ']']).to_ascii_lowercase();
+    if host.is_empty() || host.contains('*') {
+        return Err(wrong("must name one host"));
+    }
+    let port = authority.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
+    let addresses = host.parse::<IpAddr>().map(ipnet::IpNet::from).into_iter().collect();
+    Ok(HttpGrant { scheme: scheme.to_owned(), host, port, addresses })
+}
+
+fn read_limits(table: &mut Table<'_, '_>) -> Limits {
+    let memory = table.size("memory", 32 << 20);
+    if !(1 << 20..=4 << 30).contains(&memory.value) {
+        table.wrong(&memory, "must be from \"1MiB\" to \"4GiB\"");
+    }
+    let deadline = table.duration("deadline", Duration::from_secs(2));
+    if deadline.value < Duration::from_millis(10) || deadline.value > Duration::from_secs(300) {
+        table.wrong(&deadline, "must be from \"10ms\" to \"5m\"");
+    }
+    let log = table.size("log", 64 << 10);
+    if log.value > 16 << 20 {
+        table.wrong(&log, "must be at most \"16MiB\"");
+    }
+    Limits { memory: memory.value, deadline: deadline.value, log: log.value }
+}
+
+fn read_delivery(table: &mut Table<'_, '_>) -> DeliverySettings {
+    let backoff = table.duration("backoff", Duration::from_millis(100));
+    let max_backoff = table.duration("max_backoff", Duration::from_secs(30));
+    if backoff.value.is_zero() {
+        table.wrong(&backoff, "can't be 0: a failing receiver would be called without a pause");
+    } else if max_backoff.value < backoff.value {
+        let message = format!(
+            "is {} and backoff is {}: the longest pause can't be shorter than the first",
+            humantime::format_duration(max_backoff.value),
+            humantime::format_duration(backoff.value)
+        );
+        table.wrong(&max_backoff, &message);
+    }
+    DeliverySettings {
+        concurrency: table.integer("concurrency", 8, 1..=1024) as u32,
+        queue: table.integer("queue", 4096, 1..=10_000_000) as u32,
+        attempts: table.integer("attempts", 5, 1..=1000) as u32,
+        backoff: backoff.value,
+        max_backoff: max_backoff.value,
+    }
+}

@@ -1,0 +1,216 @@
+//! Bad files and their whole list of errors; defaults; the example at the root.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::settings::{AuthMode, Initial, WatchPolicy};
+
+fn no_env(_: &str) -> Option<String> {
+    None
+}
+
+fn check(text: &str) -> Result<Settings, Vec<String>> {
+    parse(text, Path::new("presence.toml"), &no_env)
+        .map_err(|errors| errors.to_string().lines().map(str::to_owned).collect())
+}
+
+fn errors(text: &str) -> Vec<String> {
+    check(text).expect_err("a bad file")
+}
+
+#[test]
+fn an_empty_file_has_every_default() {
+    let settings = check("").unwrap();
+    assert_eq!(settings.host.listen.to_string(), "127.0.0.1:7070");
+    assert_eq!(settings.presence.offline_grace, Duration::from_secs(5));
+    assert_eq!(settings.presence.idle_after, None);
+    assert_eq!((settings.cluster.partitions, settings.cluster.leaves), (64, 16));
+    assert!(matches!(settings.auth.mode, AuthMode::None));
+    assert_eq!(settings.auth.watch, WatchPolicy::Anyone);
+    assert!(settings.host.data_dir.is_absolute());
+    assert!(settings.plugins.is_empty());
+}
+
+/// The example with every commented default switched on.
+fn with_defaults(text: &str) -> String {
+    let is_key = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+    let line = |line: &str| match line.strip_prefix("# ") {
+        Some(rest) if rest.split_once(" = ").is_some_and(|(key, _)| key.bytes().all(is_key)) => {
+            rest.to_owned()
+        }
+        _ => line.to_owned(),
+    };
+    text.lines()
+        .map(line)
+        .filter(|line| !line.starts_with("name = \"host-1\""))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[test]
+fn the_example_is_valid_and_its_comments_tell_the_defaults() {
+    let text = include_str!("../../../presence.toml");
+    let example = check(text).unwrap();
+    let switched_on = with_defaults(text);
+    assert!(switched_on.lines().filter(|line| !line.starts_with('#')).count() > 40, "{switched_on}");
+    let full = check(&switched_on).unwrap();
+    assert_eq!(format!("{full:?}"), format!("{example:?}"));
+    let plugin = &example.plugins[0];
+    assert_eq!(plugin.name, "profile-updater");
+    assert_eq!(plugin.config, r#"{"url":"http://127.0.0.1:8090/profiles"}"#);
+    assert_eq!(plugin.initial, Initial::Current);
+    assert_eq!(plugin.grants.http[0].port, 8090);
+    assert_eq!(plugin.grants.http[0].addresses, ["127.0.0.1/32".parse().unwrap()]);
+}
+
+#[test]
+fn every_error_is_told_at_once_with_its_line_and_a_remedy() {
+    let text = r#"[host]
+listn = "127.0.0.1:1"
+admin = "localhost"
+[presence]
+offline_grace = "5 sec ago"
+heartbeat = "0s"
+max_users = "many"
+[cluster]
+store = "etcd"
+partitions = 0
+urls = ["nats://a"]
+[[plugin]]
+name = "A b"
+[plugin.grants]
+http = ["https://a/b", "ftp://x", 5, { addresses = ["x"] }, "https://u:p@h"]
+keyvalue = ["a", "a", "b/c"]
+[plugin.delivery]
+attempts = 0
+backoff = "1m"
+[plugin.limits]
+memory = "1 parrot"
+[plugins]
+"#;
+    let expected = [
+        "presence.toml:2: host.listn: is not a key; did you mean `listen`?",
+        "presence.toml:3: host.admin: \"localhost\" is not an address with a port; write for example \"127.0.0.1:7070\" or \"[::]:7070\"",
+        "presence.toml:5: presence.offline_grace: \"5 sec ago\" is not a duration; write for example \"5s\" or \"1m30s\"",
+        "presence.toml:6: presence.heartbeat: can't be 0: it would end every connection at once",
+        "presence.toml:7: presence.max_users: must be a whole number from 1 to 4294967295, not string",
+        "presence.toml:9: cluster.store: must be \"memory\"",
+        "presence.toml:10: cluster.partitions: must be a whole number from 1 to 1024, not 0",
+        "presence.toml:11: cluster.urls: means something with store = \"nats\" only, and cluster.store is \"memory\"",
+        "presence.toml:12: plugin.path: is needed: the plugin's .wasm file",
+        "presence.toml:13: plugin.name: must be 1 to 64 of a-z, 0-9, `-`, `_`, `.`, and begin with a letter or digit",
+        "presence.toml:15: plugin.grants.http[0]: \"https://a/b\" is more than an origin: a grant has no path; write an origin such as \"https://api.example.com\"",
+        "presence.toml:15: plugin.grants.http[1]: \"ftp://x\" must begin with http:// or https://; write an origin such as \"https://api.example.com\"",
+        "presence.toml:15: plugin.grants.http[2]: must be a text in quotes, not integer",
+        "presence.toml:15: plugin.grants.http[3].addresses[0]: must be an address or a range such as \"10.0.0.0/8\"",
+        "presence.toml:15: plugin.grants.http[3].origin: is needed, such as \"https://api.example.com\"",
+        "presence.toml:15: plugin.grants.http[4]: \"https://u:p@h\" must not hold a user or password; write an origin such as \"https://api.example.com\"",
+        "presence.toml:16: plugin.grants.keyvalue[1]: grants \"a\" twice",
+        "presence.toml:16: plugin.grants.keyvalue[2]: must be 1 to 64 letters, digits, `-` or `_`",
+        "presence.toml:17: plugin.delivery.max_backoff: is 30s and backoff is 1m: the longest pause can't be shorter than the first",
+        "presence.toml:18: plugin.delivery.attempts: must be a whole number from 1 to 1000, not 0",
+        "presence.toml:21: plugin.limits.memory: \"1 parrot\" is not a size; write for example \"64KiB\" or \"32MiB\"",
+        "presence.toml:22: plugins: is not a key; did you mean `plugin`?",
+    ];
+    let found = errors(text);
+    for (found, expected) in found.iter().zip(expected) {
+        assert_eq!(found, expected);
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+}
+
+#[test]
+fn contradictions_name_both_values() {
+    assert_eq!(
+        errors("[host]\nlisten = \"0.0.0.0:1\"\n[auth]\nmode = \"none\"\n"),
+        [
+            "presence.toml:3: auth.mode: is \"none\" and host.listen is 0.0.0.0:1: without authentication both listeners \
+          must be loopback, such as 127.0.0.1; or set auth.mode = \"jwt\""
+        ]
+    );
+    assert_eq!(
+        errors("[host]\nlisten = \"127.0.0.1:9\"\nadmin = \"127.0.0.1:9\"\n"),
+        [
+            "presence.toml:3: host.admin: host.listen is 127.0.0.1:9 as well: give each listener a port of its own"
+        ]
+    );
+    let twice = "[[plugin]]\nname = \"a\"\npath = \"a\"\n[[plugin]]\nname = \"a\"\npath = \"b\"\n";
+    assert_eq!(errors(twice), ["presence.toml:5: plugin.name: \"a\" is another plugin's name as well"]);
+}
+
+#[test]
+fn jwt_keys_are_checked_and_never_shown() {
+    assert_eq!(
+        errors("[auth]\nmode = \"jwt\"\n"),
+        ["presence.toml:1: auth.key: is needed with auth.mode = \"jwt\": add at least one [[auth.key]]"]
+    );
+    let text = "[auth]\nmode = \"jwt\"\n[[auth.key]]\nid = \"a\"\nalgorithm = \"HS256\"\nsecret = \"hunter2\"\n\
+                [[auth.key]]\nid = \"a\"\nalgorithm = \"none\"\n[[auth.key]]\nalgorithm = \"EdDSA\"\n";
+    let found = errors(text);
+    assert_eq!(
+        found,
+        [
+            "presence.toml:6: auth.key.secret: has 7 bytes; \"HS256\" needs at least 32 that nobody can guess",
+            "presence.toml:8: auth.key.id: names another key as well",
+            "presence.toml:9: auth.key.algorithm: must be \"HS256\" or \"EdDSA\"",
+            "presence.toml:10: auth.key.id: is needed with more than one key: the token's `kid` names it",
+            "presence.toml:10: auth.key.public_key_file: is needed with \"EdDSA\": a PEM file",
+        ]
+    );
+    let env = |name: &str| (name == "SECRET").then(|| "0123456789abcdef0123456789abcdef".to_owned());
+    let text = "[auth]\nmode = \"jwt\"\n[[auth.key]]\nalgorithm = \"HS256\"\nsecret = \"${SECRET}\"\n";
+    let settings = parse(text, Path::new("presence.toml"), &env).unwrap();
+    assert!(!format!("{settings:?}").contains("0123456789abcdef"));
+    assert_eq!(settings.auth.watch, WatchPolicy::Own);
+    assert_eq!(
+        errors(text),
+        [
+            "presence.toml:5: auth.key.secret: needs the environment variable SECRET, which is not set; or write \
+             ${SECRET:-default}",
+            "presence.toml:3: auth.key.secret: is needed with \"HS256\"",
+        ]
+        .map(str::to_owned)
+        .into_iter()
+        .rev()
+        .collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn no_toml_is_told_with_its_line() {
+    let found = errors("[host]\nlisten = \n");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("presence.toml:2: is not TOML: "), "{found:?}");
+    let missing = load(Path::new("/nowhere/presence.toml"), &no_env).unwrap_err();
+    assert!(missing.to_string().contains("--config"), "{missing}");
+}
+
+#[test]
+fn paths_are_relative_to_the_file() {
+    let text = "[host]\ndata_dir = \"data\"\n[[plugin]]\nname = \"a\"\npath = \"p/a.wasm\"\n";
+    let settings = parse(text, Path::new("/etc/presence/presence.toml"), &no_env).unwrap();
+    assert_eq!(settings.host.data_dir, Path::new("/etc/presence/data"));
+    assert_eq!(settings.plugins[0].path, Path::new("/etc/presence/p/a.wasm"));
+}
+
+proptest! {
+    /// Whatever the text is, there is an answer, and errors have lines of the file.
+    #[test]
+    fn no_text_makes_it_panic(
+        parts in proptest::collection::vec(
+            prop_oneof![
+                Just("[host]\n"), Just("[[plugin]]\n"), Just("[plugin.grants]\n"), Just("[auth]\n"), Just("[presence]\n"),
+                Just("name = \"a\"\n"), Just("path = 1\n"), Just("http = [[]]\n"), Just("key = [{}]\n"),
+                Just("heartbeat = \"${X\"\n"), Just("config = { a = [1.5, 2026-01-01, true] }\n"), Just("mode = \"jwt\"\n"),
+                Just("listen = \"[::]:0\"\n"), Just("\u{0}"), Just("é = 'ü'\n"), Just("= = =\n"), Just("max_users = 0x10\n"),
+            ],
+            0..12,
+        )
+    ) {
+        let text = parts.concat();
+        if let Err(errors) = parse(&text, Path::new("presence.toml"), &no_env) {
+            prop_assert!(!errors.errors.is_empty());
+            prop_assert!(errors.errors.iter().all(|error| error.line <= text.lines().count() + 1));
+        }
+    }
+}

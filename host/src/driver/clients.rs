@@ -1,0 +1,236 @@
+//! The driver's side of the gateway: connections, their sessions, what they watch.
+
+use std::time::Duration;
+
+use presence_core::events::{SessionChange, Status, labels};
+use presence_core::ids::SessionId;
+use presence_core::sessions::{SessionEffect, SessionKey};
+use presence_core::time::Now;
+use presence_core::watchers::{WatchEffect, Watcher};
+
+use super::engine::{Drain, Driver};
+use super::{Census, Connection, Event, Health, Opened, Outgoing, Query, Refused};
+use crate::gateway::NewSession;
+use crate::plugins;
+
+/// Reconnects after a drain are spread over at most so long.
+const LONGEST_RECONNECT: Duration = Duration::from_secs(10);
+
+/// How long a host that has settled everything waits for the store to hear that it leaves.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Driver {
+    pub(super) fn handle_event(&mut self, now: Now, event: Event) {
+        match event {
+            Event::Open(session, answer) => {
+                let outbox = session.outbox.clone();
+                let opened = self.open(now, session);
+                let key = opened.as_ref().ok().map(|opened| SessionKey(opened.connection.0));
+                if answer.send(opened).is_err() {
+                    // The client went away while it waited.
+                    if let Some(key) = key {
+                        self.close(now, key, labels::CLOSED);
+                    }
+                } else if let Some(key) = key {
+                    self.connections.insert(key, outbox);
+                }
+            }
+            Event::Frame(connection) => self.sessions.handle_frame(now, SessionKey(connection.0)),
+            Event::Activity(connection) => self.sessions.handle_activity(now, SessionKey(connection.0)),
+            Event::SetStatus(connection, status, request) => {
+                self.sessions.handle_set_status(now, SessionKey(connection.0), status);
+                self.answer(connection, request);
+            }
+            Event::Watch(connection, users, request) => {
+                self.sessions.handle_activity(now, SessionKey(connection.0));
+                if self.connections.contains_key(&SessionKey(connection.0)) {
+                    self.watchers.handle_watch(Watcher(connection.0), users, request);
+                }
+            }
+            Event::Unwatch(connection, users, request) => {
+                self.sessions.handle_activity(now, SessionKey(connection.0));
+                self.watchers.handle_unwatch(Watcher(connection.0), &users);
+                self.answer(connection, request);
+            }
+            Event::Closed(connection, reason) => self.close(now, SessionKey(connection.0), reason),
+            Event::Query(query) => self.handle_query(query),
+            Event::Drain => self.begin_drain(now),
+        }
+    }
+
+    fn open(&mut self, now: Now, session: NewSession) -> Result<Opened, Refused> {
+        if self.drain.is_some() {
+            return Err(Refused::Draining);
+        }
+        if !self.membership.is_ready() {
+            return Err(Refused::Starting);
+        }
+        let id = SessionId::Hosted(uuid::Uuid::now_v7().as_u128());
+        let expires_at = session.expires_at.map(presence_core::time::Timestamp);
+        let key = self.sessions.handle_open(now, id.clone(), session.user, session.attributes, expires_at);
+        Ok(Opened { connection: Connection(key.0), session: id, instance: self.sessions.instance() })
+    }
+
+    fn close(&mut self, now: Now, key: SessionKey, reason: &'static str) {
+        self.sessions.handle_close(now, key, reason.into());
+        self.forget_connection(key);
+    }
+
+    fn forget_connection(&mut self, key: SessionKey) {
+        if self.connections.remove(&key).is_some() {
+            self.watchers.handle_closed(Watcher(key.0));
+        }
+    }
+
+    fn answer(&self, connection: Connection, request: Option<String>) {
+        if let Some(outbox) = self.connections.get(&SessionKey(connection.0)) {
+            outbox.push(Outgoing::Ok(request));
+        }
+    }
+
+    fn handle_query(&mut self, query: Query) {
+        // Whoever asked may have gone away: then the answer has no reader.
+        match query {
+            Query::Users(users, answer) => self.view_users(users, answer),
+            Query::Health(answer) => {
+                let ready = self.membership.is_ready() && self.drain.is_none();
+                let reason = (!ready).then(|| self.membership.phase().to_owned());
+                let _ = answer.send(Health { ready, reason, instance: self.sessions.instance() });
+            }
+            Query::Census(answer) => {
+                let _ = answer.send(self.census());
+            }
+        }
+    }
+
+    fn census(&self) -> Census {
+        let (sessions_online, sessions_idle) = self.sessions.counts();
+        let mut census = Census {
+            sessions_online,
+            sessions_idle,
+            transitions: self.transitions_before,
+            partitions: self.partitions.keys().copied().collect(),
+            watched: self.watchers.watched() as u64,
+            ..Census::default()
+        };
+        for partition in self.partitions.values() {
+            for at in 0..3 {
+                census.users[at] += partition.tracker.counts()[at];
+                census.transitions[at] += partition.tracker.decided()[at];
+            }
+            census.coalesced += partition.tracker.coalesced();
+        }
+        census
+    }
+
+    /// Returns true when there was nothing to do.
+    pub(super) fn carry_out_sessions(&mut self) -> bool {
+        let mut quiet = true;
+        while let Some(effect) = self.sessions.poll_effect() {
+            quiet = false;
+            match effect {
+                SessionEffect::Hook(event) => {
+                    if let SessionChange::Disconnected { reason, .. } = &event.change {
+                        tracing::debug!(user = %event.session.user, session = %event.session.id, %reason, "session ended");
+                    }
+                    self.plugins.submit(plugins::Event::Session(event.into()));
+                }
+                SessionEffect::Ping(key) => {
+                    if let Some(outbox) = self.connections.get(&key) {
+                        outbox.push(Outgoing::Ping);
+                    }
+                }
+                SessionEffect::End { key, reason } => {
+                    if let Some(outbox) = self.connections.get(&key) {
+                        outbox.push(self.goodbye(&reason));
+                    }
+                    self.forget_connection(key);
+                }
+            }
+        }
+        quiet
+    }
+
+    fn goodbye(&self, reason: &str) -> Outgoing {
+        match reason {
+            labels::DRAINING => {
+                let longest = (self.config.presence.drain_grace / 2).min(LONGEST_RECONNECT);
+                let retry_after_ms = fastrand::u64(0..=longest.as_millis() as u64);
+                Outgoing::Goodbye {
+                    reason: labels::DRAINING,
+                    retry_after_ms: Some(retry_after_ms),
+                    code: 1001,
+                }
+            }
+            labels::EXPIRED => {
+                Outgoing::Goodbye { reason: labels::EXPIRED, retry_after_ms: None, code: 4001 }
+            }
+            _ => Outgoing::Goodbye { reason: labels::TIMEOUT, retry_after_ms: None, code: 4000 },
+        }
+    }
+
+    /// Returns true when there was nothing to do.
+    pub(super) fn carry_out_watchers(&mut self) -> bool {
+        let mut quiet = true;
+        while let Some(effect) = self.watchers.poll_effect() {
+            quiet = false;
+            match effect {
+                WatchEffect::Read(user) => self.read_record(user),
+                WatchEffect::Tell { watcher, user, status, since, revision } => {
+                    if let Some(outbox) = self.connections.get(&SessionKey(watcher.0)) {
+                        outbox.push(Outgoing::Presence(user, status, since, revision));
+                    }
+                }
+                WatchEffect::Done { watcher, request } => self.answer(Connection(watcher.0), request),
+            }
+        }
+        quiet
+    }
+
+    fn begin_drain(&mut self, now: Now) {
+        if self.drain.is_some() {
+            return;
+        }
+        let last = self.membership.is_last();
+        tracing::info!(sessions = self.connections.len(), last, "draining: clients are told to go elsewhere");
+        self.drain = Some(Drain { deadline: now.tick + self.config.drain_timeout, leaving: false });
+        self.membership.handle_drain(now);
+        let until = (!last).then(|| now.wall + self.config.presence.drain_grace);
+        self.sessions.handle_drain(now, until);
+        if last {
+            for (id, partition) in &mut self.partitions {
+                partition.tracker.handle_last_leave(now);
+                self.touched.insert(*id);
+            }
+        }
+    }
+
+    /// Leaves once everything is settled, or the time for it is over; stops once it has left.
+    pub(super) fn check_drain(&mut self, now: Now) {
+        let Some(drain) = &mut self.drain else { return };
+        if self.stopped.is_some() {
+            return;
+        }
+        let over = drain.deadline <= now.tick;
+        if drain.leaving {
+            if self.membership.has_left() && (self.waiting.is_empty() || over) {
+                self.stop(None);
+            }
+            return;
+        }
+        let waiting: usize = self.plugins.unsettled().iter().map(|(_, count)| count).sum();
+        let settled = waiting == 0
+            && self.sessions.unsettled() == 0
+            && self.partitions.values().all(|partition| partition.tracker.is_settled());
+        if settled || over {
+            drain.leaving = true;
+            drain.deadline = now.tick + LEAVE_TIMEOUT;
+            self.undelivered = if settled { 0 } else { waiting.max(1) };
+            self.write_last_checkpoints();
+            self.membership.handle_leave();
+        }
+    }
+}
+
+/// The statuses in the order of [`Census::users`].
+pub const CENSUS_ORDER: [Status; 3] = [Status::Online, Status::Idle, Status::Offline];

@@ -1,0 +1,72 @@
+//! Tells the operator what a plugin was denied and which line of presence.toml would allow it. Knows no grant.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The same denial is told again after so long.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// So many different denials are told apart; a plugin can think of any number.
+const MAX_KINDS: usize = 64;
+
+/// The denials of one plugin.
+pub struct Denials {
+    plugin: Arc<str>,
+    told: Mutex<BTreeMap<String, Instant>>,
+}
+
+impl Denials {
+    /// Nothing denied yet.
+    pub fn new(plugin: Arc<str>) -> Denials {
+        Denials { plugin, told: Mutex::default() }
+    }
+
+    /// Logs a denial, unless the same one was logged a moment ago.
+    pub fn tell(&self, what: &str, line: &str) {
+        if self.is_new(what, Instant::now()) {
+            tracing::warn!(
+                plugin = %self.plugin,
+                denied = what,
+                line,
+                "plugin `{}` was denied {what}: to allow it, write `{line}` under [plugin.grants] of plugin `{}` in \
+                 presence.toml",
+                self.plugin,
+                self.plugin
+            );
+        }
+    }
+
+    fn is_new(&self, what: &str, now: Instant) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.get(what).is_some_and(|last| now.duration_since(*last) < AGAIN_AFTER) {
+            return false;
+        }
+        if told.len() >= MAX_KINDS {
+            told.retain(|_, last| now.duration_since(*last) < AGAIN_AFTER);
+        }
+        if told.len() >= MAX_KINDS {
+            return false;
+        }
+        told.insert(what.to_owned(), now);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denial_is_told_once_a_minute_and_kinds_are_bounded() {
+        let denials = Denials::new("p".into());
+        let now = Instant::now();
+        assert!(denials.is_new("a", now));
+        assert!(!denials.is_new("a", now + AGAIN_AFTER / 2));
+        assert!(denials.is_new("a", now + AGAIN_AFTER));
+        for kind in 1..MAX_KINDS {
+            assert!(denials.is_new(&kind.to_string(), now + AGAIN_AFTER));
+        }
+        assert!(!denials.is_new("one more", now + AGAIN_AFTER));
+        assert!(denials.is_new("one more", now + AGAIN_AFTER * 3));
+    }
+}

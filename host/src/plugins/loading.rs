@@ -1,0 +1,218 @@
+//! From a file and its settings to a plugin that is ready to get guests. Whatever is wrong is found here.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+use wasmtime::component::{InstancePre, Linker};
+
+use super::admission::{self, Admitted};
+use super::cache::{CodeCache, hex};
+use super::compile::CompileMode;
+use super::denials::Denials;
+use super::engine::GuestRuntime;
+use super::guest::{Failure, Guest, GuestState, HookIndices, NoGuest};
+use super::http::HttpAccess;
+use super::keyvalue::KeyValue;
+use super::keyvalue::host::GrantedBuckets;
+use super::linker::new_linker;
+use super::problem::{MAX_FILE_BYTES, PluginError, Problem};
+use super::watch::Watch;
+use crate::settings::{Grants, Limits, PluginSettings};
+use presence_core::events::Hook;
+
+/// Compilers at work at once: each takes all processors and much memory.
+const MAX_COMPILERS: usize = 1;
+
+/// What `presence check` and the first lines of `presence serve` tell of a plugin.
+#[derive(Clone, Debug)]
+pub struct PluginDescription {
+    /// In presence.toml.
+    pub name: Arc<str>,
+    /// SHA-256 of the file, hexadecimal.
+    pub digest: Arc<str>,
+    /// Bytes of the file.
+    pub size: u64,
+    /// In the order of the contract.
+    pub hooks: Vec<Hook>,
+    /// Full names of the interfaces it uses, sorted.
+    pub imports: Vec<String>,
+    /// True when it exports `configure`.
+    pub configurable: bool,
+    /// What it may use.
+    pub grants: Grants,
+    /// What it may take.
+    pub limits: Limits,
+    /// True when its compiled code was found in the cache.
+    pub cached: bool,
+}
+
+/// One generation of a plugin: admitted, linked, configured once for trial.
+pub(super) struct Loaded {
+    pub(super) name: Arc<str>,
+    pub(super) generation: u64,
+    pub(super) settings: PluginSettings,
+    pub(super) description: PluginDescription,
+    instance_pre: InstancePre<GuestState>,
+    indices: HookIndices,
+    http: Arc<HttpAccess>,
+    buckets: GrantedBuckets,
+}
+
+impl Loaded {
+    pub(super) fn instance_pre(&self) -> &InstancePre<GuestState> {
+        &self.instance_pre
+    }
+
+    pub(super) fn indices(&self) -> &HookIndices {
+        &self.indices
+    }
+
+    pub(super) fn http(&self) -> &Arc<HttpAccess> {
+        &self.http
+    }
+
+    pub(super) fn buckets(&self) -> &GrantedBuckets {
+        &self.buckets
+    }
+}
+
+/// Loads plugins, any number at once.
+pub(super) struct Loader {
+    runtime: Arc<GuestRuntime>,
+    linker: Linker<GuestState>,
+    cache: CodeCache,
+    compile: CompileMode,
+    compilers: Semaphore,
+    keyvalue: Arc<dyn KeyValue>,
+}
+
+impl Loader {
+    pub(super) fn new(
+        runtime: Arc<GuestRuntime>,
+        data_dir: &Path,
+        compile: CompileMode,
+        keyvalue: Arc<dyn KeyValue>,
+    ) -> Result<Loader, Problem> {
+        let linker = new_linker(runtime.engine()).map_err(|error| Problem::Host(format!("{error:#}")))?;
+        let cache = CodeCache::open(data_dir).map_err(Problem::Compile)?;
+        Ok(Loader { runtime, linker, cache, compile, compilers: Semaphore::new(MAX_COMPILERS), keyvalue })
+    }
+
+    /// Loads one plugin; all that is wrong with it at once.
+    pub(super) async fn load(
+        &self,
+        settings: &PluginSettings,
+        generation: u64,
+    ) -> Result<Arc<Loaded>, PluginError> {
+        self.try_load(settings, generation).await.map_err(|problems| PluginError {
+            plugin: settings.name.as_str().into(),
+            path: settings.path.clone(),
+            problems,
+        })
+    }
+
+    async fn try_load(
+        &self,
+        settings: &PluginSettings,
+        generation: u64,
+    ) -> Result<Arc<Loaded>, Vec<Problem>> {
+        let bytes = read(&settings.path).await.map_err(one)?;
+        admission::check_header(&bytes).map_err(one)?;
+        let digest = hex(&Sha256::digest(&bytes));
+        let engine = self.runtime.engine();
+        let compiled = {
+            let _turn = self.compilers.acquire().await;
+            self.cache.component(engine, &self.compile, &digest, &bytes).await
+        };
+        let compiled = compiled.map_err(Problem::Compile).map_err(one)?;
+        let admitted = admission::examine(engine, &compiled.component)?;
+        let instance_pre = self
+            .linker
+            .instantiate_pre(&compiled.component)
+            .map_err(|error| one(Problem::Link(format!("{error:#}"))))?;
+        let indices = HookIndices::find(&instance_pre, &admitted)?;
+        let name: Arc<str> = settings.name.as_str().into();
+        let (http, buckets) = self.capabilities(&name, &settings.grants).map_err(one)?;
+        let description = describe(settings, &name, &digest, bytes.len(), admitted, compiled.cached);
+        let settings = settings.clone();
+        let loaded = Loaded { name, generation, settings, description, instance_pre, indices, http, buckets };
+        let loaded = Arc::new(loaded);
+        self.try_out(loaded.clone()).await?;
+        Ok(loaded)
+    }
+
+    fn capabilities(
+        &self,
+        name: &Arc<str>,
+        grants: &Grants,
+    ) -> Result<(Arc<HttpAccess>, GrantedBuckets), Problem> {
+        let denials = Arc::new(Denials::new(name.clone()));
+        let http = HttpAccess::new(name.clone(), grants.http.clone(), denials.clone())
+            .map_err(Problem::Certificates)?;
+        let buckets = GrantedBuckets {
+            store: self.keyvalue.clone(),
+            plugin: name.clone(),
+            granted: grants.keyvalue.clone().into(),
+            denials,
+        };
+        Ok((Arc::new(http), buckets))
+    }
+
+    /// Brings a guest to life and lets it go: types, memory and configuration are found wanting now or never.
+    async fn try_out(&self, loaded: Arc<Loaded>) -> Result<(), Vec<Problem>> {
+        let trial = async move { Guest::start(&loaded, &mut Watch::new()).await.map(drop) };
+        let ended = self.runtime.handle().spawn(trial).await;
+        ended.map_err(|error| one(Problem::Host(error.to_string())))?.map_err(|no_guest| match no_guest {
+            NoGuest::Types(problems) => problems,
+            NoGuest::Start(failure) => one(Problem::Start(failure.into_text())),
+            NoGuest::Configure(failure) => {
+                one(Problem::Start(format!("its function `configure` failed: {}", failure.into_text())))
+            }
+            NoGuest::Refused(reason) => one(Problem::Configure(reason)),
+        })
+    }
+}
+
+impl Failure {
+    /// For messages that do not care which.
+    pub(super) fn into_text(self) -> String {
+        match self {
+            Failure::Trapped(text) | Failure::Stalled(text) => text,
+        }
+    }
+}
+
+fn one(problem: Problem) -> Vec<Problem> {
+    vec![problem]
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, Problem> {
+    let found = tokio::fs::metadata(path).await.map_err(Problem::Unreadable)?;
+    if found.len() > MAX_FILE_BYTES {
+        return Err(Problem::TooLarge(found.len()));
+    }
+    tokio::fs::read(path).await.map_err(Problem::Unreadable)
+}
+
+fn describe(
+    settings: &PluginSettings,
+    name: &Arc<str>,
+    digest: &str,
+    size: usize,
+    admitted: Admitted,
+    cached: bool,
+) -> PluginDescription {
+    PluginDescription {
+        name: name.clone(),
+        digest: digest.into(),
+        size: size as u64,
+        hooks: admitted.hooks.into_iter().collect(),
+        imports: admitted.imports,
+        configurable: admitted.configurable,
+        grants: settings.grants.clone(),
+        limits: settings.limits.clone(),
+        cached,
+    }
+}

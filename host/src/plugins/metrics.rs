@@ -1,0 +1,180 @@
+//! Counts of one plugin: cheap to add to, read as plain numbers. Knows nothing of how they are shown.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use presence_core::events::Hook;
+
+/// Upper bounds of the latency histogram's buckets, in nanoseconds: 1, 2.5 and 5 of each decade from 1 µs to 10 s.
+const BOUNDS_NANOS: [u64; 22] = {
+    let mut bounds = [0; 22];
+    let (mut decade, mut at) = (1_000, 0);
+    while at < 21 {
+        bounds[at] = decade;
+        bounds[at + 1] = decade * 5 / 2;
+        bounds[at + 2] = decade * 5;
+        decade *= 10;
+        at += 3;
+    }
+    bounds[21] = decade;
+    bounds
+};
+
+/// One plugin's numbers at one moment. All but the last four only grow.
+#[derive(Clone, Debug)]
+pub struct PluginMetrics {
+    /// Its name.
+    pub plugin: Arc<str>,
+    /// For each hook it exports.
+    pub hooks: Vec<HookMetrics>,
+    /// Attempts that were put off to be repeated.
+    pub retries: u64,
+    /// Older transitions that gave way to newer ones.
+    pub coalesced: u64,
+    /// Events that found the queue full.
+    pub overflowed: u64,
+    /// How often the plugin was left alone after repeated failures.
+    pub breaker_opened: u64,
+    /// Events given up.
+    pub dead_letters: u64,
+    /// Dead letters that could not be kept in the store; they are in the log.
+    pub dead_letters_lost: u64,
+    /// Older dead letters that made room for this plugin's.
+    pub dead_letters_dropped: u64,
+    /// Guests instantiated.
+    pub guests_started: u64,
+    /// Bytes of log text beyond `limits.log`.
+    pub log_bytes_cut: u64,
+    /// Events waiting for their turn.
+    pub queued: usize,
+    /// Events waiting to be repeated.
+    pub backing_off: usize,
+    /// Calls under way.
+    pub running: usize,
+    /// True while the plugin is left alone.
+    pub breaker_open: bool,
+}
+
+/// The numbers of one hook.
+#[derive(Clone, Debug)]
+pub struct HookMetrics {
+    /// Which.
+    pub hook: Hook,
+    /// Calls that have ended, one way or the other.
+    pub calls: u64,
+    /// Calls that delivered.
+    pub delivered: u64,
+    /// Failures by kind, in the order of [`FailureKind::ALL`].
+    pub failures: [(FailureKind, u64); 4],
+    /// How long calls took.
+    pub latency: Histogram,
+}
+
+/// How long calls took.
+#[derive(Clone, Debug)]
+pub struct Histogram {
+    /// Upper bound of each bucket in seconds and how many fell into it alone (not cumulative); the last bound is
+    /// infinite.
+    pub buckets: Vec<(f64, u64)>,
+    /// All together, in seconds.
+    pub sum_seconds: f64,
+}
+
+/// The ways a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The guest asked to try again.
+    Retry,
+    /// The guest refused the event for ever.
+    Reject,
+    /// It trapped, ended itself, or computed past its deadline.
+    Trap,
+    /// It waited past its deadline, or no guest could be started.
+    Stalled,
+}
+
+impl FailureKind {
+    /// All, in order.
+    pub const ALL: [FailureKind; 4] =
+        [FailureKind::Retry, FailureKind::Reject, FailureKind::Trap, FailureKind::Stalled];
+
+    /// `retry`, `reject`, `trap`, `stalled`: for labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FailureKind::Retry => "retry",
+            FailureKind::Reject => "reject",
+            FailureKind::Trap => "trap",
+            FailureKind::Stalled => "stalled",
+        }
+    }
+}
+
+/// What is counted while hooks run.
+#[derive(Default)]
+pub(super) struct PluginCounters {
+    hooks: [HookCounters; 6],
+    pub(super) dead_letters: AtomicU64,
+    pub(super) dead_letters_lost: AtomicU64,
+    pub(super) dead_letters_dropped: AtomicU64,
+    pub(super) guests_started: AtomicU64,
+    pub(super) log_bytes_cut: AtomicU64,
+}
+
+#[derive(Default)]
+struct HookCounters {
+    delivered: AtomicU64,
+    failures: [AtomicU64; 4],
+    latency: [AtomicU64; BOUNDS_NANOS.len() + 1],
+    nanos: AtomicU64,
+}
+
+impl PluginCounters {
+    /// A call has ended.
+    pub(super) fn ended(&self, hook: Hook, took: Duration, failure: Option<FailureKind>) {
+        let counters = &self.hooks[hook as usize];
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = BOUNDS_NANOS.partition_point(|bound| *bound < nanos);
+        counters.latency[bucket].fetch_add(1, Relaxed);
+        counters.nanos.fetch_add(nanos, Relaxed);
+        match failure {
+            None => counters.delivered.fetch_add(1, Relaxed),
+            Some(kind) => counters.failures[kind as usize].fetch_add(1, Relaxed),
+        };
+    }
+
+    /// The numbers of one hook.
+    pub(super) fn hook(&self, hook: Hook) -> HookMetrics {
+        let counters = &self.hooks[hook as usize];
+        let bounds = BOUNDS_NANOS.iter().map(|nanos| *nanos as f64 / 1e9).chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> =
+            bounds.zip(&counters.latency).map(|(bound, count)| (bound, count.load(Relaxed))).collect();
+        HookMetrics {
+            hook,
+            calls: buckets.iter().map(|(_, count)| count).sum(),
+            delivered: counters.delivered.load(Relaxed),
+            failures: FailureKind::ALL.map(|kind| (kind, counters.failures[kind as usize].load(Relaxed))),
+            latency: Histogram { buckets, sum_seconds: counters.nanos.load(Relaxed) as f64 / 1e9 },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_fall_into_the_bucket_that_holds_them() {
+        let counters = PluginCounters::default();
+        counters.ended(Hook::UserIdle, Duration::from_nanos(1000), None);
+        counters.ended(Hook::UserIdle, Duration::from_nanos(1001), Some(FailureKind::Trap));
+        counters.ended(Hook::UserIdle, Duration::from_secs(11), Some(FailureKind::Stalled));
+        let metrics = counters.hook(Hook::UserIdle);
+        let filled: Vec<_> = metrics.latency.buckets.iter().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(filled, [&(1e-6, 1), &(2.5e-6, 1), &(f64::INFINITY, 1)]);
+        assert_eq!((metrics.calls, metrics.delivered), (3, 1));
+        assert_eq!(metrics.failures[2], (FailureKind::Trap, 1));
+        assert_eq!(metrics.latency.buckets[21].0, 10.0);
+        assert_eq!(counters.hook(Hook::UserOnline).calls, 0);
+    }
+}

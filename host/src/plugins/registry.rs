@@ -1,0 +1,182 @@
+//! All plugins of this host together: loads them, deals events out, gathers what became of them.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
+use presence_core::delivery::Payload;
+use presence_core::events::Hook;
+use tokio::task::AbortHandle;
+
+use super::compile::CompileMode;
+use super::dead_letters::DeadLetters;
+use super::engine::GuestRuntime;
+use super::keyvalue::KeyValue;
+use super::keyvalue::memory::MemoryKeyValue;
+use super::loading::{Loaded, Loader, PluginDescription};
+use super::metrics::PluginMetrics;
+use super::outcomes::Outcomes;
+use super::plugin::{Plugin, Surroundings};
+use super::problem::{PluginError, Problem};
+use super::worker::Worker;
+use super::{Outcome, Plugins};
+use crate::clock::Clock;
+use crate::settings::PluginSettings;
+use crate::store::SharedStore;
+
+/// How long stopping waits for dead letters on their way to the store.
+const DEAD_LETTER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What plugins need of the host.
+pub struct Deps {
+    /// The cache of compiled code lives below it.
+    pub data_dir: PathBuf,
+    /// Where dead letters go.
+    pub store: SharedStore,
+    /// Where plugins are compiled.
+    pub compile: CompileMode,
+    /// For deadlines of retries and times of dead letters.
+    pub clock: Clock,
+}
+
+/// The plugins of this host. Dropping it cuts what runs.
+pub struct PluginSet {
+    runtime: Arc<GuestRuntime>,
+    plugins: Vec<Arc<Plugin>>,
+    descriptions: Vec<PluginDescription>,
+    surroundings: Surroundings,
+    tasks: Mutex<Vec<AbortHandle>>,
+}
+
+impl std::fmt::Debug for PluginSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PluginSet").field("plugins", &self.descriptions).finish_non_exhaustive()
+    }
+}
+
+impl PluginSet {
+    /// Loads all plugins and starts their workers. If any can't be used none runs, and all errors come back at once.
+    /// Compiling takes seconds per MB the first time.
+    pub async fn load(settings: &[PluginSettings], deps: Deps) -> Result<PluginSet, Vec<PluginError>> {
+        let host_failed = |problem| vec![for_all(&deps.data_dir, problem)];
+        let (runtime, loader) = loader(&deps.data_dir, deps.compile.clone()).map_err(host_failed)?;
+        let (mut loaded, mut errors) = (Vec::new(), Vec::new());
+        for ended in load_all(&loader, settings).await {
+            match ended {
+                Ok(plugin) => loaded.push(plugin),
+                Err(error) => errors.push(error),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        Ok(PluginSet::start(runtime, loaded, deps))
+    }
+
+    fn start(runtime: Arc<GuestRuntime>, loaded: Vec<Arc<Loaded>>, deps: Deps) -> PluginSet {
+        let outcomes = Arc::new(Outcomes::default());
+        let (dead_letters, carry) = DeadLetters::new(deps.store, outcomes.clone());
+        let surroundings = Surroundings { clock: deps.clock, outcomes, dead_letters };
+        let handle = runtime.handle().clone();
+        let _inside = handle.enter();
+        let mut tasks = vec![handle.spawn(carry).abort_handle()];
+        let descriptions = loaded.iter().map(|loaded| loaded.description.clone()).collect();
+        let mut plugins = Vec::new();
+        for loaded in loaded {
+            let workers = loaded.settings.delivery.concurrency.max(1);
+            let plugin = Arc::new(Plugin::new(loaded, surroundings.clone()));
+            tasks.push(handle.spawn(plugin.clone().keep_time()).abort_handle());
+            tasks
+                .extend((0..workers).map(|_| handle.spawn(Worker::new(plugin.clone()).run()).abort_handle()));
+            plugins.push(plugin);
+        }
+        PluginSet { runtime, plugins, descriptions, surroundings, tasks: Mutex::new(tasks) }
+    }
+
+    /// What was loaded, in the order of presence.toml.
+    pub fn descriptions(&self) -> &[PluginDescription] {
+        &self.descriptions
+    }
+
+    /// The numbers of this moment, one entry for each plugin.
+    pub fn metrics(&self) -> Vec<PluginMetrics> {
+        self.plugins.iter().map(|plugin| plugin.metrics()).collect()
+    }
+
+    /// Stops at once: running calls are cut, dead letters on their way are kept (within 2 s), what is queued stays
+    /// unsettled. Events submitted later go nowhere.
+    pub async fn shutdown(&self) {
+        self.surroundings.dead_letters.flush(DEAD_LETTER_PATIENCE).await;
+        for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+        self.runtime.stop();
+    }
+}
+
+impl Plugins for PluginSet {
+    fn hooks(&self) -> Vec<(Arc<str>, BTreeSet<Hook>)> {
+        self.plugins.iter().map(|plugin| (plugin.name.clone(), plugin.hooks.clone())).collect()
+    }
+
+    fn submit(&self, event: Payload) {
+        let hook = event.hook();
+        let wanting = || self.plugins.iter().filter(|plugin| plugin.hooks.contains(&hook));
+        self.surroundings.outcomes.expect(&event, wanting().count());
+        for plugin in wanting() {
+            plugin.submit(event.clone());
+        }
+    }
+
+    fn outcomes(&self) -> BoxFuture<'_, Vec<Outcome>> {
+        self.surroundings.outcomes.take().boxed()
+    }
+
+    fn unsettled(&self) -> Vec<(Arc<str>, usize)> {
+        self.plugins.iter().map(|plugin| (plugin.name.clone(), plugin.unsettled())).collect()
+    }
+
+    fn unsettled_list(&self, limit: usize) -> Vec<String> {
+        let mut list = Vec::new();
+        for plugin in &self.plugins {
+            list.extend(plugin.unsettled_list(limit - list.len()));
+        }
+        list
+    }
+}
+
+/// Loads plugins as [`PluginSet::load`] does, tries one guest of each, and lets them go: for `presence check`. The
+/// answers are in the order of the settings.
+pub async fn check(
+    settings: &[PluginSettings],
+    data_dir: &Path,
+    compile: CompileMode,
+) -> Vec<Result<PluginDescription, PluginError>> {
+    match loader(data_dir, compile) {
+        Err(problem) => vec![Err(for_all(data_dir, problem))],
+        Ok((_runtime, loader)) => {
+            let ended = load_all(&loader, settings).await;
+            ended.into_iter().map(|ended| ended.map(|loaded| loaded.description.clone())).collect()
+        }
+    }
+}
+
+pub(super) fn loader(data_dir: &Path, compile: CompileMode) -> Result<(Arc<GuestRuntime>, Loader), Problem> {
+    let runtime = Arc::new(GuestRuntime::start().map_err(|error| Problem::Host(error.to_string()))?);
+    let keyvalue: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
+    let loader = Loader::new(runtime.clone(), data_dir, compile, keyvalue)?;
+    Ok((runtime, loader))
+}
+
+async fn load_all(loader: &Loader, settings: &[PluginSettings]) -> Vec<Result<Arc<Loaded>, PluginError>> {
+    /// Of plugins loaded at start; a reload counts on.
+    const FIRST_GENERATION: u64 = 1;
+    join_all(settings.iter().map(|settings| loader.load(settings, FIRST_GENERATION))).await
+}
+
+fn for_all(data_dir: &Path, problem: Problem) -> PluginError {
+    PluginError { plugin: "(any)".into(), path: data_dir.to_owned(), problems: vec![problem] }
+}

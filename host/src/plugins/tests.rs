@@ -1,0 +1,378 @@
+//! Plugins as the host meets them: files that can't be loaded, guests that misbehave, events that arrive.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use presence_core::delivery::Payload;
+use presence_core::events::{Hook, Scope, Sweep, labels};
+use presence_core::ids::SessionId;
+
+use super::metrics::{FailureKind, PluginMetrics};
+use super::testing::{
+    Folder, LetterBox, letter_box, quiet_component, session_event, settings, transition, zoo_component,
+};
+use super::{CompileMode, Deps, Outcome, PluginSet, Plugins, check};
+use crate::clock::Clock;
+use crate::settings::PluginSettings;
+
+/// Nothing in these tests takes longer, on a slow machine either.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A name, and what is different in its settings.
+type Animal<'a> = (&'a str, fn(&mut PluginSettings));
+
+struct Running {
+    set: PluginSet,
+    letters: Arc<LetterBox>,
+    _folder: Folder,
+}
+
+impl Running {
+    /// Loads plugins of the zoo, with these changes to their settings.
+    async fn zoo(plugins: &[Animal<'_>]) -> Running {
+        let folder = Folder::new();
+        let path = folder.write("zoo.wasm", zoo_component());
+        let settings: Vec<PluginSettings> = plugins
+            .iter()
+            .map(|(name, change)| {
+                let mut settings = settings(name, path.clone());
+                change(&mut settings);
+                settings
+            })
+            .collect();
+        let letters = letter_box();
+        let set = PluginSet::load(&settings, deps(&folder, letters.clone())).await.unwrap();
+        Running { set, letters, _folder: folder }
+    }
+
+    fn online(&self, user: &str, revision: u64) {
+        self.set.submit(Payload::Status(transition(user, revision).into()));
+    }
+
+    fn connected(&self, user: &str, session: u128) {
+        self.set.submit(Payload::Session(session_event(user, session).into()));
+    }
+
+    /// Waits for so many outcomes.
+    async fn outcomes(&self, count: usize) -> Vec<Outcome> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            let more = tokio::time::timeout(PATIENCE, self.set.outcomes()).await;
+            all.extend(more.unwrap_or_else(|_| panic!("only {all:?}")));
+        }
+        assert_eq!(all.len(), count, "{all:?}");
+        all
+    }
+
+    /// The error of the only dead letter.
+    fn letter(&self) -> String {
+        let letters = self.letters.letters();
+        assert_eq!(letters.len(), 1, "{letters:?}");
+        letters[0].error.clone()
+    }
+
+    fn metrics(&self, plugin: usize) -> PluginMetrics {
+        self.set.metrics().swap_remove(plugin)
+    }
+
+    fn failures(&self, hook: Hook, kind: FailureKind) -> u64 {
+        let metrics = self.metrics(0);
+        let hook = metrics.hooks.iter().find(|metrics| metrics.hook == hook).unwrap();
+        hook.failures[kind as usize].1
+    }
+}
+
+fn deps(folder: &Folder, letters: Arc<LetterBox>) -> Deps {
+    Deps {
+        data_dir: folder.path().join("data"),
+        store: letters,
+        compile: CompileMode::InProcess,
+        clock: Clock,
+    }
+}
+
+fn unchanged(_: &mut PluginSettings) {}
+
+/// What `check` says of a file.
+async fn verdict(folder: &Folder, path: PathBuf) -> String {
+    let settings = [settings("p", path)];
+    let mut checked = check(&settings, &folder.path().join("data"), CompileMode::InProcess).await;
+    match checked.swap_remove(0) {
+        Ok(description) => format!("{:?}", description.hooks),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[tokio::test]
+async fn each_bad_file_is_refused_with_its_reason() {
+    let folder = Folder::new();
+    let write = |name: &str, bytes: &[u8]| folder.write(name, bytes);
+    let wat = |name: &str, text: &str| folder.write(name, wat::parse_str(text).unwrap());
+    let wrong_types = r#"(component
+        (core module $m (func (export "f"))) (core instance $i (instantiate $m))
+        (func $f (canon lift (core func $i "f"))) (instance $e (export "handle" (func $f)))
+        (export "presence:plugin/user-online@0.1.0" (instance $e)))"#;
+    let cases = [
+        (folder.path().join("missing.wasm"), "can't be read"),
+        (write("empty.wasm", b""), "the file is empty"),
+        (write("script.wasm", b"#!/bin/sh\n"), "not a WebAssembly file"),
+        (write("broken.wasm", b"\0asm\x0d\0\x01\0nonsense"), "not a valid component"),
+        (wat("module.wasm", "(module)"), "wasm32-wasip2"),
+        (wat("nothing.wasm", "(component)"), "exports no hook"),
+        (wat("types.wasm", wrong_types), "other types than the contract says"),
+        (
+            wat(
+                "import.wasm",
+                r#"(component (import "wasi:nn/tensor@0.2.0" (instance (export "f" (func)))))"#,
+            ),
+            "imports `wasi:nn/tensor@0.2.0`",
+        ),
+    ];
+    for (path, expected) in cases {
+        let said = verdict(&folder, path.clone()).await;
+        assert!(said.contains(expected), "{}: {said}", path.display());
+        assert!(said.starts_with("plugin `p` ("), "{said}");
+    }
+    let good = write("quiet.wasm", &quiet_component());
+    assert_eq!(verdict(&folder, good).await, "[UserOnline, UserIdle]");
+}
+
+#[tokio::test]
+async fn everything_wrong_with_all_plugins_is_told_at_once() {
+    let folder = Folder::new();
+    let zoo = folder.write("zoo.wasm", zoo_component());
+    let mut refusing = settings("refusing", zoo.clone());
+    refusing.config = r#"{"a":1}"#.to_owned();
+    let mut hungry = settings("hungry", zoo.clone());
+    hungry.limits.memory = 65536;
+    let all = [refusing, settings("good", zoo), hungry, settings("gone", folder.path().join("x"))];
+    let errors = PluginSet::load(&all, deps(&folder, letter_box())).await.unwrap_err();
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert_eq!(texts.len(), 3, "{texts:#?}");
+    assert!(texts[0].contains("refuses its configuration: no config wanted"), "{}", texts[0]);
+    assert!(texts[1].contains("can't be started") && texts[1].contains("limits.memory"), "{}", texts[1]);
+    assert!(texts[2].contains("`gone`") && texts[2].contains("can't be read"), "{}", texts[2]);
+}
+
+#[tokio::test]
+async fn compiled_code_is_found_at_the_second_start() {
+    let folder = Folder::new();
+    let settings = [settings("p", folder.write("quiet.wasm", quiet_component()))];
+    for cached in [false, true] {
+        let set = PluginSet::load(&settings, deps(&folder, letter_box())).await.unwrap();
+        let [description] = set.descriptions() else { panic!("{set:?}") };
+        assert_eq!(description.cached, cached);
+        assert_eq!(description.digest.len(), 64);
+        set.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_compiler_that_dies_or_is_missing_is_told_of() {
+    let folder = Folder::new();
+    let settings = [settings("p", folder.write("quiet.wasm", quiet_component()))];
+    for (program, expected) in [("/bin/false", "compiling it failed"), ("/no/such/file", "can't be started")]
+    {
+        let mode = CompileMode::Child(program.into());
+        let mut checked = check(&settings, &folder.path().join("data"), mode).await;
+        let said = checked.swap_remove(0).unwrap_err().to_string();
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn events_are_delivered_and_counted() {
+    let running = Running::zoo(&[("p", unchanged)]).await;
+    for number in 0..500 {
+        running.online(&format!("user{number}"), 1);
+    }
+    let users: BTreeSet<String> = running
+        .outcomes(500)
+        .await
+        .into_iter()
+        .map(|outcome| match outcome {
+            Outcome::Status { user, plugin, .. } if &*plugin == "p" => user.to_string(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(users.len(), 500);
+    let metrics = running.metrics(0);
+    let online = metrics.hooks.iter().find(|hook| hook.hook == Hook::UserOnline).unwrap();
+    assert_eq!((online.calls, online.delivered), (500, 500));
+    assert!((1..=4).contains(&metrics.guests_started), "guests are reused: {metrics:?}");
+    assert_eq!(running.set.unsettled(), [("p".into(), 0)]);
+}
+
+#[tokio::test]
+async fn a_retried_event_is_delivered_later() {
+    let running = Running::zoo(&[("p", unchanged)]).await;
+    running.online("retry", 1);
+    running.outcomes(1).await;
+    assert_eq!(running.failures(Hook::UserOnline, FailureKind::Retry), 1);
+    assert_eq!(running.letters.letters().len(), 0);
+}
+
+#[tokio::test]
+async fn a_rejected_event_becomes_a_dead_letter() {
+    let running = Running::zoo(&[("p", unchanged)]).await;
+    running.connected("jack", 7);
+    running.outcomes(1).await;
+    let letter = running.letters.letters()[0].clone();
+    assert_eq!((letter.plugin.as_str(), letter.hook.as_str()), ("p", "session-connected"));
+    assert_eq!((letter.error.as_str(), letter.attempts), ("never", 1));
+    assert_eq!(letter.user.as_deref(), Some("jack"));
+    assert_eq!(letter.event_id, "p:session-connected:00000000-0000-0000-0000-000000000007");
+    assert_eq!(letter.event["attributes"][0][1], "test");
+    assert_eq!(letter.digest, &*running.set.descriptions()[0].digest);
+}
+
+#[tokio::test]
+async fn i7_a_guest_that_traps_is_replaced_and_harms_nobody() {
+    let running = Running::zoo(&[("p", unchanged), ("q", unchanged)]).await;
+    running.online("trap", 1);
+    running.online("alice", 1);
+    running.outcomes(4).await;
+    let letters = running.letters.letters().clone();
+    assert_eq!(letters.len(), 2, "one for each plugin: {letters:?}");
+    assert!(letters.iter().all(|letter| letter.user.as_deref() == Some("trap") && letter.attempts == 2));
+    assert!(letters[0].error.contains("unreachable"), "{}", letters[0].error);
+    assert_eq!(letters[0].error.lines().count(), 1);
+    assert_eq!(running.failures(Hook::UserOnline, FailureKind::Trap), 2);
+}
+
+#[tokio::test]
+async fn an_endless_loop_is_a_trap() {
+    let running = Running::zoo(&[("p", |settings| settings.delivery.attempts = 1)]).await;
+    for session in 1..=4 {
+        running.connected("spin", session);
+    }
+    running.outcomes(4).await;
+    let error = running.letters.letters()[0].error.clone();
+    assert!(error.contains("still computed when limits.deadline (200ms)"), "{error}");
+    assert_eq!(running.failures(Hook::SessionConnected, FailureKind::Trap), 4);
+    assert_eq!(running.failures(Hook::SessionConnected, FailureKind::Stalled), 0);
+}
+
+#[tokio::test]
+async fn i7_plugins_that_loop_delay_nobody() {
+    let folder = Folder::new();
+    let mut looping = settings("looping", folder.write("zoo.wasm", zoo_component()));
+    looping.limits.deadline = PATIENCE;
+    let good = settings("good", folder.write("quiet.wasm", quiet_component()));
+    let set = PluginSet::load(&[looping, good], deps(&folder, letter_box())).await.unwrap();
+    let online = |user| set.submit(Payload::Status(transition(user, 1).into()));
+    ["s1", "s2", "s3", "s4"].iter().copied().for_each(online);
+    let all_loop = async {
+        while set.metrics()[0].running < 4 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all_loop).await.expect("four guests loop");
+    ["a", "b", "c", "d"].iter().copied().for_each(online);
+    let mut delivered = 0;
+    while delivered < 8 {
+        let outcomes = tokio::time::timeout(PATIENCE, set.outcomes()).await.unwrap();
+        let good = |outcome: &&Outcome| match outcome {
+            Outcome::Status { plugin, .. } => &**plugin == "good",
+            _ => false,
+        };
+        delivered += outcomes.iter().filter(good).count();
+    }
+    assert_eq!(set.metrics()[0].running, 4, "the others still loop");
+    set.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_guest_that_waits_past_its_deadline_has_stalled() {
+    let running = Running::zoo(&[("p", |settings| settings.delivery.attempts = 1)]).await;
+    running.connected("wait", 1);
+    running.outcomes(1).await;
+    assert!(running.letter().contains("still waited for an answer"), "{}", running.letter());
+    assert_eq!(running.failures(Hook::SessionConnected, FailureKind::Stalled), 1);
+    assert_eq!(running.failures(Hook::SessionConnected, FailureKind::Trap), 0);
+}
+
+#[tokio::test]
+async fn memory_beyond_the_limit_is_refused() {
+    let running = Running::zoo(&[("p", |settings| settings.delivery.attempts = 1)]).await;
+    running.online("grow", 1);
+    running.outcomes(1).await;
+    assert!(running.letter().contains("refused memory beyond limits.memory"), "{}", running.letter());
+}
+
+#[tokio::test]
+async fn a_huge_answer_is_a_trap() {
+    let running = Running::zoo(&[("p", |settings| settings.delivery.attempts = 1)]).await;
+    running.online("huge", 1);
+    running.outcomes(1).await;
+    assert_eq!(running.failures(Hook::UserOnline, FailureKind::Trap), 1);
+    assert!(running.letter().len() < 1100);
+}
+
+#[tokio::test]
+async fn a_flood_of_log_lines_is_cut() {
+    let running = Running::zoo(&[("p", unchanged)]).await;
+    running.online("flood", 1);
+    running.outcomes(1).await;
+    let cut = running.metrics(0).log_bytes_cut;
+    assert!(cut > 100_000, "{cut}");
+}
+
+#[tokio::test]
+async fn a_bucket_needs_a_grant() {
+    let running = Running::zoo(&[
+        ("denied", unchanged),
+        ("granted", |settings| settings.grants.keyvalue = vec!["counts".to_owned()]),
+    ])
+    .await;
+    running.online("carol", 1);
+    running.outcomes(2).await;
+    assert_eq!(running.letter(), "no grant for the bucket \"counts\"");
+    assert_eq!(running.letters.letters()[0].plugin, "denied");
+}
+
+#[tokio::test]
+async fn a_session_event_is_settled_once_all_plugins_have_settled_it() {
+    let running = Running::zoo(&[("p", unchanged), ("q", unchanged)]).await;
+    running.connected("alice", 1);
+    running.connected("trap", 2);
+    let sessions: BTreeSet<SessionId> = running
+        .outcomes(2)
+        .await
+        .into_iter()
+        .map(|outcome| match outcome {
+            Outcome::Session { session, hook: Hook::SessionConnected } => session,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(sessions, BTreeSet::from([SessionId::Hosted(1), SessionId::Hosted(2)]));
+    assert_eq!(running.letters.letters().len(), 2);
+}
+
+#[tokio::test]
+async fn an_event_that_no_plugin_wants_is_settled_at_once() {
+    let running = Running::zoo(&[("p", unchanged)]).await;
+    let sweep = Sweep {
+        cause: labels::FRESH_START.into(),
+        scope: Scope::Everything,
+        chunk: 0,
+        last: true,
+        run: "1-1-0".into(),
+    };
+    running.set.submit(Payload::Cleanup(sweep.into()));
+    assert_eq!(running.outcomes(1).await, [Outcome::Cleanup { instance: None, chunk: 0 }]);
+}
+
+#[tokio::test]
+async fn stopping_does_not_wait_for_guests() {
+    let running = Running::zoo(&[("p", |settings| settings.limits.deadline = Duration::from_secs(60))]).await;
+    running.online("wait", 1);
+    running.online("sspin", 1);
+    let listed = running.set.unsettled_list(1);
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    let stopped = tokio::time::timeout(PATIENCE, running.set.shutdown());
+    stopped.await.expect("shutdown does not wait");
+    assert_eq!(running.set.unsettled(), [("p".into(), 2)]);
+}

@@ -1,0 +1,188 @@
+//! Takes the next event, runs it on its guest, hands in the verdict; again and again. A plugin has as many workers
+//! as it may have calls at once.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use presence_core::delivery::{Payload, Settled, Settlement, Verdict};
+
+use super::bindings::types::{HookError, Later};
+use super::events::write_event_id;
+use super::guest::{Answer, Failure, Guest, NoGuest, Occasion, shorten};
+use super::loading::Loaded;
+use super::metrics::FailureKind;
+use super::plugin::{Plugin, Task};
+use super::watch::Watch;
+
+/// So many settled events are passed on together; fewer when there is a pause.
+const SETTLED_BATCH: usize = 64;
+
+/// One of a plugin's workers.
+pub(super) struct Worker {
+    plugin: Arc<Plugin>,
+    loaded: Arc<Loaded>,
+    guest: Option<Guest>,
+    watch: Watch,
+    /// Of the event at work.
+    event_id: String,
+    /// Settled and not passed on yet. Never kept while a guest pauses.
+    settled: Vec<Settled>,
+}
+
+impl Worker {
+    /// Needs a tokio runtime around it.
+    pub(super) fn new(plugin: Arc<Plugin>) -> Worker {
+        let loaded = plugin.loaded();
+        Worker {
+            plugin,
+            loaded,
+            guest: None,
+            watch: Watch::new(),
+            event_id: String::new(),
+            settled: Vec::with_capacity(SETTLED_BATCH),
+        }
+    }
+
+    /// Works until the task is dropped.
+    pub(super) async fn run(mut self) {
+        let (mut verdict, mut failed, mut slept) = (None, None, false);
+        loop {
+            let (passed_on, generation) = (self.settled.len(), self.loaded.generation);
+            let task = self.plugin.exchange(slept, verdict.take(), generation, &mut self.settled);
+            if let Some(failed) = failed.take() {
+                self.tell(&failed, passed_on);
+            }
+            slept = task.is_none();
+            let Some(task) = task else {
+                self.plugin.settle(&mut self.settled);
+                self.plugin.sleep().await;
+                continue;
+            };
+            if self.settled.len() >= SETTLED_BATCH {
+                self.plugin.settle(&mut self.settled);
+            }
+            let attempted = AssertUnwindSafe(self.attempt(&task)).catch_unwind().await;
+            let ended = attempted.unwrap_or_else(|_| {
+                self.guest = None;
+                Verdict::Trapped("the host itself failed in this call; please report it".to_owned())
+            });
+            let job = task.job;
+            failed = cause(&ended).map(|cause| Failed {
+                payload: job.payload,
+                attempt: job.attempt,
+                cause: cause.to_owned(),
+            });
+            verdict = Some((job.id, ended));
+            // A guest that always answers at once must let others on this thread have their turn.
+            tokio::task::coop::consume_budget().await;
+        }
+    }
+
+    /// A failed attempt is told once: a dead letter is told where it is made.
+    fn tell(&self, failed: &Failed, passed_on: usize) {
+        let dead = |settled: &Settled| matches!(settled.settlement, Settlement::DeadLetter { .. });
+        if !self.settled[passed_on..].iter().any(dead) {
+            self.plugin.failures.tell(&failed.payload, &self.event_id, failed.attempt, &failed.cause);
+        }
+    }
+
+    /// One call, from a guest (a new one, if need be) to a verdict.
+    async fn attempt(&mut self, task: &Task) -> Verdict {
+        if let Some(loaded) = &task.reloaded {
+            self.loaded = loaded.clone();
+            self.guest = None;
+        }
+        let Worker { plugin, loaded, guest, watch, event_id, settled } = self;
+        let payload = &task.job.payload;
+        let hook = payload.hook();
+        write_event_id(event_id, &plugin.name, payload);
+        let guest = match guest {
+            Some(guest) => guest,
+            None => {
+                plugin.settle(settled);
+                plugin.counters.guests_started.fetch_add(1, Relaxed);
+                match Guest::start(loaded, watch).await {
+                    Ok(started) => self.guest.insert(started),
+                    Err(no_guest) => {
+                        let (verdict, kind) = without_guest(no_guest);
+                        plugin.counters.ended(hook, Duration::ZERO, Some(kind));
+                        return verdict;
+                    }
+                }
+            }
+        };
+        let began = Instant::now();
+        let occasion = Occasion { event_id, attempt: task.job.attempt };
+        let ended = guest.call(began, payload, occasion, watch, || plugin.settle(settled)).await;
+        let took = began.elapsed();
+        let cut = guest.end_log();
+        let keep = ended.is_ok() && !guest.is_spent();
+        let (verdict, kind) = judge(ended);
+        plugin.counters.ended(hook, took, kind);
+        if cut > 0 {
+            plugin.tell_cut(payload, event_id, cut);
+        }
+        if !keep {
+            self.guest = None;
+        }
+        verdict
+    }
+}
+
+/// A failed attempt, to be told once its end is known.
+struct Failed {
+    payload: Payload,
+    attempt: u32,
+    cause: String,
+}
+
+fn judge(ended: Result<Answer, Failure>) -> (Verdict, Option<FailureKind>) {
+    match ended {
+        Ok(Ok(())) => (Verdict::Delivered, None),
+        Ok(Err(HookError::Retry(Later { message, after_ms }))) => {
+            let after = after_ms.map(|millis| Duration::from_millis(millis.into()));
+            (Verdict::Retry { message: shorten(&message), after }, Some(FailureKind::Retry))
+        }
+        Ok(Err(HookError::Reject(message))) => {
+            (Verdict::Reject(shorten(&message)), Some(FailureKind::Reject))
+        }
+        Err(Failure::Trapped(reason)) => (Verdict::Trapped(reason), Some(FailureKind::Trap)),
+        Err(Failure::Stalled(reason)) => (Verdict::Stalled(reason), Some(FailureKind::Stalled)),
+    }
+}
+
+/// It worked at load, so this is the surroundings' fault (memory of the machine, a server that `configure` asks),
+/// unless the guest trapped.
+fn without_guest(no_guest: NoGuest) -> (Verdict, FailureKind) {
+    let text = |what: &str, reason: String| format!("no guest: {what}: {reason}");
+    match no_guest {
+        NoGuest::Start(failure) => {
+            (Verdict::Stalled(text("it can't be started", failure.into_text())), FailureKind::Stalled)
+        }
+        NoGuest::Types(problems) => {
+            let reason = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            (Verdict::Stalled(text("it can't be started", reason)), FailureKind::Stalled)
+        }
+        NoGuest::Configure(Failure::Trapped(reason)) => {
+            (Verdict::Trapped(text("configure failed", reason)), FailureKind::Trap)
+        }
+        NoGuest::Configure(Failure::Stalled(reason)) => {
+            (Verdict::Stalled(text("configure failed", reason)), FailureKind::Stalled)
+        }
+        NoGuest::Refused(reason) => {
+            (Verdict::Stalled(text("it refuses its configuration", reason)), FailureKind::Stalled)
+        }
+    }
+}
+
+fn cause(verdict: &Verdict) -> Option<&str> {
+    match verdict {
+        Verdict::Delivered => None,
+        Verdict::Retry { message, .. } => Some(message),
+        Verdict::Reject(message) | Verdict::Trapped(message) | Verdict::Stalled(message) => Some(message),
+        Verdict::Cut => Some("the host stopped the call"),
+    }
+}

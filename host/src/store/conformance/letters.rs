@@ -1,0 +1,82 @@
+//! Cases on what is told rather than kept in documents: notices and dead letters.
+
+use super::*;
+use crate::store::{DeadLetter, MAX_DEAD_LETTERS, Notice, Noticed, Notices};
+
+fn notice(revision: u64) -> Notice {
+    Notice { user: user("al.ice *"), record: status(revision) }
+}
+
+/// Every reader hears every notice in order; none from before it came.
+pub async fn notices_reach_all_readers(store: SharedStore) {
+    store.notify(notice(0));
+    let mut readers = [store.notices(), store.notices()];
+    for revision in 1..=10 {
+        store.notify(notice(revision));
+    }
+    for reader in &mut readers {
+        let mut heard = Vec::new();
+        while heard.last() != Some(&Noticed::Notice(notice(10))) {
+            heard.push(within("a notice", reader.next()).await);
+        }
+        assert_eq!(heard, (1..=10).map(|revision| Noticed::Notice(notice(revision))).collect::<Vec<_>>());
+        assert_eq!(reader.try_next(), None);
+    }
+}
+
+/// A reader that missed some knows it, and hears the newest.
+pub async fn a_slow_reader_of_notices(store: SharedStore) {
+    let all = Notices::MAX_WAITING as u64 + 1_000;
+    let mut reader = store.notices();
+    for revision in 1..=all {
+        store.notify(notice(revision));
+    }
+    let (mut last, mut told) = (0, true);
+    while last < all {
+        match within("a notice", reader.next()).await {
+            Noticed::Missed => told = true,
+            Noticed::Notice(heard) => {
+                assert_eq!(heard, notice(heard.record.revision));
+                assert!(heard.record.revision > last, "{} after {last}", heard.record.revision);
+                assert!(told || heard.record.revision == last + 1, "silence between {last} and {heard:?}");
+                (last, told) = (heard.record.revision, false);
+            }
+        }
+    }
+}
+
+fn letter(number: u64) -> DeadLetter {
+    DeadLetter {
+        number: 0,
+        plugin: "webhook".into(),
+        digest: "00ff".into(),
+        hook: "user-online".into(),
+        user: number.is_multiple_of(2).then(|| "al.ice".into()),
+        event_id: format!("event {number}"),
+        event: serde_json::json!({ "type": "user-online", "data": { "user": "al.ice", "revision": number } }),
+        error: "503 Service Unavailable".into(),
+        attempts: 5,
+        at: number,
+    }
+}
+
+/// The newest dead letters are kept in order, numbered by the store; what is dropped is told (I8).
+pub async fn dead_letters_are_bounded(store: SharedStore) {
+    const EXTRA: u64 = 20;
+    let kept = MAX_DEAD_LETTERS as u64;
+    assert_eq!(store.dead_letters().await, Ok(vec![]));
+    let mut dropped = 0;
+    for number in 0..kept + EXTRA {
+        dropped += store.push_dead_letter(letter(number)).await.expect("a dead letter");
+        if number + 1 == kept {
+            assert_eq!(dropped, 0);
+        }
+    }
+    assert_eq!(dropped, EXTRA);
+
+    let letters = store.dead_letters().await.expect("dead letters");
+    assert!(letters.is_sorted_by(|a, b| a.number < b.number));
+    let unnumbered: Vec<DeadLetter> =
+        letters.into_iter().map(|kept| DeadLetter { number: 0, ..kept }).collect();
+    assert!(unnumbered == (EXTRA..kept + EXTRA).map(letter).collect::<Vec<_>>(), "not the newest in order");
+}

@@ -1,0 +1,307 @@
+//! One bucket of the memory store: documents, what is remembered of removed ones, leases, followers. It knows no lock
+//! and no timer; its caller brings both.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use presence_core::documents::{Change, Document, Expect, Key, Update};
+use presence_core::ids::{InstanceId, PartitionId, Sequence};
+use tokio::time::Instant;
+
+use super::Limits;
+use crate::store::{Coverage, Feed, Follower, Put, Snapshot, StoreError};
+
+type ByKey<V> = HashMap<Key, V, foldhash::fast::RandomState>;
+
+/// The contents of a bucket.
+pub(super) struct Contents {
+    limits: Limits,
+    /// The sequence of the last write.
+    last: Sequence,
+    /// By partition, so that reading one touches no other; keys without a partition are under `None`. Hashed, since
+    /// this is the hot path; whoever reads many documents sorts them.
+    documents: BTreeMap<Option<PartitionId>, ByKey<(Sequence, Document)>>,
+    removed: Removed,
+    leases: Leases,
+    followers: Vec<(Coverage, Feed)>,
+}
+
+impl Contents {
+    pub(super) fn new(limits: Limits) -> Contents {
+        Contents {
+            limits,
+            last: Sequence(0),
+            documents: BTreeMap::new(),
+            removed: Removed::default(),
+            leases: Leases::default(),
+            followers: Vec::new(),
+        }
+    }
+
+    /// Writes, if the condition holds.
+    pub(super) fn put(&mut self, put: Put) -> Result<Sequence, StoreError> {
+        self.check(&put.key, &put.expect)?;
+        let Put { key, document, lease, .. } = put;
+        self.last.0 += 1;
+        let sequence = self.last;
+        self.leases.set(&key, lease.map(|lease| Instant::now() + lease));
+        tell(&mut self.followers, &key, sequence, || Change::Put(document.clone()));
+        let place = self.documents.entry(key.partition()).or_default();
+        match place.get_mut(&key) {
+            Some(entry) => *entry = (sequence, document),
+            None => {
+                self.removed.forget(&key);
+                place.insert(key, (sequence, document));
+            }
+        }
+        Ok(sequence)
+    }
+
+    /// Deletes, if the condition holds.
+    pub(super) fn delete(&mut self, key: Key, expect: &Expect) -> Result<(), StoreError> {
+        self.check(&key, expect)?;
+        self.remove(key, Removal::Deleted);
+        Ok(())
+    }
+
+    /// True unless the named key's last sequence is another one.
+    pub(super) fn check(&self, key: &Key, expect: &Expect) -> Result<(), StoreError> {
+        let (key, expected) = match expect {
+            Expect::Any => return Ok(()),
+            Expect::Last(sequence) => (key, *sequence),
+            Expect::Fence(fence, sequence) => (fence, *sequence),
+        };
+        let document = self.get(key).map(|(sequence, _)| *sequence);
+        let last = document.or_else(|| self.removed.last(key)).unwrap_or_default();
+        let holds = last == expected || (expected == Sequence(0) && document.is_none());
+        if holds { Ok(()) } else { Err(StoreError::Conflict { last }) }
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<&(Sequence, Document)> {
+        self.documents.get(&key.partition())?.get(key)
+    }
+
+    /// Removes the session documents of an instance. Followers are not told, and nothing is remembered: so it is with
+    /// other stores, and nobody shall come to rely on more.
+    pub(super) fn purge_sessions(&mut self, instance: InstanceId) -> u64 {
+        let mut purged = 0;
+        let leases = &mut self.leases;
+        for place in self.documents.values_mut() {
+            place.retain(|key, _| {
+                let stays = !is_session_of(key, instance);
+                if !stays {
+                    leases.set(key, None);
+                    purged += 1;
+                }
+                stays
+            });
+        }
+        purged
+    }
+
+    pub(super) fn sessions_of(&self, instance: InstanceId) -> Vec<(Key, Document)> {
+        let mut found: Vec<(Key, Document)> = self
+            .documents
+            .values()
+            .flatten()
+            .filter(|(key, _)| is_session_of(key, instance))
+            .map(|(key, (_, document))| (key.clone(), document.clone()))
+            .collect();
+        found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        found
+    }
+
+    pub(super) fn snapshot(&self, coverage: &Coverage, at_least: Sequence) -> Result<Snapshot, StoreError> {
+        if at_least > self.last {
+            return Err(StoreError::Unavailable(format!(
+                "it is at sequence {}, before the {} asked for",
+                self.last.0, at_least.0
+            )));
+        }
+        let mut documents: Vec<(Key, Sequence, Document)> = self
+            .covered(coverage)
+            .map(|(key, (sequence, document))| (key.clone(), *sequence, document.clone()))
+            .collect();
+        documents.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Ok(Snapshot { documents, up_to: self.last })
+    }
+
+    pub(super) fn follow(&mut self, coverage: Coverage, from: Sequence) -> Follower {
+        let (feed, follower) = Feed::new(self.limits.waiting);
+        if from > self.last {
+            feed.lose(format!(
+                "the store was recreated: it is at sequence {}, not yet at {}",
+                self.last.0, from.0
+            ));
+            return follower;
+        }
+        if from < self.removed.forgotten {
+            feed.lose(format!("what was deleted after sequence {} is forgotten", from.0));
+            return follower;
+        }
+        let mut missed: Vec<Update> = self
+            .covered(&coverage)
+            .filter(|(_, (sequence, _))| *sequence > from)
+            .map(|(key, (sequence, document))| Update {
+                key: key.clone(),
+                sequence: *sequence,
+                change: Change::Put(document.clone()),
+            })
+            .chain(self.removed.since(from).filter(|update| covers(&coverage, &update.key)))
+            .collect();
+        missed.sort_unstable_by_key(|update| update.sequence);
+        if missed.into_iter().all(|update| feed.push(update)) {
+            self.followers.retain(|(_, feed)| !feed.is_over());
+            self.followers.push((coverage, feed));
+        }
+        follower
+    }
+
+    /// Removes what is due and answers when the next lease ends.
+    pub(super) fn expire(&mut self) -> Option<Instant> {
+        let next = self.leases.next?;
+        let now = Instant::now();
+        if next > now {
+            return Some(next);
+        }
+        for key in self.leases.take_due(now) {
+            self.remove(key, Removal::Expired);
+        }
+        self.leases.next
+    }
+
+    fn remove(&mut self, key: Key, removal: Removal) {
+        let Some(place) = self.documents.get_mut(&key.partition()) else {
+            return;
+        };
+        if place.remove(&key).is_none() {
+            return;
+        }
+        self.leases.set(&key, None);
+        self.last.0 += 1;
+        tell(&mut self.followers, &key, self.last, || removal.change());
+        self.removed.remember(key, self.last, removal, self.limits.removals);
+    }
+
+    fn covered<'a>(
+        &'a self,
+        coverage: &'a Coverage,
+    ) -> Box<dyn Iterator<Item = (&'a Key, &'a (Sequence, Document))> + 'a> {
+        match coverage {
+            Coverage::Instances => Box::new(self.documents.values().flatten()),
+            Coverage::Partitions(partitions) => Box::new(
+                partitions.iter().filter_map(|partition| self.documents.get(&Some(*partition))).flatten(),
+            ),
+        }
+    }
+}
+
+fn covers(coverage: &Coverage, key: &Key) -> bool {
+    match coverage {
+        Coverage::Instances => true,
+        Coverage::Partitions(partitions) => {
+            key.partition().is_some_and(|partition| partitions.contains(&partition))
+        }
+    }
+}
+
+fn is_session_of(key: &Key, instance: InstanceId) -> bool {
+    matches!(key, Key::Sessions(_, _, _, of) if *of == instance)
+}
+
+/// Gives an update to whoever follows the key, and lets go of those who left.
+fn tell(followers: &mut Vec<(Coverage, Feed)>, key: &Key, sequence: Sequence, change: impl Fn() -> Change) {
+    followers.retain(|(coverage, feed)| {
+        !covers(coverage, key) || feed.push(Update { key: key.clone(), sequence, change: change() })
+    });
+}
+
+/// How a document went.
+#[derive(Clone, Copy)]
+enum Removal {
+    Deleted,
+    Expired,
+}
+
+impl Removal {
+    fn change(self) -> Change {
+        match self {
+            Removal::Deleted => Change::Deleted,
+            Removal::Expired => Change::Expired,
+        }
+    }
+}
+
+/// The newest removals of keys that were not written since: for whoever follows from an earlier point, and for
+/// conditions. Bounded.
+#[derive(Default)]
+struct Removed {
+    by_key: ByKey<(Sequence, Removal)>,
+    /// All of them, and some that a later write made superfluous.
+    order: VecDeque<(Sequence, Key)>,
+    /// Removals up to here may be missing.
+    forgotten: Sequence,
+}
+
+impl Removed {
+    fn remember(&mut self, key: Key, sequence: Sequence, removal: Removal, limit: usize) {
+        self.by_key.insert(key.clone(), (sequence, removal));
+        self.order.push_back((sequence, key));
+        while self.order.len() > limit {
+            let Some((sequence, key)) = self.order.pop_front() else {
+                break;
+            };
+            if self.last(&key) == Some(sequence) {
+                self.by_key.remove(&key);
+                self.forgotten = sequence;
+            }
+        }
+    }
+
+    fn forget(&mut self, key: &Key) {
+        self.by_key.remove(key);
+    }
+
+    fn last(&self, key: &Key) -> Option<Sequence> {
+        self.by_key.get(key).map(|(sequence, _)| *sequence)
+    }
+
+    fn since(&self, from: Sequence) -> impl Iterator<Item = Update> {
+        self.by_key.iter().filter(move |(_, (sequence, _))| *sequence > from).map(
+            |(key, (sequence, removal))| Update {
+                key: key.clone(),
+                sequence: *sequence,
+                change: removal.change(),
+            },
+        )
+    }
+}
+
+/// When leased documents end. Few: instances.
+#[derive(Default)]
+struct Leases {
+    ends: BTreeMap<Key, Instant>,
+    next: Option<Instant>,
+}
+
+impl Leases {
+    fn set(&mut self, key: &Key, end: Option<Instant>) {
+        let before = match end {
+            Some(end) => self.ends.insert(key.clone(), end),
+            None if self.ends.is_empty() => None,
+            None => self.ends.remove(key),
+        };
+        if before.is_some() || end.is_some() {
+            self.next = self.ends.values().min().copied();
+        }
+    }
+
+    /// The keys whose lease has ended, in the order in which it did.
+    fn take_due(&mut self, now: Instant) -> Vec<Key> {
+        let mut due: Vec<(Instant, Key)> =
+            self.ends.iter().filter(|(_, end)| **end <= now).map(|(key, end)| (*end, key.clone())).collect();
+        due.sort_unstable();
+        self.ends.retain(|_, end| *end > now);
+        self.next = self.ends.values().min().copied();
+        due.into_iter().map(|(_, key)| key).collect()
+    }
+}
