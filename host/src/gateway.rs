@@ -9,7 +9,7 @@ use presence_core::events::Attributes;
 use presence_core::ids::UserId;
 
 pub mod admin;
-pub mod auth;
+mod auth;
 mod handshake;
 mod http;
 mod listeners;
@@ -24,6 +24,7 @@ mod ws;
 
 pub use crate::driver::{Handle, Opened, Outbox, Refused};
 pub use admin::AdminDeps;
+pub use auth::KeyError;
 pub use listeners::{BindError, Listeners, bind};
 
 /// What a connection asks of the driver when it opens.

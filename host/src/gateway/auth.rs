@@ -14,7 +14,9 @@ use super::problem::Problem;
 use super::query::{self, QueryError};
 use crate::settings::{AuthMode, AuthSettings, WatchPolicy};
 
-pub use jwt::{KeyError, LEEWAY};
+pub use jwt::KeyError;
+#[cfg(test)]
+use jwt::LEEWAY;
 
 /// The longest token, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
@@ -71,7 +73,9 @@ pub enum Denied {
     #[error("the query parameter `user` is no user id: {0}")]
     User(InvalidUserId),
     /// 401
-    #[error("no token: send `Authorization: Bearer <token>`, or offer the subprotocols `presence.v1` and `bearer.<token>`")]
+    #[error(
+        "no token: send `Authorization: Bearer <token>`, or offer the subprotocols `presence.v1` and `bearer.<token>`"
+    )]
     NoToken,
     /// 401
     #[error("the Authorization header must be given once, as `Bearer <token>`")]
@@ -89,7 +93,9 @@ impl From<Denied> for Problem {
         let detail = denied.to_string();
         match denied {
             Denied::Foreign(_) => Problem::new(StatusCode::FORBIDDEN, detail),
-            Denied::Query(_) | Denied::NoUser | Denied::User(_) => Problem::new(StatusCode::BAD_REQUEST, detail),
+            Denied::Query(_) | Denied::NoUser | Denied::User(_) => {
+                Problem::new(StatusCode::BAD_REQUEST, detail)
+            }
             Denied::NoToken => unauthorized(detail, "Bearer"),
             Denied::Authorization | Denied::SeveralTokens | Denied::Token(_) => {
                 unauthorized(detail, "Bearer error=\"invalid_token\"")
@@ -99,12 +105,14 @@ impl From<Denied> for Problem {
 }
 
 fn unauthorized(detail: String, challenge: &'static str) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, detail).with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+    Problem::new(StatusCode::UNAUTHORIZED, detail)
+        .with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
 }
 
 /// 503: the client may come back after so many seconds.
 pub fn unavailable(detail: String, after_seconds: u32) -> Problem {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with(RETRY_AFTER, HeaderValue::from(after_seconds))
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        .with(RETRY_AFTER, HeaderValue::from(after_seconds))
 }
 
 /// Tells who is asking.
@@ -126,11 +134,21 @@ impl Authenticator {
     pub fn new(settings: &AuthSettings) -> Result<Authenticator, KeyError> {
         let mode = match &settings.mode {
             AuthMode::None => Mode::None,
-            AuthMode::Jwt { issuer, audience, keys } => {
-                Mode::Jwt(jwt::Verifier::new(issuer.as_deref(), audience.as_deref(), keys)?)
-            }
+            AuthMode::Jwt {
+                issuer,
+                audience,
+                keys,
+            } => Mode::Jwt(jwt::Verifier::new(
+                issuer.as_deref(),
+                audience.as_deref(),
+                keys,
+            )?),
         };
-        Ok(Authenticator { mode, watch: settings.watch, query_token: settings.query_token })
+        Ok(Authenticator {
+            mode,
+            watch: settings.watch,
+            query_token: settings.query_token,
+        })
     }
 
     /// Who sends this request. `now` is in seconds since 1970.
@@ -140,13 +158,21 @@ impl Authenticator {
                 origin::loopback_only(request)?;
                 let text = query::single(request.uri.query(), "user")?.ok_or(Denied::NoUser)?;
                 let user = UserId::new(&text).map_err(Denied::User)?;
-                Ok(Identity { user, expires_at: None, watching: self.watching(Vec::new()) })
+                Ok(Identity {
+                    user,
+                    expires_at: None,
+                    watching: self.watching(Vec::new()),
+                })
             }
             Mode::Jwt(verifier) => {
                 let token = self.token(request)?.ok_or(Denied::NoToken)?;
                 let bearer = verifier.verify(&token, now)?;
                 let watching = self.watching(bearer.watch);
-                Ok(Identity { user: bearer.user, expires_at: Some(bearer.expires_at), watching })
+                Ok(Identity {
+                    user: bearer.user,
+                    expires_at: Some(bearer.expires_at),
+                    watching,
+                })
             }
         }
     }
@@ -174,10 +200,15 @@ impl Authenticator {
             }
             return Ok(Some(token.trim().to_owned()));
         }
-        let mut offered = offered_protocols(request).filter_map(|protocol| protocol.strip_prefix(BEARER_PROTOCOL));
+        let mut offered = offered_protocols(request)
+            .filter_map(|protocol| protocol.strip_prefix(BEARER_PROTOCOL));
         if let Some(token) = offered.next() {
             let token = token.to_owned();
-            return if offered.next().is_some() { Err(Denied::SeveralTokens) } else { Ok(Some(token)) };
+            return if offered.next().is_some() {
+                Err(Denied::SeveralTokens)
+            } else {
+                Ok(Some(token))
+            };
         }
         if self.query_token {
             return Ok(query::single(request.uri.query(), "access_token")?);
