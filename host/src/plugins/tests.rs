@@ -237,8 +237,7 @@ async fn i7_a_guest_that_traps_is_replaced_and_harms_nobody() {
     let letters = running.letters.letters().clone();
     assert_eq!(letters.len(), 2, "one for each plugin: {letters:?}");
     assert!(letters.iter().all(|letter| letter.user.as_deref() == Some("trap") && letter.attempts == 2));
-    assert!(letters[0].error.contains("unreachable"), "{}", letters[0].error);
-    assert_eq!(letters[0].error.lines().count(), 1);
+    assert_eq!(letters[0].error, "wasm `unreachable` instruction executed, in trap");
     assert_eq!(running.failures(Hook::UserOnline, FailureKind::Trap), 2);
 }
 
@@ -308,7 +307,7 @@ async fn a_huge_answer_is_a_trap() {
     running.online("huge", 1);
     running.outcomes(1).await;
     assert_eq!(running.failures(Hook::UserOnline, FailureKind::Trap), 1);
-    assert!(running.letter().len() < 1100);
+    assert_eq!(running.letter(), "it gave the host more than 2097152 bytes at once");
 }
 
 #[tokio::test]
