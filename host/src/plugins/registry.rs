@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
@@ -26,9 +25,6 @@ use super::{Outcome, Plugins};
 use crate::clock::Clock;
 use crate::settings::PluginSettings;
 use crate::store::SharedStore;
-
-/// How long stopping waits for dead letters on their way to the store.
-const DEAD_LETTER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What plugins need of the host.
 pub struct Deps {
@@ -58,24 +54,6 @@ impl std::fmt::Debug for PluginSet {
 }
 
 impl PluginSet {
-    /// Loads all plugins and starts their workers. If any can't be used none runs, and all errors come back at once.
-    /// Compiling takes seconds per MB the first time.
-    pub async fn load(settings: &[PluginSettings], deps: Deps) -> Result<PluginSet, Vec<PluginError>> {
-        let host_failed = |problem| vec![for_all(&deps.data_dir, problem)];
-        let (runtime, loader) = loader(&deps.data_dir, deps.compile.clone()).map_err(host_failed)?;
-        let (mut loaded, mut errors) = (Vec::new(), Vec::new());
-        for ended in load_all(&loader, settings).await {
-            match ended {
-                Ok(plugin) => loaded.push(plugin),
-                Err(error) => errors.push(error),
-            }
-        }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        Ok(PluginSet::start(runtime, loaded, deps))
-    }
-
     fn start(runtime: Arc<GuestRuntime>, loaded: Vec<Arc<Loaded>>, deps: Deps) -> PluginSet {
         let outcomes = Arc::new(Outcomes::default());
         let (dead_letters, carry) = DeadLetters::new(deps.store, outcomes.clone());
@@ -106,10 +84,8 @@ impl PluginSet {
         self.plugins.iter().map(|plugin| plugin.metrics()).collect()
     }
 
-    /// Stops at once: running calls are cut, dead letters on their way are kept (within 2 s), what is queued stays
-    /// unsettled. Events submitted later go nowhere.
-    pub async fn shutdown(&self) {
-        self.surroundings.dead_letters.flush(DEAD_LETTER_PATIENCE).await;
+    /// Stops at once: running calls are cut, what is queued stays unsettled, events submitted later go nowhere.
+    pub fn shutdown(&self) {
         for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();
         }
@@ -148,7 +124,22 @@ impl Plugins for PluginSet {
     }
 }
 
-/// Loads plugins as [`PluginSet::load`] does, tries one guest of each, and lets them go: for `presence check`. The
+/// Loads all plugins and starts their workers. If any can't be used none runs, and all errors come back at once.
+/// Compiling takes seconds per MB the first time.
+pub async fn load(settings: &[PluginSettings], deps: Deps) -> Result<PluginSet, Vec<PluginError>> {
+    let host_failed = |problem| vec![for_all(&deps.data_dir, problem)];
+    let (runtime, loader) = loader(&deps.data_dir, deps.compile.clone()).map_err(host_failed)?;
+    let (mut loaded, mut errors) = (Vec::new(), Vec::new());
+    for ended in load_all(&loader, settings).await {
+        match ended {
+            Ok(plugin) => loaded.push(plugin),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(PluginSet::start(runtime, loaded, deps)) } else { Err(errors) }
+}
+
+/// Loads plugins as [`load`] does, tries one guest of each, and lets them go: for `presence check`. The
 /// answers are in the order of the settings.
 pub async fn check(
     settings: &[PluginSettings],

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use presence_core::delivery::Payload;
 use presence_core::events::{Hook, Scope, Sweep, labels};
@@ -13,7 +13,7 @@ use super::metrics::{FailureKind, PluginMetrics};
 use super::testing::{
     Folder, LetterBox, letter_box, quiet_component, session_event, settings, transition, zoo_component,
 };
-use super::{CompileMode, Deps, Outcome, PluginSet, Plugins, check};
+use super::{CompileMode, Deps, Outcome, PluginSet, Plugins, check, load};
 use crate::clock::Clock;
 use crate::settings::PluginSettings;
 
@@ -43,7 +43,7 @@ impl Running {
             })
             .collect();
         let letters = letter_box();
-        let set = PluginSet::load(&settings, deps(&folder, letters.clone())).await.unwrap();
+        let set = load(&settings, deps(&folder, letters.clone())).await.unwrap();
         Running { set, letters, _folder: folder }
     }
 
@@ -148,7 +148,7 @@ async fn everything_wrong_with_all_plugins_is_told_at_once() {
     let mut hungry = settings("hungry", zoo.clone());
     hungry.limits.memory = 65536;
     let all = [refusing, settings("good", zoo), hungry, settings("gone", folder.path().join("x"))];
-    let errors = PluginSet::load(&all, deps(&folder, letter_box())).await.unwrap_err();
+    let errors = load(&all, deps(&folder, letter_box())).await.unwrap_err();
     let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
     assert_eq!(texts.len(), 3, "{texts:#?}");
     assert!(texts[0].contains("refuses its configuration: no config wanted"), "{}", texts[0]);
@@ -161,11 +161,11 @@ async fn compiled_code_is_found_at_the_second_start() {
     let folder = Folder::new();
     let settings = [settings("p", folder.write("quiet.wasm", quiet_component()))];
     for cached in [false, true] {
-        let set = PluginSet::load(&settings, deps(&folder, letter_box())).await.unwrap();
+        let set = load(&settings, deps(&folder, letter_box())).await.unwrap();
         let [description] = set.descriptions() else { panic!("{set:?}") };
         assert_eq!(description.cached, cached);
         assert_eq!(description.digest.len(), 64);
-        set.shutdown().await;
+        set.shutdown();
     }
 }
 
@@ -225,7 +225,7 @@ async fn a_rejected_event_becomes_a_dead_letter() {
     assert_eq!(letter.user.as_deref(), Some("jack"));
     assert_eq!(letter.event_id, "p:session-connected:00000000-0000-0000-0000-000000000007");
     assert_eq!(letter.event["attributes"][0][1], "test");
-    assert_eq!(letter.digest, &*running.set.descriptions()[0].digest);
+    assert_eq!(letter.digest, running.set.descriptions()[0].digest);
 }
 
 #[tokio::test]
@@ -237,8 +237,7 @@ async fn i7_a_guest_that_traps_is_replaced_and_harms_nobody() {
     let letters = running.letters.letters().clone();
     assert_eq!(letters.len(), 2, "one for each plugin: {letters:?}");
     assert!(letters.iter().all(|letter| letter.user.as_deref() == Some("trap") && letter.attempts == 2));
-    assert!(letters[0].error.contains("unreachable"), "{}", letters[0].error);
-    assert_eq!(letters[0].error.lines().count(), 1);
+    assert_eq!(letters[0].error, "wasm `unreachable` instruction executed, in trap");
     assert_eq!(running.failures(Hook::UserOnline, FailureKind::Trap), 2);
 }
 
@@ -261,7 +260,7 @@ async fn i7_plugins_that_loop_delay_nobody() {
     let mut looping = settings("looping", folder.write("zoo.wasm", zoo_component()));
     looping.limits.deadline = PATIENCE;
     let good = settings("good", folder.write("quiet.wasm", quiet_component()));
-    let set = PluginSet::load(&[looping, good], deps(&folder, letter_box())).await.unwrap();
+    let set = load(&[looping, good], deps(&folder, letter_box())).await.unwrap();
     let online = |user| set.submit(Payload::Status(transition(user, 1).into()));
     ["s1", "s2", "s3", "s4"].iter().copied().for_each(online);
     let all_loop = async {
@@ -281,7 +280,7 @@ async fn i7_plugins_that_loop_delay_nobody() {
         delivered += outcomes.iter().filter(good).count();
     }
     assert_eq!(set.metrics()[0].running, 4, "the others still loop");
-    set.shutdown().await;
+    set.shutdown();
 }
 
 #[tokio::test]
@@ -308,7 +307,7 @@ async fn a_huge_answer_is_a_trap() {
     running.online("huge", 1);
     running.outcomes(1).await;
     assert_eq!(running.failures(Hook::UserOnline, FailureKind::Trap), 1);
-    assert!(running.letter().len() < 1100);
+    assert_eq!(running.letter(), "it gave the host more than 2097152 bytes at once");
 }
 
 #[tokio::test]
@@ -372,7 +371,8 @@ async fn stopping_does_not_wait_for_guests() {
     running.online("sspin", 1);
     let listed = running.set.unsettled_list(1);
     assert_eq!(listed.len(), 1, "{listed:?}");
-    let stopped = tokio::time::timeout(PATIENCE, running.set.shutdown());
-    stopped.await.expect("shutdown does not wait");
+    let began = Instant::now();
+    running.set.shutdown();
+    assert!(began.elapsed() < PATIENCE);
     assert_eq!(running.set.unsettled(), [("p".into(), 2)]);
 }
