@@ -28,7 +28,10 @@ pub fn plugin(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let written = if arguments.is_empty() {
         expand(&block)
     } else {
-        Err(Error::new(arguments.span(), "`#[plugin]` takes no arguments"))
+        Err(Error::new(
+            arguments.span(),
+            "`#[plugin]` takes no arguments",
+        ))
     };
     let written = written.unwrap_or_else(|error| error.to_compile_error());
     quote! { #block #written }.into()
@@ -62,7 +65,9 @@ fn expand(block: &ItemImpl) -> Result<Tokens, Error> {
         let message = format!("a plugin needs at least one hook: {}", hook_names());
         return Err(Error::new(plugin.span(), message));
     }
-    let checks = hooks.iter().map(|(name, event)| signature_check(plugin, name, event));
+    let checks = hooks
+        .iter()
+        .map(|(name, event)| signature_check(plugin, name, event));
     let maker_check = maker_check(plugin, configure);
     let exports = exports(plugin, configure, &hooks);
     Ok(quote! {
@@ -77,10 +82,16 @@ fn expand(block: &ItemImpl) -> Result<Tokens, Error> {
 
 fn check_block(block: &ItemImpl) -> Result<(), Error> {
     if let Some((_, path, _)) = &block.trait_ {
-        return Err(Error::new(path.span(), "`#[plugin]` belongs on `impl Type { … }`, not on the impl of a trait"));
+        return Err(Error::new(
+            path.span(),
+            "`#[plugin]` belongs on `impl Type { … }`, not on the impl of a trait",
+        ));
     }
     if !block.generics.params.is_empty() {
-        return Err(Error::new(block.generics.span(), "a plugin cannot be generic"));
+        return Err(Error::new(
+            block.generics.span(),
+            "a plugin cannot be generic",
+        ));
     }
     Ok(())
 }
@@ -97,10 +108,14 @@ fn hook(function: &ImplItemFn) -> Result<Ident, Error> {
         return Err(Error::new(name.span(), message));
     };
     if let Some(keyword) = &function.sig.asyncness {
-        return Err(Error::new(keyword.span(), "hooks are plain functions, not async ones"));
+        return Err(Error::new(
+            keyword.span(),
+            "hooks are plain functions, not async ones",
+        ));
     }
     if function.sig.receiver().is_none() || function.sig.inputs.len() != 3 {
-        let message = format!("expected `fn {name}(&self, ctx: &Context, event: &{event}) -> HookResult`");
+        let message =
+            format!("expected `fn {name}(&self, ctx: &Context, event: &{event}) -> HookResult`");
         return Err(Error::new(function.sig.span(), message));
     }
     Ok(format_ident!("{event}", span = name.span()))
@@ -135,7 +150,9 @@ fn maker_check(plugin: &Type, configure: Option<&ImplItemFn>) -> Tokens {
 fn exports(plugin: &Type, configure: Option<&ImplItemFn>, hooks: &[(&Ident, Ident)]) -> Tokens {
     let default = match configure {
         Some(_) => quote! { ::core::option::Option::None },
-        None => quote! { ::core::option::Option::Some(<#plugin as ::core::default::Default>::default) },
+        None => {
+            quote! { ::core::option::Option::Some(<#plugin as ::core::default::Default>::default) }
+        }
     };
     let handlers = hooks.iter().map(|(name, _)| {
         quote! {

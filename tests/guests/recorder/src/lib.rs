@@ -6,7 +6,9 @@
 
 use presence_plugin::http::Request;
 use presence_plugin::keyvalue::Bucket;
-use presence_plugin::{Cleanup, Context, HookError, HookResult, Session, SessionDisconnected, StatusChange};
+use presence_plugin::{
+    Cleanup, Context, HookError, HookResult, Session, SessionDisconnected, StatusChange,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -84,7 +86,10 @@ fn append(bucket: &Bucket, key: &str, document: &Value) -> Result<(), HookError>
         let surplus = documents.len().saturating_sub(KEPT);
         documents.drain(..surplus);
         let value = Value::Array(documents).to_string();
-        if bucket.compare_and_set(key, entry.map(|entry| entry.version), value)?.is_some() {
+        if bucket
+            .compare_and_set(key, entry.map(|entry| entry.version), value)?
+            .is_some()
+        {
             return Ok(());
         }
     }
@@ -98,10 +103,18 @@ mod tests {
     #[test]
     fn appends_and_posts() {
         testing::reset();
-        let config = Config { url: Some("http://x/".to_string()), bucket: Some("heard".to_string()) };
+        let config = Config {
+            url: Some("http://x/".to_string()),
+            bucket: Some("heard".to_string()),
+        };
         let recorder = Recorder::configure(config).unwrap();
         let scope = presence_plugin::Scope::Everything;
-        let event = Cleanup { cause: "fresh-start".to_string(), scope, chunk: 0, last: true };
+        let event = Cleanup {
+            cause: "fresh-start".to_string(),
+            scope,
+            chunk: 0,
+            last: true,
+        };
         for _ in 0..KEPT + 1 {
             recorder.cleanup(&Context::default(), &event).unwrap();
         }
