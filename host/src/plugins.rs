@@ -52,7 +52,7 @@ mod yardstick;
 pub use compile::{COMPILE_VERB, CompileError, CompileMode, compile_in_this_process};
 pub use loading::PluginDescription;
 pub use problem::{PluginError, Problem};
-pub use registry::{Deps, PluginSet, check, load};
+pub use registry::{Deps, PluginSet, check};
 pub use yardstick::time_bare_calls;
 
 /// What the driver tells all plugins.

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use presence_core::delivery::Payload;
 use presence_core::events::Hook;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 use super::compile::CompileMode;
 use super::dead_letters::DeadLetters;
@@ -25,6 +26,9 @@ use super::{Outcome, Plugins};
 use crate::clock::Clock;
 use crate::settings::PluginSettings;
 use crate::store::SharedStore;
+
+/// How long stopping waits for guests to come by at an epoch.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What plugins need of the host.
 pub struct Deps {
@@ -44,7 +48,7 @@ pub struct PluginSet {
     plugins: Vec<Arc<Plugin>>,
     descriptions: Vec<PluginDescription>,
     surroundings: Surroundings,
-    tasks: Mutex<Vec<AbortHandle>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl std::fmt::Debug for PluginSet {
@@ -54,21 +58,35 @@ impl std::fmt::Debug for PluginSet {
 }
 
 impl PluginSet {
+    /// Loads all plugins and starts their workers. If any can't be used none runs, and all errors come back at once.
+    /// Compiling takes seconds per MB the first time.
+    pub async fn load(settings: &[PluginSettings], deps: Deps) -> Result<PluginSet, Vec<PluginError>> {
+        let host_failed = |problem| vec![for_all(&deps.data_dir, problem)];
+        let (runtime, loader) = loader(&deps.data_dir, deps.compile.clone()).map_err(host_failed)?;
+        let (mut loaded, mut errors) = (Vec::new(), Vec::new());
+        for ended in load_all(&loader, settings).await {
+            match ended {
+                Ok(plugin) => loaded.push(plugin),
+                Err(error) => errors.push(error),
+            }
+        }
+        if errors.is_empty() { Ok(PluginSet::start(runtime, loaded, deps)) } else { Err(errors) }
+    }
+
     fn start(runtime: Arc<GuestRuntime>, loaded: Vec<Arc<Loaded>>, deps: Deps) -> PluginSet {
         let outcomes = Arc::new(Outcomes::default());
         let (dead_letters, carry) = DeadLetters::new(deps.store, outcomes.clone());
         let surroundings = Surroundings { clock: deps.clock, outcomes, dead_letters };
         let handle = runtime.handle().clone();
         let _inside = handle.enter();
-        let mut tasks = vec![handle.spawn(carry).abort_handle()];
+        let mut tasks = vec![handle.spawn(carry)];
         let descriptions = loaded.iter().map(|loaded| loaded.description.clone()).collect();
         let mut plugins = Vec::new();
         for loaded in loaded {
             let workers = loaded.settings.delivery.concurrency.max(1);
             let plugin = Arc::new(Plugin::new(loaded, surroundings.clone()));
-            tasks.push(handle.spawn(plugin.clone().keep_time()).abort_handle());
-            tasks
-                .extend((0..workers).map(|_| handle.spawn(Worker::new(plugin.clone()).run()).abort_handle()));
+            tasks.push(handle.spawn(plugin.clone().keep_time()));
+            tasks.extend((0..workers).map(|_| handle.spawn(Worker::new(plugin.clone()).run())));
             plugins.push(plugin);
         }
         PluginSet { runtime, plugins, descriptions, surroundings, tasks: Mutex::new(tasks) }
@@ -84,10 +102,13 @@ impl PluginSet {
         self.plugins.iter().map(|plugin| plugin.metrics()).collect()
     }
 
-    /// Stops at once: running calls are cut, what is queued stays unsettled, events submitted later go nowhere.
-    pub fn shutdown(&self) {
-        for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            task.abort();
+    /// Stops: running calls are cut, what is queued stays unsettled, events submitted later go nowhere. When this
+    /// returns no guest runs any more; that takes an epoch or two, and a second at most.
+    pub async fn shutdown(&self) {
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.iter().for_each(JoinHandle::abort);
+        if tokio::time::timeout(STOP_PATIENCE, join_all(tasks)).await.is_err() {
+            tracing::warn!("some plugins did not stop in time and end with the process");
         }
         self.runtime.stop();
     }
@@ -124,22 +145,7 @@ impl Plugins for PluginSet {
     }
 }
 
-/// Loads all plugins and starts their workers. If any can't be used none runs, and all errors come back at once.
-/// Compiling takes seconds per MB the first time.
-pub async fn load(settings: &[PluginSettings], deps: Deps) -> Result<PluginSet, Vec<PluginError>> {
-    let host_failed = |problem| vec![for_all(&deps.data_dir, problem)];
-    let (runtime, loader) = loader(&deps.data_dir, deps.compile.clone()).map_err(host_failed)?;
-    let (mut loaded, mut errors) = (Vec::new(), Vec::new());
-    for ended in load_all(&loader, settings).await {
-        match ended {
-            Ok(plugin) => loaded.push(plugin),
-            Err(error) => errors.push(error),
-        }
-    }
-    if errors.is_empty() { Ok(PluginSet::start(runtime, loaded, deps)) } else { Err(errors) }
-}
-
-/// Loads plugins as [`load`] does, tries one guest of each, and lets them go: for `presence check`. The
+/// Loads plugins as [`PluginSet::load`] does, tries one guest of each, and lets them go: for `presence check`. The
 /// answers are in the order of the settings.
 pub async fn check(
     settings: &[PluginSettings],

@@ -13,7 +13,7 @@ use super::metrics::{FailureKind, PluginMetrics};
 use super::testing::{
     Folder, LetterBox, letter_box, quiet_component, session_event, settings, transition, zoo_component,
 };
-use super::{CompileMode, Deps, Outcome, PluginSet, Plugins, check, load};
+use super::{CompileMode, Deps, Outcome, PluginSet, Plugins, check};
 use crate::clock::Clock;
 use crate::settings::PluginSettings;
 
@@ -43,7 +43,7 @@ impl Running {
             })
             .collect();
         let letters = letter_box();
-        let set = load(&settings, deps(&folder, letters.clone())).await.unwrap();
+        let set = PluginSet::load(&settings, deps(&folder, letters.clone())).await.unwrap();
         Running { set, letters, _folder: folder }
     }
 
@@ -148,7 +148,7 @@ async fn everything_wrong_with_all_plugins_is_told_at_once() {
     let mut hungry = settings("hungry", zoo.clone());
     hungry.limits.memory = 65536;
     let all = [refusing, settings("good", zoo), hungry, settings("gone", folder.path().join("x"))];
-    let errors = load(&all, deps(&folder, letter_box())).await.unwrap_err();
+    let errors = PluginSet::load(&all, deps(&folder, letter_box())).await.unwrap_err();
     let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
     assert_eq!(texts.len(), 3, "{texts:#?}");
     assert!(texts[0].contains("refuses its configuration: no config wanted"), "{}", texts[0]);
@@ -161,11 +161,11 @@ async fn compiled_code_is_found_at_the_second_start() {
     let folder = Folder::new();
     let settings = [settings("p", folder.write("quiet.wasm", quiet_component()))];
     for cached in [false, true] {
-        let set = load(&settings, deps(&folder, letter_box())).await.unwrap();
+        let set = PluginSet::load(&settings, deps(&folder, letter_box())).await.unwrap();
         let [description] = set.descriptions() else { panic!("{set:?}") };
         assert_eq!(description.cached, cached);
         assert_eq!(description.digest.len(), 64);
-        set.shutdown();
+        set.shutdown().await;
     }
 }
 
@@ -260,7 +260,7 @@ async fn i7_plugins_that_loop_delay_nobody() {
     let mut looping = settings("looping", folder.write("zoo.wasm", zoo_component()));
     looping.limits.deadline = PATIENCE;
     let good = settings("good", folder.write("quiet.wasm", quiet_component()));
-    let set = load(&[looping, good], deps(&folder, letter_box())).await.unwrap();
+    let set = PluginSet::load(&[looping, good], deps(&folder, letter_box())).await.unwrap();
     let online = |user| set.submit(Payload::Status(transition(user, 1).into()));
     ["s1", "s2", "s3", "s4"].iter().copied().for_each(online);
     let all_loop = async {
@@ -280,7 +280,7 @@ async fn i7_plugins_that_loop_delay_nobody() {
         delivered += outcomes.iter().filter(good).count();
     }
     assert_eq!(set.metrics()[0].running, 4, "the others still loop");
-    set.shutdown();
+    set.shutdown().await;
 }
 
 #[tokio::test]
@@ -372,7 +372,7 @@ async fn stopping_does_not_wait_for_guests() {
     let listed = running.set.unsettled_list(1);
     assert_eq!(listed.len(), 1, "{listed:?}");
     let began = Instant::now();
-    running.set.shutdown();
+    running.set.shutdown().await;
     assert!(began.elapsed() < PATIENCE);
     assert_eq!(running.set.unsettled(), [("p".into(), 2)]);
 }
