@@ -437,7 +437,10 @@ impl Model {
 
     /// Lets everything land and settle; sessions go on.
     fn rest(&mut self) {
+        let mut rounds = 0;
         while self.system.unsettled() > 0 {
+            rounds += 1;
+            assert!(rounds < 100, "what is open settles");
             while self.system.unsettled() > self.unsettled_ends() + self.in_flight.len() {
                 self.take();
             }
