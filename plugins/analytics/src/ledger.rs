@@ -214,7 +214,8 @@ fn user_key(user: &str) -> String {
     format!("user/{user}")
 }
 
-fn rollup_key(at_ms: u64, user: &str) -> String {
+/// The key of a user's roll-up for the day of this time.
+pub fn rollup_key(at_ms: u64, user: &str) -> String {
     // FNV-1a: any hash will do that is the same in every guest and every version.
     let hash = user.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
