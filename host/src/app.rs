@@ -10,7 +10,7 @@ use presence_core::documents::Layout;
 use presence_core::ids::InstanceId;
 
 use crate::clock::Clock;
-use crate::driver::{Driver, DriverConfig, Event, Handle, Ending};
+use crate::driver::{Driver, DriverConfig, Ending, Event, Handle};
 use crate::gateway::metrics::{Metrics, PluginFigures};
 use crate::gateway::{self, AdminDeps, BindError, Listeners};
 use crate::plugins::{self, CompileMode, PluginError, PluginSet};
@@ -50,12 +50,8 @@ impl App {
     pub async fn build(settings: Settings, compile: CompileMode) -> Result<App, BuildError> {
         let clock = Clock;
         let store: SharedStore = Arc::new(MemoryStore::new());
-        let deps = plugins::Deps {
-            data_dir: settings.host.data_dir.clone(),
-            store: store.clone(),
-            compile,
-            clock,
-        };
+        let deps =
+            plugins::Deps { data_dir: settings.host.data_dir.clone(), store: store.clone(), compile, clock };
         let plugins = PluginSet::load(&settings.plugins, deps).await.map_err(BuildError::Plugins)?;
         let listeners = gateway::bind(&settings).await?;
         let app = App { settings, listeners, plugins: Arc::new(plugins), store, clock };
@@ -75,7 +71,12 @@ impl App {
         );
         for plugin in self.plugins.descriptions() {
             let hooks: Vec<&str> = plugin.hooks.iter().map(|hook| hook.as_str()).collect();
-            tracing::info!(name = &*plugin.name, digest = &plugin.digest[..12], hooks = hooks.join(" "), "plugin");
+            tracing::info!(
+                name = &*plugin.name,
+                digest = &plugin.digest[..12],
+                hooks = hooks.join(" "),
+                "plugin"
+            );
         }
         tracing::info!(clients = %self.listeners.client_address(), admin = %self.listeners.admin_address(), "listening");
     }

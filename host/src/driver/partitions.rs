@@ -11,7 +11,7 @@ use presence_core::membership::MembershipEffect;
 use presence_core::time::Now;
 use presence_core::tracker::{StatusBatch, Tracker, TrackerConfig};
 
-use super::engine::{Driver, Partition, Ending};
+use super::engine::{Driver, Ending, Partition};
 use super::io::{Completion, REFUSED_PAUSE, definite, write_statuses};
 use crate::plugins;
 use crate::store::{Coverage, Followed, Notice, Put, StoreError};
