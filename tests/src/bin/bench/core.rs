@@ -27,7 +27,10 @@ struct Core {
 
 impl Core {
     fn new() -> Core {
-        let layout = Layout { partitions: 64, leaves: 16 };
+        let layout = Layout {
+            partitions: 64,
+            leaves: 16,
+        };
         let config = SessionsConfig {
             idle_after: Some(Duration::from_secs(300)),
             heartbeat: Duration::from_secs(25),
@@ -41,8 +44,10 @@ impl Core {
             generation: 1,
             seed: 1,
         };
-        let trackers =
-            (0..64).map(PartitionId).map(|id| (id, Tracker::new(id, Sequence(1), tracker))).collect();
+        let trackers = (0..64)
+            .map(PartitionId)
+            .map(|id| (id, Tracker::new(id, Sequence(1), tracker)))
+            .collect();
         Core {
             layout,
             sessions: LocalSessions::new(config, InstanceId(1)),
@@ -58,7 +63,9 @@ impl Core {
         while let Some(write) = self.sessions.poll_document() {
             self.sessions.handle_document_acked(now, &write.user);
             let partition = self.layout.partition(&write.user);
-            let Some(tracker) = self.trackers.get_mut(&partition) else { continue };
+            let Some(tracker) = self.trackers.get_mut(&partition) else {
+                continue;
+            };
             tracker.handle_document(now, &write.user, InstanceId(1), write.document.as_deref());
             while let Some(batch) = tracker.poll_write() {
                 let first = self.sequence;
@@ -90,7 +97,10 @@ pub fn run() {
     for at in 0..USERS {
         let user = UserId::new(&format!("user-{at:019}")).expect("a user id");
         let id = SessionId::Hosted((now.wall.0 as u128) << 80 | at as u128);
-        keys.push(core.sessions.handle_open(now, id, user, Attributes::default(), None));
+        keys.push(
+            core.sessions
+                .handle_open(now, id, user, Attributes::default(), None),
+        );
         core.settle(now);
     }
     let opened = started.elapsed();
@@ -98,7 +108,11 @@ pub fn run() {
     let mut changes = 0_u64;
     let started = Instant::now();
     for round in 0..2 {
-        let status = if round == 0 { Status::Idle } else { Status::Online };
+        let status = if round == 0 {
+            Status::Idle
+        } else {
+            Status::Online
+        };
         now = Now::at(now.tick.0 + 10);
         for key in &keys {
             core.sessions.handle_set_status(now, *key, status);
@@ -116,16 +130,36 @@ pub fn run() {
     let closed = started.elapsed();
     let total = opened + changed + closed;
     let events = USERS as u64 * 2 + changes;
-    assert_eq!(core.transitions, USERS as u64 + changes, "every opening and change is a transition");
+    assert_eq!(
+        core.transitions,
+        USERS as u64 + changes,
+        "every opening and change is a transition"
+    );
     assert_eq!(core.hooks, 2 * USERS as u64);
     line(
         "core: session events a second, one core",
         count(events as f64 / total.as_secs_f64()),
         "at least 1,000,000",
     );
-    line("  opened a second", count(USERS as f64 / opened.as_secs_f64()), "");
-    line("  changed a second (each a transition)", count(changes as f64 / changed.as_secs_f64()), "");
-    line("  closed a second", count(USERS as f64 / closed.as_secs_f64()), "");
+    line(
+        "  opened a second",
+        count(USERS as f64 / opened.as_secs_f64()),
+        "",
+    );
+    line(
+        "  changed a second (each a transition)",
+        count(changes as f64 / changed.as_secs_f64()),
+        "",
+    );
+    line(
+        "  closed a second",
+        count(USERS as f64 / closed.as_secs_f64()),
+        "",
+    );
     let bytes = held as f64 / USERS as f64;
-    line("core: resident bytes a session, 1,000,000 users", count(bytes), "at most 400");
+    line(
+        "core: resident bytes a session, 1,000,000 users",
+        count(bytes),
+        "at most 400",
+    );
 }
