@@ -43,6 +43,19 @@
 //! are there are exported. Any function but these and `configure` belongs in another impl block: a misspelt hook is
 //! a compile error.
 //!
+//! ```compile_fail
+//! # use presence_plugin::{Context, HookResult, StatusChange};
+//! #[derive(Default)]
+//! struct Greeter;
+//!
+//! #[presence_plugin::plugin]
+//! impl Greeter {
+//!     fn user_onlin(&self, _: &Context, _: &StatusChange) -> HookResult {
+//!         Ok(())
+//!     }
+//! }
+//! ```
+//!
 //! # What a plugin must bear
 //! The host keeps several guests of one plugin, each with its own memory, and throws guests away after a trap, a
 //! deadline or some number of calls: what has to last belongs in [`keyvalue`]. Every event may come more than once:
@@ -60,6 +73,9 @@ pub mod time;
 mod guest;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
+
+#[cfg(test)]
+mod tests;
 
 pub use event::{
     Attributes, Cleanup, Context, HookError, HookResult, Scope, Session, SessionDisconnected,

@@ -199,3 +199,70 @@ fn exports(plugin: &Type, configure: Option<&ImplItemFn>, hooks: &[(&Ident, Iden
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use syn::parse_quote;
+
+    fn refusal(block: ItemImpl) -> String {
+        let error = expand(&block).expect_err("an error");
+        error
+            .into_iter()
+            .map(|error| error.to_string())
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+
+    #[test]
+    fn exports_the_hooks_that_are_there() {
+        let block = parse_quote! {
+            impl Mine {
+                fn user_online(&self, ctx: &Context, event: &StatusChange) -> HookResult { Ok(()) }
+            }
+        };
+        let written = expand(&block).unwrap().to_string();
+        assert!(written.contains("user_online :: Guest"));
+        assert!(
+            !written.contains("user_idle") && !written.contains("configure"),
+            "{written}"
+        );
+        assert!(written.contains("Default"));
+    }
+
+    #[test]
+    fn a_misspelt_hook_names_the_hooks() {
+        let error = refusal(parse_quote! {
+            impl Mine {
+                fn user_onlin(&self, ctx: &Context, event: &StatusChange) -> HookResult { Ok(()) }
+                fn helper() {}
+            }
+        });
+        assert!(
+            error.starts_with("`user_onlin` is not a hook. The hooks are `session_connected`, "),
+            "{error}"
+        );
+        assert!(error.contains("; `helper` is not a hook."), "{error}");
+    }
+
+    #[test]
+    fn shapes_that_cannot_work_are_refused() {
+        let nothing = refusal(
+            parse_quote! { impl Mine { fn configure(config: ()) -> Result<Mine, String> { x } } },
+        );
+        assert!(
+            nothing.starts_with("a plugin needs at least one hook: `session_connected`"),
+            "{nothing}"
+        );
+        assert!(refusal(parse_quote! { impl Clone for Mine {} }).contains("trait"));
+        assert!(refusal(parse_quote! { impl<T> Mine<T> {} }).contains("generic"));
+        let asynchronous =
+            parse_quote! { impl Mine { async fn cleanup(&self, c: &Context, e: &Cleanup) {} } };
+        assert!(refusal(asynchronous).contains("not async"));
+        let short = refusal(parse_quote! { impl Mine { fn cleanup(&self) {} } });
+        assert_eq!(
+            short,
+            "expected `fn cleanup(&self, ctx: &Context, event: &Cleanup) -> HookResult`"
+        );
+    }
+}
