@@ -142,8 +142,14 @@ impl LocalSessions {
         expires_at: Option<Timestamp>,
     ) -> SessionKey {
         debug_assert!(matches!(id, SessionId::Hosted(_)));
-        let id = if let SessionId::Hosted(id) = id { id } else { 0 };
-        let place = self.table.insert(user, Record::new(now, id, attributes, expires_at));
+        let id = if let SessionId::Hosted(id) = id {
+            id
+        } else {
+            0
+        };
+        let place = self
+            .table
+            .insert(user, Record::new(now, id, attributes, expires_at));
         self.online += 1;
         self.arm(now, place);
         self.touch(place);
@@ -153,7 +159,9 @@ impl LocalSessions {
     /// Any frame came from the client.
     pub fn handle_frame(&mut self, now: Now, key: SessionKey) {
         let place = Place::of(key);
-        let Some(record) = self.table.live(place) else { return };
+        let Some(record) = self.table.live(place) else {
+            return;
+        };
         record.frame = now.tick;
         if std::mem::take(&mut record.pinged) {
             // The timer stands at the end of the timeout; the next Ping may be due before that.
@@ -165,7 +173,9 @@ impl LocalSessions {
     pub fn handle_activity(&mut self, now: Now, key: SessionKey) {
         self.handle_frame(now, key);
         let place = Place::of(key);
-        let Some(record) = self.table.live(place) else { return };
+        let Some(record) = self.table.live(place) else {
+            return;
+        };
         record.activity = now.tick;
         if record.mode == Mode::AutomaticIdle {
             self.set(now, place, Mode::Online);
@@ -181,7 +191,9 @@ impl LocalSessions {
         };
         self.handle_frame(now, key);
         let place = Place::of(key);
-        let Some(record) = self.table.live(place) else { return };
+        let Some(record) = self.table.live(place) else {
+            return;
+        };
         record.activity = now.tick;
         self.set(now, place, mode);
     }
@@ -213,7 +225,9 @@ impl LocalSessions {
 
     /// The user's document that was in flight is in the store: the sessions it lists are announced, the oldest first.
     pub fn handle_document_acked(&mut self, _now: Now, user: &UserId) {
-        let Some(slot) = self.table.find_user(user) else { return };
+        let Some(slot) = self.table.find_user(user) else {
+            return;
+        };
         if !self.landed(slot) {
             return;
         }
@@ -234,7 +248,9 @@ impl LocalSessions {
 
     /// The document in flight is certainly not in the store: the newest one is to be written.
     pub fn handle_document_failed(&mut self, _now: Now, user: &UserId) {
-        let Some(slot) = self.table.find_user(user) else { return };
+        let Some(slot) = self.table.find_user(user) else {
+            return;
+        };
         if self.landed(slot) {
             self.mark(slot);
         }
@@ -242,8 +258,12 @@ impl LocalSessions {
 
     /// The `session-disconnected` of a session is settled everywhere: the document may forget it.
     pub fn handle_settled(&mut self, session: &SessionId) {
-        let SessionId::Hosted(id) = session else { return };
-        let Some(place) = self.ended.remove(id) else { return };
+        let SessionId::Hosted(id) = session else {
+            return;
+        };
+        let Some(place) = self.ended.remove(id) else {
+            return;
+        };
         self.touch(place);
         self.table.remove(place);
     }
@@ -251,7 +271,11 @@ impl LocalSessions {
     /// Timers: call at or after [`LocalSessions::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Now) {
         while let Some((tick, place)) = self.timers.pop_due(now.tick) {
-            if self.table.live(place).is_some_and(|record| record.armed == tick) {
+            if self
+                .table
+                .live(place)
+                .is_some_and(|record| record.armed == tick)
+            {
                 self.fire(now, place);
             }
         }
@@ -282,9 +306,15 @@ impl LocalSessions {
         });
         sessions.sort_unstable_by(|one, other| one.id.cmp(&other.id));
         let drained_until = self.drained_until.filter(|_| drained);
-        let document = SessionDocument { sessions, drained_until };
+        let document = SessionDocument {
+            sessions,
+            drained_until,
+        };
         let empty = document.sessions.is_empty() && drained_until.is_none();
-        Some(DocumentWrite { user, document: (!empty).then(|| Arc::new(document)) })
+        Some(DocumentWrite {
+            user,
+            document: (!empty).then(|| Arc::new(document)),
+        })
     }
 
     /// The next thing to do about a session.
@@ -304,7 +334,10 @@ impl LocalSessions {
 
     /// A live session.
     pub fn session(&self, key: SessionKey) -> Option<SessionView> {
-        let record = self.table.get(Place::of(key)).filter(|record| record.ended.is_none())?;
+        let record = self
+            .table
+            .get(Place::of(key))
+            .filter(|record| record.ended.is_none())?;
         Some(SessionView {
             id: SessionId::Hosted(record.id()),
             user: self.table.user(record.user).id.clone(),
@@ -319,7 +352,9 @@ impl LocalSessions {
 
     /// Changes who says what; the document changes only with the status.
     fn set(&mut self, now: Now, place: Place, mode: Mode) {
-        let Some(record) = self.table.live(place) else { return };
+        let Some(record) = self.table.live(place) else {
+            return;
+        };
         let before = record.status();
         record.mode = mode;
         if record.status() == before {
@@ -336,12 +371,17 @@ impl LocalSessions {
     }
 
     fn end(&mut self, now: Now, place: Place, reason: Label) {
-        let Some(record) = self.table.live(place) else { return };
+        let Some(record) = self.table.live(place) else {
+            return;
+        };
         match record.mode {
             Mode::Online => self.online -= 1,
             Mode::Idle | Mode::AutomaticIdle => self.idle -= 1,
         }
-        record.ended = Some(Box::new(Ended { at: now.wall, reason }));
+        record.ended = Some(Box::new(Ended {
+            at: now.wall,
+            reason,
+        }));
         let (id, stage) = (record.id(), record.stage);
         self.ended.insert(id, place);
         self.touch(place);
@@ -352,15 +392,22 @@ impl LocalSessions {
 
     /// Issues `session-disconnected`, if the session has ended.
     fn issue_disconnected(&mut self, place: Place) {
-        let Some(record) = self.table.get(place) else { return };
+        let Some(record) = self.table.get(place) else {
+            return;
+        };
         let Some(ended) = &record.ended else { return };
         let duration_ms = ended.at.millis_since(record.connected_at);
-        let change = SessionChange::Disconnected { reason: ended.reason.clone(), duration_ms };
+        let change = SessionChange::Disconnected {
+            reason: ended.reason.clone(),
+            duration_ms,
+        };
         self.issue(place, change);
     }
 
     fn issue(&mut self, place: Place, change: SessionChange) {
-        let Some(record) = self.table.get(place) else { return };
+        let Some(record) = self.table.get(place) else {
+            return;
+        };
         let session = Session {
             id: SessionId::Hosted(record.id()),
             user: self.table.user(record.user).id.clone(),
@@ -369,7 +416,8 @@ impl LocalSessions {
             connected_at: record.connected_at,
             attributes: record.attributes.clone(),
         };
-        self.effects.push_back(SessionEffect::Hook(SessionEvent { session, change }));
+        self.effects
+            .push_back(SessionEffect::Hook(SessionEvent { session, change }));
     }
 
     /// The session changed: its user's document is to be written.
@@ -406,7 +454,9 @@ impl LocalSessions {
     /// Sets the session's one timer to the first thing that may be due, unless it stands earlier: frames and
     /// activity only put things off, which is found out when it fires. An entry set before is stale then.
     fn arm(&mut self, now: Now, place: Place) {
-        let Some(record) = self.table.live(place) else { return };
+        let Some(record) = self.table.live(place) else {
+            return;
+        };
         let due = record.due(now, &self.config);
         if record.armed == Tick(0) || due < record.armed {
             record.armed = due;
@@ -419,14 +469,20 @@ impl LocalSessions {
         let live = (self.online + self.idle) as usize;
         if self.timers.len() > TIMERS_PER_SESSION * live + SPARE_TIMERS {
             let table = &mut self.table;
-            self.timers.retain(|tick, place| table.live(*place).is_some_and(|record| record.armed == tick));
+            self.timers.retain(|tick, place| {
+                table
+                    .live(*place)
+                    .is_some_and(|record| record.armed == tick)
+            });
         }
     }
 
     /// The timer fired: does what is really due, then sets it anew.
     fn fire(&mut self, now: Now, place: Place) {
         let config = self.config;
-        let Some(record) = self.table.live(place) else { return };
+        let Some(record) = self.table.live(place) else {
+            return;
+        };
         record.armed = Tick(0);
         if record.expires_at().is_some_and(|at| at <= now.wall) {
             return self.end_by_host(now, place, labels::EXPIRED);
@@ -449,7 +505,10 @@ impl LocalSessions {
 
     fn end_by_host(&mut self, now: Now, place: Place, reason: &'static str) {
         self.end(now, place, reason.into());
-        self.effects.push_back(SessionEffect::End { key: place.key(), reason: reason.into() });
+        self.effects.push_back(SessionEffect::End {
+            key: place.key(),
+            reason: reason.into(),
+        });
     }
 }
 
@@ -457,14 +516,21 @@ impl Record {
     /// The first time at which something may have to be done. Expiry goes by the wall clock, which may be set:
     /// this is when it comes as the clock stands, and it is looked at again then.
     fn due(&self, now: Now, config: &SessionsConfig) -> Tick {
-        let expiry = self.expires_at().map(|at| now.tick + Duration::from_millis(at.millis_since(now.wall)));
+        let expiry = self
+            .expires_at()
+            .map(|at| now.tick + Duration::from_millis(at.millis_since(now.wall)));
         let due = [self.idle_due(config), expiry].into_iter().flatten();
         due.fold(self.liveness_due(config), Tick::min)
     }
 
     /// When a Ping is due, or, once it was sent, the end.
     fn liveness_due(&self, config: &SessionsConfig) -> Tick {
-        self.frame + if self.pinged { config.heartbeat_timeout } else { config.heartbeat }
+        self.frame
+            + if self.pinged {
+                config.heartbeat_timeout
+            } else {
+                config.heartbeat
+            }
     }
 
     /// When the session becomes idle by itself.

@@ -119,7 +119,9 @@ impl Tracker {
     pub fn handle_record(&mut self, user: &UserId, record: &StatusRecord) {
         let slot = self.users.find_or_insert(user);
         let generation = self.config.generation;
-        let Some(entry) = self.users.get_mut(slot) else { return };
+        let Some(entry) = self.users.get_mut(slot) else {
+            return;
+        };
         if entry.revision() >= record.revision {
             return;
         }
@@ -158,10 +160,16 @@ impl Tracker {
                 None => return,
             },
         };
-        let Some(entry) = self.users.get_mut(slot) else { return };
+        let Some(entry) = self.users.get_mut(slot) else {
+            return;
+        };
         let presence = document.and_then(|document| {
-            let mut presence =
-                Presence { instance, online: 0, idle: 0, drained_until: document.drained_until };
+            let mut presence = Presence {
+                instance,
+                online: 0,
+                idle: 0,
+                drained_until: document.drained_until,
+            };
             for session in &document.sessions {
                 match (&session.ended, session.status) {
                     (Some(ended), _) => entry.last_end = entry.last_end.max(ended.at),
@@ -181,8 +189,15 @@ impl Tracker {
     pub fn handle_instance_lost(&mut self, now: Now, instance: InstanceId, last_renewal: Tick) {
         let slots: Vec<Slot> = self.users.slots().collect();
         for slot in slots {
-            let Some(entry) = self.users.get_mut(slot) else { continue };
-            if entry.places.as_slice().iter().any(|presence| presence.instance == instance) {
+            let Some(entry) = self.users.get_mut(slot) else {
+                continue;
+            };
+            if entry
+                .places
+                .as_slice()
+                .iter()
+                .any(|presence| presence.instance == instance)
+            {
                 entry.places.set(instance, None);
                 entry.last_end = entry.last_end.max(now.wall);
                 self.decide_from(now, slot, last_renewal);
@@ -227,17 +242,27 @@ impl Tracker {
         self.in_flight.extend(self.decisions.drain(..count));
         self.head += count as u64;
         let records = self.in_flight.iter().filter_map(|decision| {
-            self.users.get(decision.slot).map(|user| (user.id.clone(), decision.record))
+            self.users
+                .get(decision.slot)
+                .map(|user| (user.id.clone(), decision.record))
         });
-        Some(StatusBatch { partition: self.partition, claim: self.claim, records: records.collect() })
+        Some(StatusBatch {
+            partition: self.partition,
+            claim: self.claim,
+            records: records.collect(),
+        })
     }
 
     /// The write in flight is in the store as far as `sequences` reach, in order; the rest of it was certainly not
     /// written and is asked for again by [`Tracker::poll_write`].
     pub fn handle_written(&mut self, sequences: &[Sequence]) {
-        let mut rest = self.in_flight.split_off(sequences.len().min(self.in_flight.len()));
+        let mut rest = self
+            .in_flight
+            .split_off(sequences.len().min(self.in_flight.len()));
         for (decision, sequence) in self.in_flight.drain(..).zip(sequences) {
-            let Some(user) = self.users.get_mut(decision.slot) else { continue };
+            let Some(user) = self.users.get_mut(decision.slot) else {
+                continue;
+            };
             user.undecided = user.undecided.saturating_sub(1);
             let record = decision.record;
             self.decided[record.status as usize] += 1;
@@ -267,7 +292,11 @@ impl Tracker {
     /// The next user to be forgotten: offline for longer than the retention, or one too many, the longest offline
     /// first. `settled` tells whether every plugin has heard the user's last status. The user's record is to be
     /// deleted from the store, under the claim.
-    pub fn poll_forgotten(&mut self, now: Now, settled: impl Fn(&UserId) -> bool) -> Option<UserId> {
+    pub fn poll_forgotten(
+        &mut self,
+        now: Now,
+        settled: impl Fn(&UserId) -> bool,
+    ) -> Option<UserId> {
         let total: u64 = self.counts.iter().sum();
         let crowded = total > self.config.max_users as u64;
         // Someone whose last status is still being delivered is passed over, a few at a time.
@@ -275,7 +304,9 @@ impl Tracker {
             if !crowded && since + self.config.offline_retention > now.wall {
                 return None;
             }
-            let Some(user) = self.users.get(slot) else { continue };
+            let Some(user) = self.users.get(slot) else {
+                continue;
+            };
             if user.undecided > 0 || !user.places.as_slice().is_empty() || !settled(&user.id) {
                 continue;
             }
@@ -293,7 +324,10 @@ impl Tracker {
     pub fn known(&self, user: &UserId) -> Option<Known> {
         let entry = self.users.get(self.users.find(user)?)?;
         let record = entry.record(self.config.generation)?;
-        Some(Known { record, sessions: live(entry.places.as_slice()) })
+        Some(Known {
+            record,
+            sessions: live(entry.places.as_slice()),
+        })
     }
 
     /// Users by decided status: online, idle, offline.
@@ -318,8 +352,9 @@ impl Tracker {
 
     /// Drops a user of whom nothing was ever decided and nothing is known.
     fn drop_unheard_of(&mut self, slot: Slot) {
-        let unheard_of =
-            |user: &crate::users::User| user.decided().is_none() && user.places.as_slice().is_empty();
+        let unheard_of = |user: &crate::users::User| {
+            user.decided().is_none() && user.places.as_slice().is_empty()
+        };
         if self.users.get(slot).is_some_and(unheard_of) {
             self.users.remove(slot);
         }
@@ -332,7 +367,9 @@ impl Tracker {
 
     /// Decides, with a grace that starts at `grace_from` where one is due and none is running.
     fn decide_from(&mut self, now: Now, slot: Slot, grace_from: Tick) {
-        let Some(user) = self.users.get_mut(slot) else { return };
+        let Some(user) = self.users.get_mut(slot) else {
+            return;
+        };
         let places = user.places.as_slice();
         if live(places) > 0 {
             if let Some(tick) = user.offline_due.take() {
@@ -340,11 +377,17 @@ impl Tracker {
             }
             return self.decide_now(now, slot);
         }
-        if user.decided().is_none_or(|status| status == Status::Offline) {
+        if user
+            .decided()
+            .is_none_or(|status| status == Status::Offline)
+        {
             // Nobody was told otherwise: an unknown offline user stays so without a hook.
             return;
         }
-        let hold = places.iter().filter_map(|presence| presence.drained_until).max();
+        let hold = places
+            .iter()
+            .filter_map(|presence| presence.drained_until)
+            .max();
         if self.leaving {
             if let Some(tick) = user.offline_due.take() {
                 self.due.remove(&(tick, slot));
@@ -372,7 +415,9 @@ impl Tracker {
 
     /// Decides what the documents say, without grace.
     fn decide_now(&mut self, now: Now, slot: Slot) {
-        let Some(user) = self.users.get_mut(slot) else { return };
+        let Some(user) = self.users.get_mut(slot) else {
+            return;
+        };
         let places = user.places.as_slice();
         let sessions = live(places);
         let status = if places.iter().any(|presence| presence.online > 0) {
@@ -394,7 +439,11 @@ impl Tracker {
                 self.offline.remove(&(user.since(), slot));
             }
         }
-        let last_end = if user.last_end == Timestamp(0) { now.wall } else { user.last_end };
+        let last_end = if user.last_end == Timestamp(0) {
+            now.wall
+        } else {
+            user.last_end
+        };
         let record = StatusRecord {
             status,
             since: now.wall,
@@ -408,11 +457,17 @@ impl Tracker {
         if status == Status::Offline {
             self.offline.insert((record.since, slot));
         }
-        self.enqueue(Decision { slot, previous, record });
+        self.enqueue(Decision {
+            slot,
+            previous,
+            record,
+        });
     }
 
     fn enqueue(&mut self, decision: Decision) {
-        let Some(user) = self.users.get_mut(decision.slot) else { return };
+        let Some(user) = self.users.get_mut(decision.slot) else {
+            return;
+        };
         if self.decisions.len() >= EAGER_DECISIONS && user.queued_at >= self.head {
             let waiting = &mut self.decisions[(user.queued_at - self.head) as usize];
             waiting.record = decision.record;
@@ -426,7 +481,10 @@ impl Tracker {
 }
 
 fn live(places: &[Presence]) -> u32 {
-    places.iter().map(|presence| presence.online + presence.idle).sum()
+    places
+        .iter()
+        .map(|presence| presence.online + presence.idle)
+        .sum()
 }
 
 #[cfg(test)]

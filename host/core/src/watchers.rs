@@ -102,7 +102,9 @@ impl Watchers {
         let (mut named, mut unknown) = (BTreeSet::new(), BTreeSet::new());
         for user in users {
             let slot = self.find_or_insert(user);
-            let Some(watched) = self.slots[slot as usize].as_mut() else { continue };
+            let Some(watched) = self.slots[slot as usize].as_mut() else {
+                continue;
+            };
             watched.watchers.insert(watcher);
             if !named.insert(slot) {
                 continue;
@@ -110,7 +112,13 @@ impl Watchers {
             match watched.known {
                 Some((status, since, revision)) => {
                     let user = watched.user.clone();
-                    self.effects.push_back(WatchEffect::Tell { watcher, user, status, since, revision });
+                    self.effects.push_back(WatchEffect::Tell {
+                        watcher,
+                        user,
+                        status,
+                        since,
+                        revision,
+                    });
                 }
                 None => {
                     unknown.insert(slot);
@@ -126,7 +134,9 @@ impl Watchers {
     /// A client asks to watch no more. A `watch` that waits for one of these users waits for it no longer.
     pub fn handle_unwatch(&mut self, watcher: Watcher, users: &[UserId]) {
         for user in users {
-            let Some(slot) = self.find(user) else { continue };
+            let Some(slot) = self.find(user) else {
+                continue;
+            };
             if let Some(requests) = self.watchers.get_mut(&watcher) {
                 requests.users.remove(&slot);
                 requests.forget(slot);
@@ -138,7 +148,9 @@ impl Watchers {
 
     /// A connection has ended.
     pub fn handle_closed(&mut self, watcher: Watcher) {
-        let Some(requests) = self.watchers.remove(&watcher) else { return };
+        let Some(requests) = self.watchers.remove(&watcher) else {
+            return;
+        };
         for slot in requests.users {
             self.leave(watcher, slot);
         }
@@ -147,12 +159,17 @@ impl Watchers {
     /// The record of a user: read, or told by its owner. None: there is none, the user is unknown and so offline.
     pub fn handle_record(&mut self, user: &UserId, record: Option<StatusRecord>) {
         let Some(slot) = self.find(user) else { return };
-        let Some(watched) = self.slots[slot as usize].as_mut() else { return };
+        let Some(watched) = self.slots[slot as usize].as_mut() else {
+            return;
+        };
         let news = record.map_or((Status::Offline, Timestamp(0), 0), |record| {
             (record.status, record.since, record.revision)
         });
         let first = watched.known.is_none();
-        if watched.known.is_some_and(|(_, _, revision)| revision >= news.2) {
+        if watched
+            .known
+            .is_some_and(|(_, _, revision)| revision >= news.2)
+        {
             return;
         }
         watched.known = Some(news);
@@ -160,7 +177,13 @@ impl Watchers {
         self.effects.reserve(watched.watchers.len());
         for watcher in &watched.watchers {
             let (watcher, user) = (*watcher, watched.user.clone());
-            self.effects.push_back(WatchEffect::Tell { watcher, user, status, since, revision });
+            self.effects.push_back(WatchEffect::Tell {
+                watcher,
+                user,
+                status,
+                since,
+                revision,
+            });
         }
         if first {
             for watcher in watched.watchers.iter().copied().collect::<Vec<_>>() {
@@ -174,7 +197,11 @@ impl Watchers {
 
     /// Some news were missed: every watched user is read again.
     pub fn handle_missed(&mut self) {
-        let users = self.slots.iter().flatten().map(|watched| WatchEffect::Read(watched.user.clone()));
+        let users = self
+            .slots
+            .iter()
+            .flatten()
+            .map(|watched| WatchEffect::Read(watched.user.clone()));
         self.effects.extend(users);
     }
 
@@ -191,11 +218,17 @@ impl Watchers {
     /// Answers the messages at the head whose users are all known, in the order they came. Who then watches nobody
     /// and waits for nothing is forgotten.
     fn answer(&mut self, watcher: Watcher) {
-        let Some(requests) = self.watchers.get_mut(&watcher) else { return };
-        while requests.open.front().is_some_and(|(_, unknown)| unknown.is_empty())
+        let Some(requests) = self.watchers.get_mut(&watcher) else {
+            return;
+        };
+        while requests
+            .open
+            .front()
+            .is_some_and(|(_, unknown)| unknown.is_empty())
             && let Some((request, _)) = requests.open.pop_front()
         {
-            self.effects.push_back(WatchEffect::Done { watcher, request });
+            self.effects
+                .push_back(WatchEffect::Done { watcher, request });
         }
         if requests.users.is_empty() && requests.open.is_empty() {
             self.watchers.remove(&watcher);
@@ -203,12 +236,16 @@ impl Watchers {
     }
 
     fn leave(&mut self, watcher: Watcher, slot: u32) {
-        let Some(watched) = self.slots[slot as usize].as_mut() else { return };
+        let Some(watched) = self.slots[slot as usize].as_mut() else {
+            return;
+        };
         watched.watchers.remove(&watcher);
         if !watched.watchers.is_empty() {
             return;
         }
-        if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(&watched.user), |other| *other == slot)
+        if let Ok(entry) = self
+            .index
+            .find_entry(self.hasher.hash_one(&watched.user), |other| *other == slot)
         {
             entry.remove();
         }
@@ -217,8 +254,11 @@ impl Watchers {
     }
 
     fn find(&self, user: &UserId) -> Option<u32> {
-        let same =
-            |slot: &u32| self.slots[*slot as usize].as_ref().is_some_and(|watched| watched.user == *user);
+        let same = |slot: &u32| {
+            self.slots[*slot as usize]
+                .as_ref()
+                .is_some_and(|watched| watched.user == *user)
+        };
         self.index.find(self.hasher.hash_one(user), same).copied()
     }
 
@@ -228,7 +268,11 @@ impl Watchers {
         }
         let hash = self.hasher.hash_one(&user);
         self.effects.push_back(WatchEffect::Read(user.clone()));
-        let watched = Some(Watched { user, known: None, watchers: BTreeSet::new() });
+        let watched = Some(Watched {
+            user,
+            known: None,
+            watchers: BTreeSet::new(),
+        });
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = watched;
@@ -240,8 +284,11 @@ impl Watchers {
             }
         };
         let (slots, hasher) = (&self.slots, &self.hasher);
-        let rehash =
-            |slot: &u32| slots[*slot as usize].as_ref().map_or(0, |watched| hasher.hash_one(&watched.user));
+        let rehash = |slot: &u32| {
+            slots[*slot as usize]
+                .as_ref()
+                .map_or(0, |watched| hasher.hash_one(&watched.user))
+        };
         self.index.insert_unique(hash, slot, rehash);
         slot
     }

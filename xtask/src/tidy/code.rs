@@ -46,7 +46,12 @@ impl Code {
     }
 
     fn lines_where(&self, holds: impl Fn(&str) -> bool) -> Vec<usize> {
-        self.0.lines().enumerate().filter(|(_, line)| holds(line)).map(|(index, _)| index + 1).collect()
+        self.0
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| holds(line))
+            .map(|(index, _)| index + 1)
+            .collect()
     }
 }
 
@@ -83,7 +88,11 @@ fn skipped(rest: &str, after_word: bool) -> usize {
             }
         }
     }
-    if rest.starts_with('\'') { character(rest) } else { 0 }
+    if rest.starts_with('\'') {
+        character(rest)
+    } else {
+        0
+    }
 }
 
 /// Block comments nest.
@@ -165,7 +174,9 @@ mod tests {
 
     #[test]
     fn only_whole_words_count() {
-        let code = Code::of("use a::Instant;\nstruct InstantMessage;\nlet my_Instant = 1;\nInstant::now()\n");
+        let code = Code::of(
+            "use a::Instant;\nstruct InstantMessage;\nlet my_Instant = 1;\nInstant::now()\n",
+        );
         assert_eq!(code.lines_with_word("Instant"), [1, 4]);
     }
 

@@ -11,9 +11,13 @@ use presence_core::time::Timestamp;
 use tokio::sync::mpsc;
 
 use super::soon;
-use crate::driver::{Census, Connection, Event, Health, Opened, Outbox, Outgoing, Query, Refused, UserView};
+use crate::driver::{
+    Census, Connection, Event, Health, Opened, Outbox, Outgoing, Query, Refused, UserView,
+};
 use crate::gateway::NewSession;
-use crate::store::{Coverage, DeadLetter, Follower, Notice, Notices, Put, Snapshot, Store, StoreError};
+use crate::store::{
+    Coverage, DeadLetter, Follower, Notice, Notices, Put, Snapshot, Store, StoreError,
+};
 
 /// What was heard, shortened to text where it is compared.
 #[derive(Debug)]
@@ -54,19 +58,32 @@ struct Running {
 impl Driver {
     pub(crate) fn start(mut queue: mpsc::Receiver<Event>) -> Driver {
         let (sender, heard) = mpsc::unbounded_channel();
-        let (mood, outboxes) = (Arc::new(Mutex::new(Mood::default())), Arc::new(Mutex::new(HashMap::new())));
-        let mut running =
-            Running { heard: sender, mood: mood.clone(), outboxes: outboxes.clone(), opened: 0 };
+        let (mood, outboxes) = (
+            Arc::new(Mutex::new(Mood::default())),
+            Arc::new(Mutex::new(HashMap::new())),
+        );
+        let mut running = Running {
+            heard: sender,
+            mood: mood.clone(),
+            outboxes: outboxes.clone(),
+            opened: 0,
+        };
         tokio::spawn(async move {
             while let Some(event) = queue.recv().await {
                 running.handle(event);
             }
         });
-        Driver { heard, mood, outboxes }
+        Driver {
+            heard,
+            mood,
+            outboxes,
+        }
     }
 
     pub(crate) async fn next(&mut self) -> Heard {
-        soon(self.heard.recv()).await.expect("the driver has stopped")
+        soon(self.heard.recv())
+            .await
+            .expect("the driver has stopped")
     }
 
     /// The next session that was opened.
@@ -114,7 +131,8 @@ impl Running {
             Event::Watch(connection, users, id) => {
                 self.hear(Heard::Watch(texts(&users)));
                 for (at, user) in users.into_iter().enumerate() {
-                    let presence = Outgoing::Presence(user, Status::Online, Timestamp(1000), at as u64);
+                    let presence =
+                        Outgoing::Presence(user, Status::Online, Timestamp(1000), at as u64);
                     self.answer(connection, presence);
                 }
                 self.answer(connection, Outgoing::Ok(id));
@@ -126,37 +144,68 @@ impl Running {
             Event::Closed(_, reason) => self.hear(Heard::Closed(reason)),
             Event::Query(query) => self.query(query),
             Event::Drain => {}
-            #[allow(unreachable_patterns, reason = "the driver may hear more than the gateway says")]
+            #[allow(
+                unreachable_patterns,
+                reason = "the driver may hear more than the gateway says"
+            )]
             _ => {}
         }
     }
 
-    fn open(&mut self, session: NewSession, answer: tokio::sync::oneshot::Sender<Result<Opened, Refused>>) {
+    fn open(
+        &mut self,
+        session: NewSession,
+        answer: tokio::sync::oneshot::Sender<Result<Opened, Refused>>,
+    ) {
         if let Some(refused) = self.mood.lock().unwrap().refuse {
             let _ = answer.send(Err(refused));
             return;
         }
         self.opened += 1;
         let connection = Connection(self.opened);
-        self.outboxes.lock().unwrap().insert(connection, session.outbox.clone());
+        self.outboxes
+            .lock()
+            .unwrap()
+            .insert(connection, session.outbox.clone());
         self.hear(Heard::Opened(connection, session));
         let session = SessionId::Hosted(u128::from(self.opened));
-        let _ = answer.send(Ok(Opened { connection, session, instance: InstanceId(7) }));
+        let _ = answer.send(Ok(Opened {
+            connection,
+            session,
+            instance: InstanceId(7),
+        }));
     }
 
     fn query(&self, query: Query) {
         let mood = self.mood.lock().unwrap().clone();
         match query {
             Query::Users(users, answer) => {
-                let views = users.into_iter().map(|user| UserView { record: record(&user), user }).collect();
-                let _ = answer.send(if mood.users_fail { Err("it is away".to_owned()) } else { Ok(views) });
+                let views = users
+                    .into_iter()
+                    .map(|user| UserView {
+                        record: record(&user),
+                        user,
+                    })
+                    .collect();
+                let _ = answer.send(if mood.users_fail {
+                    Err("it is away".to_owned())
+                } else {
+                    Ok(views)
+                });
             }
             Query::Health(answer) => {
                 let ready = mood.unready.is_none();
-                let _ = answer.send(Health { ready, reason: mood.unready, instance: InstanceId(7) });
+                let _ = answer.send(Health {
+                    ready,
+                    reason: mood.unready,
+                    instance: InstanceId(7),
+                });
             }
             Query::Census(answer) => {
-                let _ = answer.send(Census { sessions_online: 5, ..Census::default() });
+                let _ = answer.send(Census {
+                    sessions_online: 5,
+                    ..Census::default()
+                });
             }
         }
     }
@@ -206,11 +255,18 @@ impl Store for NoStore {
         unavailable()
     }
 
-    fn snapshot(&self, _: Coverage, _: Sequence) -> BoxFuture<'static, Result<Snapshot, StoreError>> {
+    fn snapshot(
+        &self,
+        _: Coverage,
+        _: Sequence,
+    ) -> BoxFuture<'static, Result<Snapshot, StoreError>> {
         unavailable()
     }
 
-    fn sessions_of(&self, _: InstanceId) -> BoxFuture<'static, Result<Vec<(Key, Document)>, StoreError>> {
+    fn sessions_of(
+        &self,
+        _: InstanceId,
+    ) -> BoxFuture<'static, Result<Vec<(Key, Document)>, StoreError>> {
         unavailable()
     }
 
@@ -221,7 +277,9 @@ impl Store for NoStore {
     fn notify(&self, _: Notice) {}
 
     fn notices(&self) -> Notices {
-        Notices { notices: mpsc::channel(1).1 }
+        Notices {
+            notices: mpsc::channel(1).1,
+        }
     }
 
     fn push_dead_letter(&self, _: DeadLetter) -> BoxFuture<'static, Result<u64, StoreError>> {
