@@ -41,4 +41,4 @@ pub struct NewSession {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,5 +1,6 @@
 //! The Presence daemon as a library: `main.rs` only reads arguments, tests and benchmarks use the rest.
 
+mod admin_client;
 pub mod app;
 pub mod cli;
 pub mod clock;
@@ -12,5 +13,6 @@ pub mod gateway;
 pub mod plugins;
 pub mod settings;
 pub mod store;
+mod table;
 pub mod telemetry;
 pub mod users;
