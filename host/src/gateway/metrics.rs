@@ -60,15 +60,9 @@ pub(super) fn render(
     registry.register_collector(Box::new(Figures {
         census: census.cloned(),
         accepted: traffic.accepted(),
-        refused: traffic
-            .refused()
-            .map(|(reason, count)| (reason.as_str(), count))
-            .collect(),
+        refused: traffic.refused().map(|(reason, count)| (reason.as_str(), count)).collect(),
         frames: vec![("in", frames_in), ("out", frames_out)],
-        errors: traffic
-            .errors()
-            .map(|(code, count)| (code.as_str(), count))
-            .collect(),
+        errors: traffic.errors().map(|(code, count)| (code.as_str(), count)).collect(),
         plugins: plugins.to_vec(),
     }));
     let mut text = String::new();
@@ -107,20 +101,8 @@ impl Collector for Figures {
             "reason",
             &self.refused,
         )?;
-        labelled(
-            &mut encoder,
-            "gateway_frames",
-            "WebSocket frames of clients",
-            "direction",
-            &self.frames,
-        )?;
-        labelled(
-            &mut encoder,
-            "gateway_errors",
-            "Errors told to clients",
-            "code",
-            &self.errors,
-        )?;
+        labelled(&mut encoder, "gateway_frames", "WebSocket frames of clients", "direction", &self.frames)?;
+        labelled(&mut encoder, "gateway_errors", "Errors told to clients", "code", &self.errors)?;
         write_plugins(&mut encoder, &self.plugins)
     }
 }
@@ -144,72 +126,46 @@ fn labelled(
 }
 
 fn write_census(encoder: &mut DescriptorEncoder<'_>, census: &Census) -> fmt::Result {
-    let mut sessions = encoder.encode_descriptor(
-        "sessions",
-        "Sessions that this host holds",
-        None,
-        MetricType::Gauge,
-    )?;
-    for (status, count) in STATUSES
-        .into_iter()
-        .zip([census.sessions_online, census.sessions_idle])
-    {
-        sessions
-            .encode_family(&[("status", status)])?
-            .encode_gauge(&count)?;
+    let mut sessions =
+        encoder.encode_descriptor("sessions", "Sessions that this host holds", None, MetricType::Gauge)?;
+    for (status, count) in STATUSES.into_iter().zip([census.sessions_online, census.sessions_idle]) {
+        sessions.encode_family(&[("status", status)])?.encode_gauge(&count)?;
     }
     let help = "Users of the partitions that this host owns";
     let mut users = encoder.encode_descriptor("users", help, None, MetricType::Gauge)?;
     for (status, count) in STATUSES.into_iter().zip(census.users) {
-        users
-            .encode_family(&[("status", status)])?
-            .encode_gauge(&count)?;
+        users.encode_family(&[("status", status)])?.encode_gauge(&count)?;
     }
     let help = "Transitions decided by this host, by the new status";
-    let mut transitions =
-        encoder.encode_descriptor("transitions", help, None, MetricType::Counter)?;
+    let mut transitions = encoder.encode_descriptor("transitions", help, None, MetricType::Counter)?;
     for (status, count) in STATUSES.into_iter().zip(census.transitions) {
-        write_count(
-            &mut transitions.encode_family(&[("status", status)])?,
-            count,
-        )?;
+        write_count(&mut transitions.encode_family(&[("status", status)])?, count)?;
     }
-    encoder
-        .encode_descriptor(
-            "partitions_owned",
-            "Partitions that this host owns",
-            None,
-            MetricType::Gauge,
-        )?
-        .encode_gauge(&census.partitions.len())
+    let help = "Decisions that gave way to a newer one before they were written";
+    let mut coalesced =
+        encoder.encode_descriptor("transitions_coalesced", help, None, MetricType::Counter)?;
+    write_count(&mut coalesced, census.coalesced)?;
+    for (name, help, count) in [
+        ("watched_users", "Users that clients of this host watch", census.watched),
+        ("partitions_owned", "Partitions that this host owns", census.partitions.len() as u64),
+    ] {
+        encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&count)?;
+    }
+    Ok(())
 }
 
 type Figure = fn(&PluginFigures) -> u64;
 
 const PLUGIN_COUNTERS: [(&str, &str, Figure); 5] = [
     ("hook_calls", "Hook calls started", |figures| figures.calls),
-    ("hook_delivered", "Events delivered", |figures| {
-        figures.delivered
-    }),
-    ("hook_dead_letters", "Events given up", |figures| {
-        figures.dead_letters
-    }),
-    (
-        "hook_retries",
-        "Calls that were not the first for their event",
-        |figures| figures.retries,
-    ),
-    (
-        "hook_coalesced",
-        "Older transitions that gave way to newer ones",
-        |figures| figures.coalesced,
-    ),
+    ("hook_delivered", "Events delivered", |figures| figures.delivered),
+    ("hook_dead_letters", "Events given up", |figures| figures.dead_letters),
+    ("hook_retries", "Calls that were not the first for their event", |figures| figures.retries),
+    ("hook_coalesced", "Older transitions that gave way to newer ones", |figures| figures.coalesced),
 ];
 
 const PLUGIN_GAUGES: [(&str, &str, Figure); 2] = [
-    ("hook_queue_depth", "Events waiting", |figures| {
-        figures.queue_depth
-    }),
+    ("hook_queue_depth", "Events waiting", |figures| figures.queue_depth),
     ("hook_running", "Calls running", |figures| figures.running),
 ];
 
@@ -223,39 +179,27 @@ fn write_plugins(encoder: &mut DescriptorEncoder<'_>, plugins: &[PluginFigures])
     for (name, help, figure) in PLUGIN_GAUGES {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for figures in plugins {
-            family
-                .encode_family(&names(figures))?
-                .encode_gauge(&figure(figures))?;
+            family.encode_family(&names(figures))?.encode_gauge(&figure(figures))?;
         }
     }
-    let mut failures = encoder.encode_descriptor(
-        "hook_failures",
-        "Hook calls that failed",
-        None,
-        MetricType::Counter,
-    )?;
+    let mut failures =
+        encoder.encode_descriptor("hook_failures", "Hook calls that failed", None, MetricType::Counter)?;
     for figures in plugins {
         for (kind, count) in &figures.failures {
             let [plugin, hook] = names(figures);
-            write_count(
-                &mut failures.encode_family(&[plugin, hook, ("kind", *kind)])?,
-                *count,
-            )?;
+            write_count(&mut failures.encode_family(&[plugin, hook, ("kind", *kind)])?, *count)?;
         }
     }
     let help = "How long hook calls took, in seconds";
-    let mut latency =
-        encoder.encode_descriptor("hook_latency_seconds", help, None, MetricType::Histogram)?;
+    let mut latency = encoder.encode_descriptor("hook_latency_seconds", help, None, MetricType::Histogram)?;
     for figures in plugins {
         let count = figures.latency_buckets.iter().map(|(_, count)| count).sum();
-        latency
-            .encode_family(&names(figures))?
-            .encode_histogram::<NoLabelSet>(
-                figures.latency_sum,
-                count,
-                &figures.latency_buckets,
-                None,
-            )?;
+        latency.encode_family(&names(figures))?.encode_histogram::<NoLabelSet>(
+            figures.latency_sum,
+            count,
+            &figures.latency_buckets,
+            None,
+        )?;
     }
     Ok(())
 }
@@ -285,6 +229,8 @@ mod tests {
             users: [2, 1, 7],
             transitions: [5, 4, 3],
             partitions: vec![PartitionId(0), PartitionId(9)],
+            watched: 6,
+            coalesced: 2,
         };
         let figures = PluginFigures {
             plugin: "webhook".into(),
@@ -303,6 +249,8 @@ mod tests {
             "presence_users{status=\"offline\"} 7",
             "presence_transitions_total{status=\"online\"} 5",
             "presence_partitions_owned 2",
+            "presence_watched_users 6",
+            "presence_transitions_coalesced_total 2",
             "presence_gateway_sessions_opened_total 1",
             "presence_gateway_connections_refused_total{reason=\"unauthorized\"} 1",
             "presence_gateway_frames_total{direction=\"in\"} 1",
@@ -313,11 +261,7 @@ mod tests {
             "presence_hook_latency_seconds_count{plugin=\"webhook\",hook=\"user-online\"} 6",
             "presence_hook_latency_seconds_bucket{le=\"+Inf\",plugin=\"webhook\",hook=\"user-online\"} 6",
         ] {
-            assert_eq!(
-                text.lines().filter(|found| *found == line).count(),
-                1,
-                "{line} in\n{text}"
-            );
+            assert_eq!(text.lines().filter(|found| *found == line).count(), 1, "{line} in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
     }
@@ -326,9 +270,6 @@ mod tests {
     fn without_a_census_the_rest_is_printed() {
         let text = render(None, &Traffic::default(), &[]).unwrap();
         assert!(!text.contains("presence_sessions{"), "{text}");
-        assert!(
-            text.contains("presence_gateway_frames_total{direction=\"out\"} 0"),
-            "{text}"
-        );
+        assert!(text.contains("presence_gateway_frames_total{direction=\"out\"} 0"), "{text}");
     }
 }
