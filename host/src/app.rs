@@ -50,23 +50,11 @@ impl App {
     pub async fn build(settings: Settings, compile: CompileMode) -> Result<App, BuildError> {
         let clock = Clock;
         let store: SharedStore = Arc::new(MemoryStore::new());
-        let deps = plugins::Deps {
-            data_dir: settings.host.data_dir.clone(),
-            store: store.clone(),
-            compile,
-            clock,
-        };
-        let plugins = PluginSet::load(&settings.plugins, deps)
-            .await
-            .map_err(BuildError::Plugins)?;
+        let deps =
+            plugins::Deps { data_dir: settings.host.data_dir.clone(), store: store.clone(), compile, clock };
+        let plugins = PluginSet::load(&settings.plugins, deps).await.map_err(BuildError::Plugins)?;
         let listeners = gateway::bind(&settings).await?;
-        let app = App {
-            settings,
-            listeners,
-            plugins: Arc::new(plugins),
-            store,
-            clock,
-        };
+        let app = App { settings, listeners, plugins: Arc::new(plugins), store, clock };
         app.announce();
         Ok(app)
     }
@@ -100,26 +88,14 @@ impl App {
         let config = DriverConfig {
             host: settings.host.name.clone(),
             instance: InstanceId(uuid::Uuid::now_v7().as_u128()),
-            layout: Layout {
-                partitions: settings.cluster.partitions,
-                leaves: settings.cluster.leaves,
-            },
+            layout: Layout { partitions: settings.cluster.partitions, leaves: settings.cluster.leaves },
             instance_ttl: settings.cluster.instance_ttl,
             presence: settings.presence.clone(),
             drain_timeout: settings.host.drain_timeout,
             seed: fastrand::u64(..),
         };
-        let driver = Driver::new(
-            config,
-            self.clock,
-            self.store.clone(),
-            self.plugins.clone(),
-            events,
-        );
-        let admin = AdminDeps {
-            store: self.store,
-            metrics: Arc::new(Figures(self.plugins.clone())),
-        };
+        let driver = Driver::new(config, self.clock, self.store.clone(), self.plugins.clone(), events);
+        let admin = AdminDeps { store: self.store, metrics: Arc::new(Figures(self.plugins.clone())) };
         let closing = CancellationToken::new();
         let serving = tokio::spawn(self.listeners.serve(handle.clone(), admin, closing.clone()));
         let drain = tokio::spawn(async move {
@@ -152,11 +128,7 @@ impl Metrics for Figures {
                     hook: hook.hook.as_str(),
                     calls: hook.calls,
                     delivered: hook.delivered,
-                    failures: hook
-                        .failures
-                        .iter()
-                        .map(|(kind, count)| (kind.as_str(), *count))
-                        .collect(),
+                    failures: hook.failures.iter().map(|(kind, count)| (kind.as_str(), *count)).collect(),
                     dead_letters: plugin.dead_letters,
                     retries: plugin.retries,
                     coalesced: plugin.coalesced,

@@ -33,11 +33,7 @@ fn built(variable: &str, in_target: &str) -> PathBuf {
 }
 
 fn must_exist(path: PathBuf) -> PathBuf {
-    assert!(
-        path.exists(),
-        "`{}` is missing: run `cargo xtask test`, which builds it",
-        path.display()
-    );
+    assert!(path.exists(), "`{}` is missing: run `cargo xtask test`, which builds it", path.display());
     path
 }
 
@@ -47,20 +43,14 @@ fn target() -> PathBuf {
 
 /// Where daemons of tests keep compiled plugins: shared, so that each plugin is compiled once.
 pub(crate) fn shared_data() -> PathBuf {
-    let folder = std::env::temp_dir().join(format!(
-        "presence-tests-{}",
-        rustix::process::getuid().as_raw()
-    ));
+    let folder = std::env::temp_dir().join(format!("presence-tests-{}", rustix::process::getuid().as_raw()));
     private_folder(&folder);
     folder
 }
 
 fn private_folder(folder: &Path) {
     use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder);
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
     made.unwrap_or_else(|error| panic!("can't make `{}`: {error}", folder.display()));
 }
 
@@ -73,8 +63,7 @@ impl Folder {
     pub fn new() -> Folder {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder =
-            std::env::temp_dir().join(format!("presence-test-{}-{number}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("presence-test-{}-{number}", std::process::id()));
         private_folder(&folder);
         Folder(folder)
     }
@@ -151,20 +140,9 @@ impl Program {
     /// `presence` with these arguments.
     pub fn presence(arguments: &[&str]) -> Program {
         let mut command = Command::new(presence());
-        command
-            .args(arguments)
-            .env_remove("PRESENCE_LOG")
-            .env_remove("PRESENCE_TOKEN")
-            .kill_on_drop(true);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        Program {
-            command,
-            input: String::new(),
-            line: format!("presence {}", arguments.join(" ")),
-        }
+        command.args(arguments).env_remove("PRESENCE_LOG").env_remove("PRESENCE_TOKEN").kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Program { command, input: String::new(), line: format!("presence {}", arguments.join(" ")) }
     }
 
     /// What is typed into it before its input ends.
@@ -181,25 +159,14 @@ impl Program {
 
     /// Runs it to its end.
     pub async fn run(mut self) -> Ended {
-        let mut child = self
-            .command
-            .spawn()
-            .unwrap_or_else(|error| panic!("`{}`: {error}", self.line));
+        let mut child = self.command.spawn().unwrap_or_else(|error| panic!("`{}`: {error}", self.line));
         let mut stdin = child.stdin.take().expect("a pipe");
         // A program that ends without reading is the caller's to judge.
         let _ = stdin.write_all(self.input.as_bytes()).await;
         drop(stdin);
-        let output = within(
-            format_args!("the end of `{}`", self.line),
-            child.wait_with_output(),
-        )
-        .await;
+        let output = within(format_args!("the end of `{}`", self.line), child.wait_with_output()).await;
         let output = output.unwrap_or_else(|error| panic!("`{}`: {error}", self.line));
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ended {
-            code: output.status.code(),
-            stdout: text(output.stdout),
-            stderr: text(output.stderr),
-        }
+        Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 }
