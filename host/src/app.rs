@@ -10,8 +10,7 @@ use presence_core::documents::Layout;
 use presence_core::ids::InstanceId;
 
 use crate::clock::Clock;
-use crate::driver::{Driver, DriverConfig, Event, Handle, Ending};
-use crate::gateway::metrics::{Metrics, PluginFigures};
+use crate::driver::{Driver, DriverConfig, Ending, Event, Handle};
 use crate::gateway::{self, AdminDeps, BindError, Listeners};
 use crate::plugins::{self, CompileMode, PluginError, PluginSet};
 use crate::settings::Settings;
@@ -50,12 +49,8 @@ impl App {
     pub async fn build(settings: Settings, compile: CompileMode) -> Result<App, BuildError> {
         let clock = Clock;
         let store: SharedStore = Arc::new(MemoryStore::new());
-        let deps = plugins::Deps {
-            data_dir: settings.host.data_dir.clone(),
-            store: store.clone(),
-            compile,
-            clock,
-        };
+        let deps =
+            plugins::Deps { data_dir: settings.host.data_dir.clone(), store: store.clone(), compile, clock };
         let plugins = PluginSet::load(&settings.plugins, deps).await.map_err(BuildError::Plugins)?;
         let listeners = gateway::bind(&settings).await?;
         let app = App { settings, listeners, plugins: Arc::new(plugins), store, clock };
@@ -75,7 +70,12 @@ impl App {
         );
         for plugin in self.plugins.descriptions() {
             let hooks: Vec<&str> = plugin.hooks.iter().map(|hook| hook.as_str()).collect();
-            tracing::info!(name = &*plugin.name, digest = &plugin.digest[..12], hooks = hooks.join(" "), "plugin");
+            tracing::info!(
+                name = &*plugin.name,
+                digest = &plugin.digest[..12],
+                hooks = hooks.join(" "),
+                "plugin"
+            );
         }
         tracing::info!(clients = %self.listeners.client_address(), admin = %self.listeners.admin_address(), "listening");
     }
@@ -94,7 +94,7 @@ impl App {
             seed: fastrand::u64(..),
         };
         let driver = Driver::new(config, self.clock, self.store.clone(), self.plugins.clone(), events);
-        let admin = AdminDeps { store: self.store, metrics: Arc::new(Figures(self.plugins.clone())) };
+        let admin = AdminDeps { store: self.store, metrics: self.plugins.clone() };
         let closing = CancellationToken::new();
         let serving = tokio::spawn(self.listeners.serve(handle.clone(), admin, closing.clone()));
         let drain = tokio::spawn(async move {
@@ -111,33 +111,5 @@ impl App {
         }
         self.plugins.shutdown().await;
         stopped
-    }
-}
-
-/// The figures of the plugins in the words of `/metrics`.
-struct Figures(Arc<PluginSet>);
-
-impl Metrics for Figures {
-    fn plugins(&self) -> Vec<PluginFigures> {
-        let mut figures = Vec::new();
-        for plugin in self.0.metrics() {
-            for hook in plugin.hooks {
-                figures.push(PluginFigures {
-                    plugin: plugin.plugin.clone(),
-                    hook: hook.hook.as_str(),
-                    calls: hook.calls,
-                    delivered: hook.delivered,
-                    failures: hook.failures.iter().map(|(kind, count)| (kind.as_str(), *count)).collect(),
-                    dead_letters: plugin.dead_letters,
-                    retries: plugin.retries,
-                    coalesced: plugin.coalesced,
-                    latency_buckets: hook.latency.buckets,
-                    latency_sum: hook.latency.sum_seconds,
-                    queue_depth: plugin.queued as u64,
-                    running: plugin.running as u64,
-                });
-            }
-        }
-        figures
     }
 }

@@ -138,7 +138,8 @@ impl<W: Write> Client<W> {
                         return Ok(Over::Again(FIRST_PAUSE));
                     }
                 },
-                line = self.commands.recv(), if self.welcomed && self.leaving.is_none() => match line {
+                // What is typed before the welcome waits: the welcome restores what was asked before a reconnect.
+                line = self.commands.recv(), if self.leaving.is_none() && self.welcomed => match line {
                     Some(line) => {
                         if self.obey(&line, &mut socket).await? {
                             return self.leave(socket).await;

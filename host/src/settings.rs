@@ -148,7 +148,7 @@ pub enum StoreKind {
 }
 
 /// `[[plugin]]`
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PluginSettings {
     /// Unique; letters, digits, `-`, `_`, `.`; at most 64.
     pub name: String,
@@ -164,6 +164,20 @@ pub struct PluginSettings {
     pub limits: Limits,
     /// `[plugin.delivery]`
     pub delivery: DeliverySettings,
+}
+
+impl std::fmt::Debug for PluginSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // `config` may hold secrets.
+        f.debug_struct("PluginSettings")
+            .field("name", &self.name)
+            .field("path", &self.path)
+            .field("initial", &self.initial)
+            .field("grants", &self.grants)
+            .field("limits", &self.limits)
+            .field("delivery", &self.delivery)
+            .finish_non_exhaustive()
+    }
 }
 
 /// `plugin.initial`

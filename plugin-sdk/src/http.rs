@@ -1,222 +1,285 @@
-//! Requests to servers that presence.toml grants: `http = ["https://api.example.com"]`.
+//! Requests to the outside, and what their answers mean for a hook.
 //!
-//! The host resolves, connects and limits; redirects are answers like others. An answer's body is cut at [`MAX_BODY`].
+//! The host lets a request through only to origins named in presence.toml (`[plugin.grants] http = ["https://…"]`)
+//! and follows no redirects. This module is the same on every target; what differs is behind `backend`.
 
 use std::time::Duration;
 
-use crate::{Context, HookError, HookResult};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-/// So many bytes of an answer are kept.
-pub const MAX_BODY: usize = 64 * 1024;
+use crate::event::{Context, HookError, HookResult};
 
-/// Of a server's wish to be left alone, at most so much is heard.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+mod url;
 
-/// A request to be sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// `GET`, `PUT`, …
-    pub method: String,
-    /// Absolute.
-    pub url: String,
-    /// In order.
-    pub headers: Vec<(String, String)>,
-    /// The body.
-    pub body: Vec<u8>,
-    /// How long to wait for the answer to begin; none: as long as the call may last.
-    pub timeout: Option<Duration>,
-}
+#[cfg(not(target_family = "wasm"))]
+mod fake;
+#[cfg(target_family = "wasm")]
+mod wasi;
 
-/// An answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Response {
-    /// 200, …
-    pub status: u16,
-    /// Names in lower case.
-    pub headers: Vec<(String, String)>,
-    /// At most [`MAX_BODY`] bytes.
-    pub body: Vec<u8>,
-}
+#[cfg(not(target_family = "wasm"))]
+use fake as backend;
+#[cfg(target_family = "wasm")]
+use wasi as backend;
+
+pub use url::{check_url, encode_segment};
+
+/// How much of an answer's body is kept unless [`Request::body_limit`] says otherwise, in bytes.
+pub const BODY_LIMIT: usize = 64 * 1024;
+
+/// How long a request may take outside a hook call, where no deadline is known.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is kept of a call's time for the plugin to answer after its request timed out.
+const MARGIN: Duration = Duration::from_millis(50);
+
+/// How much of a refusal's body goes into the error message, in characters.
+const EXCERPT: usize = 200;
 
 /// Why there is no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// The host does not let the plugin go there; its log names the line to add to presence.toml.
+    /// The host has no grant for this origin: presence.toml has to change.
+    #[error("denied by the host: {0} (its log names the line to add to presence.toml)")]
     Denied(String),
-    /// The URL or a header can't be sent.
+    /// The request cannot be sent as it is.
+    #[error("not a request: {0}")]
     Invalid(String),
-    /// No connection, no answer in time, a broken answer.
+    /// The answer did not begin in time.
+    #[error("no answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// No connection, or it broke.
+    #[error("network: {0}")]
     Network(String),
 }
 
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Error::Denied(message) => write!(f, "denied: {message}"),
-            Error::Invalid(message) => write!(f, "invalid request: {message}"),
-            Error::Network(message) => f.write_str(message),
+/// As an answer of a hook. Denied is `retry`, not `reject`: a missing grant is a fault of the configuration, and the
+/// events that come until it is mended must not be lost. What can't be sent as it is never will be: `reject`.
+impl From<Error> for HookError {
+    fn from(error: Error) -> HookError {
+        match error {
+            Error::Invalid(_) => HookError::reject(error.to_string()),
+            Error::Denied(_) | Error::Timeout(_) | Error::Network(_) => HookError::retry(error.to_string()),
         }
     }
 }
 
-impl std::error::Error for Error {}
+/// A request to be sent.
+#[derive(Clone, Debug)]
+#[must_use = "a request does nothing until `send` or `deliver`"]
+pub struct Request {
+    method: String,
+    url: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    timeout: Option<Duration>,
+    body_limit: usize,
+    fault: Option<String>,
+}
 
 impl Request {
-    /// A request without headers and body.
-    pub fn new(method: &str, url: &str) -> Request {
+    /// Any method, in capitals. The URL is absolute, `http` or `https`, without user info.
+    pub fn new(method: impl Into<String>, url: impl Into<String>) -> Request {
         Request {
-            method: method.to_owned(),
-            url: url.to_owned(),
+            method: method.into(),
+            url: url.into(),
             headers: Vec::new(),
             body: Vec::new(),
             timeout: None,
+            body_limit: BODY_LIMIT,
+            fault: None,
         }
     }
 
-    /// Adds a header.
-    pub fn header(mut self, name: &str, value: &str) -> Request {
-        self.headers.push((name.to_owned(), value.to_owned()));
-        self
+    /// `GET`
+    pub fn get(url: impl Into<String>) -> Request {
+        Request::new("GET", url)
     }
 
-    /// Sets a JSON body.
-    pub fn json(mut self, body: &impl serde::Serialize) -> Request {
-        self.body = serde_json::to_vec(body).unwrap_or_default();
-        self.header("content-type", "application/json")
+    /// `POST`
+    pub fn post(url: impl Into<String>) -> Request {
+        Request::new("POST", url)
+    }
+
+    /// `PUT`
+    pub fn put(url: impl Into<String>) -> Request {
+        Request::new("PUT", url)
+    }
+
+    /// `DELETE`
+    pub fn delete(url: impl Into<String>) -> Request {
+        Request::new("DELETE", url)
+    }
+
+    /// Adds a header.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Request {
+        self.headers.push((name.into(), value.into()));
+        self
     }
 
     /// Sets the body.
-    pub fn body(mut self, body: Vec<u8>) -> Request {
-        self.body = body;
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Request {
+        self.body = body.into();
         self
     }
 
-    /// Sends the event id as `Idempotency-Key`: the same on every attempt, so that the server can tell repeats.
-    pub fn idempotent(self, context: &Context) -> Request {
-        self.header("idempotency-key", &context.event_id)
+    /// Sets the body to this as JSON, and the content type. If it can't be JSON, sending fails with
+    /// [`Error::Invalid`].
+    pub fn json(mut self, body: &(impl Serialize + ?Sized)) -> Request {
+        match serde_json::to_vec(body) {
+            Ok(json) => self.body = json,
+            Err(error) => self.fault = Some(format!("its body can't be JSON: {error}")),
+        }
+        self.header("content-type", "application/json")
     }
 
-    /// Waits at most so long for the answer to begin.
+    /// At most so long for the whole exchange. Never longer than what is left of the hook call, which is also what
+    /// goes without this.
     pub fn timeout(mut self, timeout: Duration) -> Request {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Sends it and reads the answer.
-    pub fn send(&self) -> Result<Response, Error> {
-        backend::send(self)
+    /// Keeps at most so many bytes of the answer's body and reads no further; 0: reads none.
+    pub fn body_limit(mut self, bytes: usize) -> Request {
+        self.body_limit = bytes;
+        self
     }
 
-    /// Sends it and takes the answer as the shipped plugins do: 2xx is delivered; 408, 425, 429, 5xx and no answer
-    /// are tried again (after `Retry-After`, if given); other answers are rejected. A missing grant is tried again as
-    /// well: it is mended in presence.toml, and the event is not lost.
-    pub fn deliver(&self) -> HookResult {
-        let what = format!("{} {}", self.method, without_query(&self.url));
+    /// Adds `Idempotency-Key: <event id>`: the same on every attempt, so that the receiver can drop repeats. One
+    /// request per event; for more, make headers of your own out of the event id.
+    pub fn idempotent(self, ctx: &Context) -> Request {
+        self.header("idempotency-key", ctx.event_id.clone())
+    }
+
+    /// Sends it and waits for the answer, whatever its status.
+    pub fn send(self) -> Result<Response, Error> {
+        if let Some(fault) = self.fault {
+            return Err(Error::Invalid(fault));
+        }
+        let target = url::Target::parse(&self.url)?;
+        for (name, value) in &self.headers {
+            check_header(name, value)?;
+        }
+        let wanted = self.timeout.unwrap_or(TIMEOUT);
+        let timeout = match crate::time::remaining() {
+            Some(left) if self.timeout.is_none() => left.saturating_sub(MARGIN),
+            Some(left) => wanted.min(left.saturating_sub(MARGIN)),
+            None => wanted,
+        };
+        backend::send(&self, &target, timeout)
+    }
+
+    /// Sends it and makes the answer that of the hook: 2xx is delivered; 408, 425, 429, 5xx, a broken network and a
+    /// missing grant are `retry` (after what `Retry-After` says); everything else is `reject`.
+    pub fn deliver(self) -> HookResult {
+        let (method, url) = (self.method.clone(), self.url.clone());
+        // What is behind the path may be secret.
+        let what = format!("{method} {}", url.split(['?', '#']).next().unwrap_or_default());
         match self.send() {
-            Ok(response) => judge(&what, &response),
-            Err(Error::Denied(message)) => {
-                Err(HookError::retry_after(format!("{what}: denied: {message}"), Duration::from_secs(5)))
-            }
-            Err(error @ Error::Invalid(_)) => Err(HookError::reject(format!("{what}: {error}"))),
-            Err(error) => Err(HookError::retry(format!("{what}: {error}"))),
+            Ok(response) => response.delivered(&what),
+            Err(error) => Err(match HookError::from(error) {
+                HookError::Retry { message, after_ms } => {
+                    HookError::Retry { message: format!("{what}: {message}"), after_ms }
+                }
+                HookError::Reject { message } => HookError::Reject { message: format!("{what}: {message}") },
+            }),
         }
     }
 }
 
-/// Queries may hold secrets.
-fn without_query(url: &str) -> &str {
-    url.split(['?', '#']).next().unwrap_or(url)
-}
-
-fn judge(what: &str, response: &Response) -> HookResult {
-    let message = || format!("{what}: answered {}", response.status);
-    match response.status {
-        200..=299 => Ok(()),
-        408 | 425 | 429 | 500..=599 => match retry_after(response) {
-            Some(after) => Err(HookError::retry_after(message(), after)),
-            None => Err(HookError::retry(message())),
-        },
-        _ => Err(HookError::reject(message())),
+/// Whether a header can be sent: a name of letters, digits and ``!#$%&'*+-.^_`|~``, a value of visible ASCII, spaces
+/// and tabs.
+pub fn check_header(name: &str, value: &str) -> Result<(), Error> {
+    let named = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || !name.bytes().all(named) {
+        return Err(Error::Invalid(format!("`{}` is not a header name", name.escape_debug())));
     }
+    if !value.bytes().all(|byte| byte == b'\t' || byte == b' ' || byte.is_ascii_graphic()) {
+        return Err(Error::Invalid(format!(
+            "the value of the header `{name}` holds more than visible ASCII"
+        )));
+    }
+    Ok(())
 }
 
-/// `Retry-After` in seconds or as an HTTP date (RFC 9110, section 10.2.3).
-fn retry_after(response: &Response) -> Option<Duration> {
-    let header = response.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("retry-after"));
-    let value = header?.1.trim();
-    let after = match value.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?;
-            Duration::from_secs(http_date(value)?.saturating_sub(now.as_secs()))
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// 100 to 599 by the book.
+    pub status: u16,
+    /// In the order received; bytes that are not UTF-8 are replaced.
+    pub headers: Vec<(String, String)>,
+    /// At most the limit of the request.
+    pub body: Vec<u8>,
+    /// False if the body was longer than the limit, broke off, or did not end in time.
+    pub complete: bool,
+}
+
+impl Response {
+    /// An empty answer, for tests.
+    pub fn new(status: u16) -> Response {
+        Response { status, headers: Vec::new(), body: Vec::new(), complete: true }
+    }
+
+    /// With one more header, for tests.
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Response {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// With this body, for tests.
+    pub fn with_body(mut self, body: impl Into<Vec<u8>>) -> Response {
+        self.body = body.into();
+        self
+    }
+
+    /// The first header of this name, whatever its case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// The body read as JSON. Fails with [`Error::Network`] if it is incomplete or of another shape.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        if !self.complete {
+            return Err(Error::Network("the answer's body is incomplete".to_string()));
         }
-    };
-    Some(after.min(LONGEST_RETRY_AFTER))
-}
-
-/// `Sun, 06 Nov 1994 08:49:37 GMT` as seconds since 1970.
-fn http_date(text: &str) -> Option<u64> {
-    let mut words = text.split_ascii_whitespace().skip(1);
-    let day: u64 = words.next()?.parse().ok()?;
-    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let name = words.next()?;
-    let month = months.iter().position(|month| *month == name)? as u64 + 1;
-    let year: u64 = words.next()?.parse().ok()?;
-    let mut clock = words.next()?.split(':').map(|part| part.parse::<u64>().ok());
-    let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
-    if !(1970..10_000).contains(&year) || day == 0 || day > 31 {
-        return None;
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Error::Network(format!("the answer's body: {error}")))
     }
-    // Days since 1970 (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-    let shifted = if month <= 2 { year - 1 } else { year };
-    let of_era = shifted % 400;
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let days = shifted / 400 * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
+
+    /// What this answer means for the event that `what` (such as `POST https://…`) delivered; see
+    /// [`Request::deliver`].
+    pub fn delivered(&self, what: &str) -> HookResult {
+        let message = || {
+            let body = String::from_utf8_lossy(&self.body);
+            let excerpt: String = body.trim().chars().take(EXCERPT).collect();
+            let colon = if excerpt.is_empty() { "" } else { ": " };
+            format!("{what} answered {}{colon}{}", self.status, excerpt.escape_debug())
+        };
+        match self.status {
+            200..=299 => Ok(()),
+            408 | 425 | 429 | 500..=599 => Err(match self.retry_after() {
+                Some(wait) => HookError::retry_after(message(), wait),
+                None => HookError::retry(message()),
+            }),
+            _ => Err(HookError::reject(message())),
+        }
+    }
+
+    /// What `Retry-After` says, in seconds or as a date; none if it isn't there or makes no sense.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let value = self.header("retry-after")?.trim();
+        if let Ok(seconds) = value.parse() {
+            return Some(Duration::from_secs(seconds));
+        }
+        let date = httpdate::parse_http_date(value).ok()?;
+        let since = date.duration_since(std::time::UNIX_EPOCH).ok()?;
+        Some(since.saturating_sub(Duration::from_millis(crate::time::now_ms())))
+    }
 }
-
-#[cfg(not(target_family = "wasm"))]
-use crate::testing::http as backend;
-
-#[cfg(target_family = "wasm")]
-mod backend;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing;
-
-    fn answer(status: u16, headers: &[(&str, &str)]) -> HookResult {
-        testing::reset();
-        testing::answer(status, headers, b"");
-        Request::new("PUT", "https://a.example/x?secret=1").deliver()
-    }
-
-    #[test]
-    fn answers_are_taken_by_the_rule() {
-        assert_eq!(answer(204, &[]), Ok(()));
-        for status in [408, 425, 429, 500, 503, 599] {
-            let message = format!("PUT https://a.example/x: answered {status}");
-            assert_eq!(answer(status, &[]), Err(HookError::retry(message)));
-        }
-        for status in [302, 400, 401, 404, 410] {
-            let message = format!("PUT https://a.example/x: answered {status}");
-            assert_eq!(answer(status, &[]), Err(HookError::reject(message)));
-        }
-        let seconds = HookError::retry_after("PUT https://a.example/x: answered 503", Duration::from_secs(7));
-        assert_eq!(answer(503, &[("Retry-After", "7")]), Err(seconds));
-        let past = HookError::retry_after("PUT https://a.example/x: answered 503", Duration::ZERO);
-        assert_eq!(answer(503, &[("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")]), Err(past));
-        assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
-        let no = HookError::retry("PUT https://a.example/x: answered 503");
-        assert_eq!(answer(503, &[("retry-after", "soon")]), Err(no));
-    }
-
-    #[test]
-    fn without_an_answer_it_is_tried_again() {
-        testing::reset();
-        testing::fail(Error::Network("connection refused".into()));
-        let result = Request::new("POST", "https://a.example/").deliver();
-        assert_eq!(result, Err(HookError::retry("POST https://a.example/: connection refused")));
-    }
-}
+mod tests;

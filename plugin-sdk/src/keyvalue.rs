@@ -1,110 +1,139 @@
-//! A store for the plugin alone, for what must outlive a guest. A bucket needs a grant: `keyvalue = ["name"]`.
+//! Lasting state: named buckets of keys and values, private to the plugin, shared by all its guests on all hosts.
 //!
-//! Keys: at most 512 bytes; values: at most 64 KiB. Every write of a key gives it a new version.
+//! Guests run side by side and may be thrown away between any two calls, so a change that depends on what was there
+//! belongs into [`Bucket::compare_and_set`] (or [`Bucket::increment`]), never into a `get` and a `set`. And since
+//! every event may come again, a step must be harmless when it is done twice: keep the mark that it was done in the
+//! same value as what it did.
+//!
+//! Each bucket needs a grant in presence.toml: `[plugin.grants] keyvalue = ["name"]`.
 
-use std::time::Duration;
+use crate::event::HookError;
 
-use crate::HookError;
+/// The longest value, in bytes.
+pub const MAX_VALUE: usize = 64 * 1024;
 
-/// Why an operation had no effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Error {
-    /// No grant for this bucket, or the value can't be used so; says what to do.
-    Denied(String),
-    /// A key, a value or the bucket is too large.
-    TooLarge(String),
-    /// Works later.
-    Unavailable(String),
-}
-
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Error::Denied(message) => write!(f, "denied: {message}"),
-            Error::TooLarge(message) => write!(f, "too large: {message}"),
-            Error::Unavailable(message) => write!(f, "unavailable: {message}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-/// In a hook, `?` makes another attempt of it: a missing grant is mended in presence.toml, and nothing is lost.
-impl From<Error> for HookError {
-    fn from(error: Error) -> HookError {
-        match error {
-            Error::Denied(_) => HookError::retry_after(format!("keyvalue {error}"), Duration::from_secs(5)),
-            _ => HookError::retry(format!("keyvalue {error}")),
-        }
-    }
-}
-
-/// A value and its version.
+/// A value and the version to name in [`Bucket::compare_and_set`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The bytes.
+    /// At most [`MAX_VALUE`] bytes.
     pub value: Vec<u8>,
-    /// For [`compare_and_set`].
+    /// Another one after every write of the key.
     pub version: u64,
 }
 
-/// Reads a key; none if it is absent.
-pub fn get(bucket: &str, key: &str) -> Result<Option<Entry>, Error> {
-    backend::get(bucket, key)
+/// Why a step was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The plugin has no grant for the bucket: presence.toml has to change.
+    #[error("keyvalue denied: {0} (the host's log names the line to add to presence.toml)")]
+    Denied(String),
+    /// The key or the value is longer than the host takes, or the plugin has no room left.
+    #[error("keyvalue limit: {0}")]
+    TooLarge(String),
+    /// The store cannot be reached, or another writer won every time. Whether the step was done is not known.
+    #[error("keyvalue unavailable: {0}")]
+    Unavailable(String),
 }
 
-/// Writes a key; returns the new version.
-pub fn set(bucket: &str, key: &str, value: &[u8]) -> Result<u64, Error> {
-    backend::set(bucket, key, value)
-}
-
-/// Writes a key if its version is still `expected` (none: if it is absent). Returns the new version, or none when
-/// another writer was first.
-pub fn compare_and_set(
-    bucket: &str,
-    key: &str,
-    expected: Option<u64>,
-    value: &[u8],
-) -> Result<Option<u64>, Error> {
-    backend::compare_and_set(bucket, key, expected, value)
-}
-
-/// Adds to a counter, whose value is decimal text; an absent one counts from 0. Returns the sum.
-pub fn increment(bucket: &str, key: &str, delta: i64) -> Result<i64, Error> {
-    backend::increment(bucket, key, delta)
-}
-
-/// Removes a key; removing an absent one is a success.
-pub fn delete(bucket: &str, key: &str) -> Result<(), Error> {
-    backend::delete(bucket, key)
-}
-
-/// The keys with this prefix, sorted, read page by page. Keys written meanwhile may be missed.
-pub fn keys(bucket: &str, prefix: &str) -> Result<Vec<String>, Error> {
-    let mut all = Vec::new();
-    let mut after = None;
-    loop {
-        let (keys, next) = backend::keys(bucket, prefix, after.as_deref())?;
-        all.extend(keys);
-        match next {
-            Some(next) => after = Some(next),
-            None => return Ok(all),
+/// As an answer of a hook. What is denied is tried again, like what is unavailable: the configuration is at fault and
+/// not the event, which must not be lost for it. What is too large stays so: rejected.
+impl From<Error> for HookError {
+    fn from(error: Error) -> HookError {
+        match error {
+            Error::Denied(_) | Error::Unavailable(_) => HookError::retry(error.to_string()),
+            Error::TooLarge(_) => HookError::reject(error.to_string()),
         }
     }
 }
 
-/// Reads, changes and writes a key until no other writer was in between. `change` gets the present value and
-/// returns the new one, or none to leave it; it may be called more than once.
-pub fn update(
-    bucket: &str,
-    key: &str,
-    mut change: impl FnMut(Option<&[u8]>) -> Option<Vec<u8>>,
-) -> Result<(), Error> {
-    loop {
-        let entry = get(bucket, key)?;
-        let Some(value) = change(entry.as_ref().map(|entry| entry.value.as_slice())) else { return Ok(()) };
-        if compare_and_set(bucket, key, entry.map(|entry| entry.version), &value)?.is_some() {
-            return Ok(());
+/// One bucket. Cheap: holds its name alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    name: String,
+}
+
+impl Bucket {
+    /// The bucket of this name. Whether there is a grant shows at the first use.
+    pub fn new(name: impl Into<String>) -> Bucket {
+        Bucket { name: name.into() }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The value of a key, if it has one.
+    pub fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
+        backend::get(&self.name, key)
+    }
+
+    /// Writes a value whatever was there. Returns the new version.
+    pub fn set(&self, key: &str, value: impl AsRef<[u8]>) -> Result<u64, Error> {
+        backend::set(&self.name, key, value.as_ref())
+    }
+
+    /// Writes a value if the key still has the version `expected` (none: if it has no value). Returns the new version,
+    /// or none when another writer won.
+    pub fn compare_and_set(
+        &self,
+        key: &str,
+        expected: Option<u64>,
+        value: impl AsRef<[u8]>,
+    ) -> Result<Option<u64>, Error> {
+        backend::compare_and_set(&self.name, key, expected, value.as_ref())
+    }
+
+    /// Adds to a counter, which is kept as decimal text and is 0 at first. Returns the sum. Done again, it adds again.
+    pub fn increment(&self, key: &str, delta: i64) -> Result<i64, Error> {
+        backend::increment(&self.name, key, delta)
+    }
+
+    /// Deletes a key, if it is there.
+    pub fn delete(&self, key: &str) -> Result<(), Error> {
+        backend::delete(&self.name, key)
+    }
+
+    /// All keys that start with `prefix`, sorted, read page by page. A key that is written or deleted meanwhile may
+    /// be missing or listed.
+    pub fn keys(&self, prefix: impl Into<String>) -> Keys<'_> {
+        Keys { bucket: self, prefix: prefix.into(), page: Vec::new().into_iter(), next: None, done: false }
+    }
+}
+
+/// The keys of a bucket; see [`Bucket::keys`]. Ends after the first error.
+#[derive(Debug)]
+pub struct Keys<'a> {
+    bucket: &'a Bucket,
+    prefix: String,
+    page: std::vec::IntoIter<String>,
+    next: Option<String>,
+    done: bool,
+}
+
+impl Iterator for Keys<'_> {
+    type Item = Result<String, Error>;
+
+    fn next(&mut self) -> Option<Result<String, Error>> {
+        loop {
+            if let Some(key) = self.page.next() {
+                return Some(Ok(key));
+            }
+            if self.done {
+                return None;
+            }
+            match backend::keys(&self.bucket.name, &self.prefix, self.next.as_deref()) {
+                Ok((keys, next)) => {
+                    self.page = keys.into_iter();
+                    self.done = next.is_none();
+                    self.next = next;
+                }
+                Err(error) => {
+                    self.done = true;
+                    return Some(Err(error));
+                }
+            }
         }
     }
 }
@@ -115,25 +144,23 @@ use crate::testing::keyvalue as backend;
 #[cfg(target_family = "wasm")]
 mod backend {
     use super::{Entry, Error};
-    use crate::bindings::contract::presence::plugin::keyvalue as host;
+    use crate::guest::keyvalue as host;
 
-    impl From<host::Error> for Error {
-        fn from(error: host::Error) -> Error {
-            match error {
-                host::Error::Denied(message) => Error::Denied(message),
-                host::Error::TooLarge(message) => Error::TooLarge(message),
-                host::Error::Unavailable(message) => Error::Unavailable(message),
-            }
+    fn plain(error: host::Error) -> Error {
+        match error {
+            host::Error::Denied(text) => Error::Denied(text),
+            host::Error::TooLarge(text) => Error::TooLarge(text),
+            host::Error::Unavailable(text) => Error::Unavailable(text),
         }
     }
 
     pub(super) fn get(bucket: &str, key: &str) -> Result<Option<Entry>, Error> {
-        let entry = host::get(bucket, key)?;
+        let entry = host::get(bucket, key).map_err(plain)?;
         Ok(entry.map(|entry| Entry { value: entry.value, version: entry.version }))
     }
 
     pub(super) fn set(bucket: &str, key: &str, value: &[u8]) -> Result<u64, Error> {
-        Ok(host::set(bucket, key, value)?)
+        host::set(bucket, key, value).map_err(plain)
     }
 
     pub(super) fn compare_and_set(
@@ -142,15 +169,15 @@ mod backend {
         expected: Option<u64>,
         value: &[u8],
     ) -> Result<Option<u64>, Error> {
-        Ok(host::compare_and_set(bucket, key, expected, value)?)
+        host::compare_and_set(bucket, key, expected, value).map_err(plain)
     }
 
     pub(super) fn increment(bucket: &str, key: &str, delta: i64) -> Result<i64, Error> {
-        Ok(host::increment(bucket, key, delta)?)
+        host::increment(bucket, key, delta).map_err(plain)
     }
 
     pub(super) fn delete(bucket: &str, key: &str) -> Result<(), Error> {
-        Ok(host::delete(bucket, key)?)
+        host::delete(bucket, key).map_err(plain)
     }
 
     pub(super) fn keys(
@@ -158,7 +185,7 @@ mod backend {
         prefix: &str,
         after: Option<&str>,
     ) -> Result<(Vec<String>, Option<String>), Error> {
-        let page = host::keys(bucket, prefix, after)?;
+        let page = host::keys(bucket, prefix, after).map_err(plain)?;
         Ok((page.keys, page.next))
     }
 }

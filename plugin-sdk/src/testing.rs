@@ -1,119 +1,175 @@
-//! The host's place in native tests: a keyvalue in memory, and answers for HTTP requests. One of each per thread.
+//! Fakes of what the host offers, so that a plugin's logic is tested natively with `cargo test`.
 //!
-//! ```
-//! # use presence_plugin::{http::Request, testing};
-//! testing::reset();
-//! testing::answer(204, &[], b"");
-//! assert_eq!(Request::new("GET", "https://a.example/").deliver(), Ok(()));
-//! assert_eq!(testing::requests()[0].url, "https://a.example/");
-//! ```
+//! Natively [`crate::keyvalue`] and [`crate::http`] work on these. All are local to the thread, so tests do not see
+//! each other; [`reset`] empties them. Not there on wasm targets.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::http::{Error, Request, Response};
-use crate::{Context, Status, StatusChange};
+use crate::http::{self, Response};
+
+/// Empties the fakes of this thread: no keys, no requests, no answers, the real clock.
+pub fn reset() {
+    keyvalue::FAKE.take();
+    HTTP.take();
+    NOW_MS.set(None);
+}
+
+std::thread_local! {
+    static NOW_MS: Cell<Option<u64>> = const { Cell::new(None) };
+    static HTTP: RefCell<HttpFake> = RefCell::default();
+}
+
+/// Stops the clock of [`crate::time::now_ms`] on this thread, in milliseconds since 1970.
+pub fn set_now_ms(ms: u64) {
+    NOW_MS.set(Some(ms));
+}
+
+pub(crate) fn fixed_now_ms() -> Option<u64> {
+    NOW_MS.get()
+}
 
 #[derive(Default)]
-struct Host {
-    buckets: BTreeMap<String, BTreeMap<String, (u64, Vec<u8>)>>,
-    version: u64,
-    answers: VecDeque<Result<Response, Error>>,
+struct HttpFake {
     requests: Vec<Request>,
-    /// The write that fails: counts down.
-    broken_in: Option<u32>,
+    answers: VecDeque<Result<Response, http::Error>>,
 }
 
-thread_local! {
-    static HOST: RefCell<Host> = RefCell::default();
+/// A request that was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// In capitals.
+    pub method: String,
+    /// As given.
+    pub url: String,
+    /// In the order given.
+    pub headers: Vec<(String, String)>,
+    /// Empty if there is none.
+    pub body: Vec<u8>,
 }
 
-/// Forgets everything.
-pub fn reset() {
-    HOST.with(|host| *host.borrow_mut() = Host::default());
-}
+impl Request {
+    /// The first header of this name, whatever its case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_str())
+    }
 
-/// The next request is answered so; requests without an answer get 200.
-pub fn answer(status: u16, headers: &[(&str, &str)], body: &[u8]) {
-    let pair = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
-    let response = Response { status, headers: headers.iter().map(pair).collect(), body: body.to_vec() };
-    HOST.with(|host| host.borrow_mut().answers.push_back(Ok(response)));
-}
-
-/// The next request fails so.
-pub fn fail(error: Error) {
-    HOST.with(|host| host.borrow_mut().answers.push_back(Err(error)));
-}
-
-/// The requests sent, in order.
-pub fn requests() -> Vec<Request> {
-    HOST.with(|host| host.borrow().requests.clone())
-}
-
-/// After so many more writes the keyvalue fails once: as if the guest were killed there.
-pub fn break_keyvalue_after(writes: u32) {
-    HOST.with(|host| host.borrow_mut().broken_in = Some(writes));
-}
-
-/// A context for a first attempt.
-pub fn context(event_id: &str) -> Context {
-    Context { event_id: event_id.into(), attempt: 1, time_left_ms: 2000, attributes: Vec::new() }
-}
-
-/// A change of status with one session, or none when it is offline.
-pub fn status_change(user: &str, previous: Option<Status>, current: Status, revision: u64) -> StatusChange {
-    let offline = current == Status::Offline;
-    StatusChange {
-        user: user.into(),
-        previous,
-        current,
-        since: revision,
-        revision,
-        sessions: u32::from(!offline),
-        last_seen: offline.then_some(revision),
+    /// The body as JSON. Panics if it is none: the test has failed.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).expect("the body of the request is JSON")
     }
 }
 
-pub(crate) mod http {
-    use super::{Error, HOST, Request, Response};
+/// Answers the next request so (in the order of the calls). A request without an answer waiting gets 200, empty.
+pub fn answer(answer: Result<Response, http::Error>) {
+    HTTP.with_borrow_mut(|http| http.answers.push_back(answer));
+}
 
-    pub(crate) fn send(request: &Request) -> Result<Response, Error> {
-        HOST.with(|host| {
-            let mut host = host.borrow_mut();
-            host.requests.push(request.clone());
-            let ok = Response { status: 200, headers: Vec::new(), body: Vec::new() };
-            host.answers.pop_front().unwrap_or(Ok(ok))
+/// Takes the requests sent so far on this thread.
+pub fn requests() -> Vec<Request> {
+    HTTP.with_borrow_mut(|http| std::mem::take(&mut http.requests))
+}
+
+pub(crate) fn send(request: Request) -> Result<Response, http::Error> {
+    HTTP.with_borrow_mut(|http| {
+        http.requests.push(request);
+        http.answers.pop_front().unwrap_or_else(|| Ok(Response::new(200)))
+    })
+}
+
+/// The buckets of this thread, and ways to disturb whoever uses them.
+pub mod keyvalue {
+    use super::{BTreeMap, RefCell};
+    use crate::keyvalue::{Entry, Error, MAX_VALUE};
+
+    /// Keys in one page of the listing: few, so that tests meet the second page.
+    const PAGE: usize = 3;
+
+    #[derive(Default)]
+    pub(super) struct Fake {
+        entries: BTreeMap<(String, String), Entry>,
+        version: u64,
+        steps: usize,
+        fault: Option<Fault>,
+        between: Option<Box<dyn FnMut(usize)>>,
+    }
+
+    std::thread_local! {
+        pub(super) static FAKE: RefCell<Fake> = RefCell::default();
+    }
+
+    /// Where a guest is thrown away, seen from its keyvalue.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Fault {
+        /// The step with this number, counted from 0 since the last [`disturb`], and all later ones are not done.
+        Before(usize),
+        /// The step with this number is done, but nobody hears of it; later ones are not done.
+        After(usize),
+    }
+
+    /// Counts steps (calls of the keyvalue functions) anew and lets them fail from a place on, as if the guest were
+    /// thrown away there; none: no faults.
+    pub fn disturb(fault: Option<Fault>) {
+        FAKE.with_borrow_mut(|fake| {
+            fake.steps = 0;
+            fake.fault = fault;
+        });
+    }
+
+    /// How many steps there were since the last [`disturb`].
+    pub fn steps() -> usize {
+        FAKE.with_borrow(|fake| fake.steps)
+    }
+
+    /// Calls this before every step with the step's number: the place to play another guest. It is not called for
+    /// the steps that it takes itself.
+    pub fn between(act: Option<Box<dyn FnMut(usize)>>) {
+        FAKE.with_borrow_mut(|fake| fake.between = act);
+    }
+
+    fn step<T>(act: impl FnOnce(&mut Fake) -> Result<T, Error>) -> Result<T, Error> {
+        let (number, between) = FAKE.with_borrow_mut(|fake| {
+            let number = fake.steps;
+            fake.steps += 1;
+            (number, fake.between.take())
+        });
+        if let Some(mut other_guest) = between {
+            other_guest(number);
+            FAKE.with_borrow_mut(|fake| fake.between = Some(other_guest));
+        }
+        FAKE.with_borrow_mut(|fake| {
+            let gone = || Error::Unavailable("the test cut the guest off here".to_string());
+            match fake.fault {
+                Some(Fault::Before(from)) if number >= from => Err(gone()),
+                Some(Fault::After(last)) if number > last => Err(gone()),
+                Some(Fault::After(last)) if number == last => act(fake).and_then(|_| Err(gone())),
+                _ => act(fake),
+            }
         })
     }
-}
 
-pub(crate) mod keyvalue {
-    use super::{HOST, Host};
-    use crate::keyvalue::{Entry, Error};
+    impl Fake {
+        fn write(&mut self, at: (String, String), value: &[u8]) -> Result<u64, Error> {
+            if value.len() > MAX_VALUE {
+                return Err(Error::TooLarge(format!("{}: {} bytes", at.1, value.len())));
+            }
+            self.version += 1;
+            self.entries.insert(at, Entry { value: value.to_vec(), version: self.version });
+            Ok(self.version)
+        }
+    }
+
+    fn at(bucket: &str, key: &str) -> (String, String) {
+        (bucket.to_string(), key.to_string())
+    }
 
     pub(crate) fn get(bucket: &str, key: &str) -> Result<Option<Entry>, Error> {
-        HOST.with(|host| {
-            let host = host.borrow();
-            let entry = host.buckets.get(bucket).and_then(|bucket| bucket.get(key));
-            Ok(entry.map(|(version, value)| Entry { value: value.clone(), version: *version }))
-        })
-    }
-
-    fn write(host: &mut Host, bucket: &str, key: &str, value: Vec<u8>) -> Result<u64, Error> {
-        if let Some(left) = host.broken_in {
-            host.broken_in = left.checked_sub(1);
-            if left == 0 {
-                return Err(Error::Unavailable("broken by the test".into()));
-            }
-        }
-        host.version += 1;
-        let version = host.version;
-        host.buckets.entry(bucket.into()).or_default().insert(key.into(), (version, value));
-        Ok(version)
+        step(|fake| Ok(fake.entries.get(&at(bucket, key)).cloned()))
     }
 
     pub(crate) fn set(bucket: &str, key: &str, value: &[u8]) -> Result<u64, Error> {
-        HOST.with(|host| write(&mut host.borrow_mut(), bucket, key, value.to_vec()))
+        step(|fake| fake.write(at(bucket, key), value))
     }
 
     pub(crate) fn compare_and_set(
@@ -122,33 +178,31 @@ pub(crate) mod keyvalue {
         expected: Option<u64>,
         value: &[u8],
     ) -> Result<Option<u64>, Error> {
-        if get(bucket, key)?.map(|entry| entry.version) != expected {
-            return Ok(None);
-        }
-        set(bucket, key, value).map(Some)
+        step(|fake| {
+            let at = at(bucket, key);
+            if fake.entries.get(&at).map(|entry| entry.version) != expected {
+                return Ok(None);
+            }
+            fake.write(at, value).map(Some)
+        })
     }
 
     pub(crate) fn increment(bucket: &str, key: &str, delta: i64) -> Result<i64, Error> {
-        let present = match get(bucket, key)? {
-            None => 0,
-            Some(entry) => {
-                let text = String::from_utf8(entry.value).ok();
-                let number = text.and_then(|text| text.parse::<i64>().ok());
-                number.ok_or_else(|| Error::Denied(format!("`{key}` is not a counter")))?
-            }
-        };
-        let sum = present.checked_add(delta).ok_or_else(|| Error::TooLarge(format!("`{key}` overflows")))?;
-        set(bucket, key, sum.to_string().as_bytes())?;
-        Ok(sum)
+        step(|fake| {
+            let at = at(bucket, key);
+            let text =
+                fake.entries.get(&at).map_or("0".into(), |entry| String::from_utf8_lossy(&entry.value));
+            let count: i64 = text.parse().map_err(|_| Error::Unavailable(format!("{key}: not a counter")))?;
+            let sum = count.saturating_add(delta);
+            fake.write(at, sum.to_string().as_bytes()).map(|_| sum)
+        })
     }
 
     pub(crate) fn delete(bucket: &str, key: &str) -> Result<(), Error> {
-        HOST.with(|host| {
-            if let Some(bucket) = host.borrow_mut().buckets.get_mut(bucket) {
-                bucket.remove(key);
-            }
-        });
-        Ok(())
+        step(|fake| {
+            fake.entries.remove(&at(bucket, key));
+            Ok(())
+        })
     }
 
     pub(crate) fn keys(
@@ -156,13 +210,14 @@ pub(crate) mod keyvalue {
         prefix: &str,
         after: Option<&str>,
     ) -> Result<(Vec<String>, Option<String>), Error> {
-        HOST.with(|host| {
-            let host = host.borrow();
-            let all = host.buckets.get(bucket).into_iter().flat_map(|bucket| bucket.keys());
-            let keys =
-                all.filter(|key| key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after));
-            let page: Vec<String> = keys.take(100).cloned().collect();
-            let next = (page.len() == 100).then(|| page[99].clone());
+        step(|fake| {
+            let mut found = fake.entries.keys().filter(|(in_bucket, key)| {
+                in_bucket == bucket
+                    && key.starts_with(prefix)
+                    && after.is_none_or(|after| key.as_str() > after)
+            });
+            let page: Vec<String> = found.by_ref().take(PAGE).map(|(_, key)| key.clone()).collect();
+            let next = found.next().and(page.last().cloned());
             Ok((page, next))
         })
     }

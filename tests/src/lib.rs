@@ -1,1 +1,35 @@
-//! To be written.
+//! Whole daemons over real sockets, so that tests read as sentences. Knows the daemon as its users do: the binary,
+//! presence.toml, the protocol, the log; nothing of what is inside. Every wait has a bound, and whatever does not
+//! happen in time is a panic that says what was awaited and what was seen instead.
+//!
+//! ```no_run
+//! # use presence_tests::{Daemon, Plugin, ProfileService};
+//! # async fn test() {
+//! let profiles = ProfileService::start().await;
+//! let daemon = Daemon::with(Plugin::profile_updater(&profiles)).start().await;
+//! let mut alice = daemon.client("alice").await;
+//! alice.idle().await;
+//! profiles.until_heard("alice", &["online", "idle"]).await;
+//! assert_eq!(daemon.stop().await.code, Some(0));
+//! # }
+//! ```
+
+mod client;
+mod config;
+mod daemon;
+mod http;
+mod profiles;
+mod programs;
+mod receiver;
+mod waiting;
+mod webhook;
+
+pub use client::{Client, Refusal};
+pub use config::{Config, Plugin};
+pub use daemon::Daemon;
+pub use http::{Answer, ask};
+pub use profiles::ProfileService;
+pub use programs::{Ended, Folder, Program, guest, presence, shipped_plugin};
+pub use receiver::{Mood, Receiver, Request};
+pub use waiting::{WAIT, until};
+pub use webhook::Recorder;

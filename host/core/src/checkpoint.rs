@@ -4,6 +4,7 @@
 //! excepted: one user whose receiver fails pins nobody else.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +24,9 @@ struct Progress {
     before: PluginCheckpoint,
     /// The highest sequence issued.
     highest: Sequence,
-    /// Issued and not settled. Bounded by what the plugin's queue holds.
-    open: BTreeMap<Sequence, UserId>,
+    /// Issued and not settled, and how often: a record may be told again while it still waits. Bounded by what the
+    /// plugin's queue holds.
+    open: BTreeMap<Sequence, (UserId, u32)>,
 }
 
 /// The checkpoints of one partition.
@@ -55,22 +57,31 @@ impl Checkpoints {
         }
     }
 
-    /// A transition was queued for a plugin.
+    /// A transition was queued for a plugin. Before the next document, everything due at or below the sequence must
+    /// have been issued too: what was not counts as told.
     pub fn handle_issued(&mut self, plugin: &Arc<str>, user: &UserId, sequence: Sequence) {
         let progress = match self.plugins.get_mut(plugin) {
             Some(progress) => progress,
             None => self.plugins.entry(plugin.clone()).or_default(),
         };
         progress.highest = progress.highest.max(sequence);
-        progress.open.insert(sequence, user.clone());
+        progress.open.entry(sequence).or_insert_with(|| (user.clone(), 0)).1 += 1;
     }
 
     /// A transition is settled for a plugin.
     pub fn handle_settled(&mut self, plugin: &str, user: &UserId, sequence: Sequence) {
-        let Some(progress) = self.plugins.get_mut(plugin) else { return };
-        progress.open.remove(&sequence);
-        progress.before.except.retain(|other| other != user);
+        let Some(progress) = self.plugins.get_mut(plugin) else {
+            return;
+        };
         self.changed = true;
+        if let Entry::Occupied(mut open) = progress.open.entry(sequence) {
+            open.get_mut().1 -= 1;
+            if open.get().1 > 0 {
+                return;
+            }
+            open.remove();
+        }
+        progress.before.except.retain(|other| other != user);
     }
 
     /// The document to write, if something changed and the last one is old enough.
@@ -99,7 +110,7 @@ impl Progress {
     fn checkpoint(&self) -> PluginCheckpoint {
         let mut except = self.before.except.clone();
         let mut up_to = self.highest;
-        for (sequence, user) in &self.open {
+        for (sequence, (user, _)) in &self.open {
             if except.contains(user) {
                 continue;
             }
@@ -144,6 +155,19 @@ mod tests {
         assert!(is_due(&expected, &user(4), Sequence(4)));
         assert!(is_due(&expected, &user(3), Sequence(11)));
         assert!(!is_due(&expected, &user(3), Sequence(3)));
+    }
+
+    #[test]
+    fn a_record_told_twice_is_open_until_both_are_settled() {
+        let plugin: Arc<str> = "p".into();
+        let mut checkpoints = Checkpoints::new(5);
+        checkpoints.handle_issued(&plugin, &user(1), Sequence(1));
+        checkpoints.handle_issued(&plugin, &user(1), Sequence(1));
+        let left = |except| PluginCheckpoint { up_to: Sequence(1), except };
+        for except in [vec![user(1)], vec![]] {
+            checkpoints.handle_settled("p", &user(1), Sequence(1));
+            assert_eq!(checkpoints.document_now().plugins["p"], left(except));
+        }
     }
 
     #[test]

@@ -10,190 +10,38 @@
 //! Rules (DESIGN sections 2 and 5):
 //! - one job of a lane at a time, in order; different lanes in parallel; a lane in backoff delays nobody else;
 //! - **status hooks are state**: `retry` has no end; a lagging user's older transitions give way to the newest: behind
-//!   a head that is being retried, and everywhere while the queue is full or the breaker open;
+//!   a head that is being retried, and everywhere while the queue is full or the breaker open; one that is not newer
+//!   than what waits or runs of its user gives way at once, so no user's news go back;
 //! - **session hooks are events**: so many attempts, then a dead letter; a full queue makes a dead letter at once;
 //! - a trap uses up an attempt in every class: the plugin is broken, not the receiver;
 //! - **cleanup** is a barrier: running calls end first, later ones wait while it runs; in backoff only `everything`
 //!   holds others back;
-//! - the breaker opens after [`BREAKER_AFTER`] failures of the receiver in a row; then there is one probe per `max_backoff`,
-//!   and no attempt is used. Traps don't open it: else a broken plugin would never get to its dead letters.
+//! - the breaker opens after [`BREAKER_AFTER`] failures of the receiver in a row; then there is one probe per `max_backoff`
+//!   (a reload is probed at once), and no call that fails uses an attempt, not even one that began before. Traps neither
+//!   open it nor are free: else a broken plugin would never get to its dead letters.
 //!
-//! Bounds: session events that wait are at most `queue`, besides ends of sessions whose beginning waits; beyond `queue`,
-//! one transition a user waits.
+//! Bounds (I8): session events that wait are at most `queue`, besides the end of each session whose beginning waits or
+//! runs (if a beginning was delivered and there is no room for the end, or the other way round, the pair is completed by
+//! the dead letter); beyond `queue`, one transition a user waits. Cleanups are never refused: there is one chunk after
+//! the other of instances that died, and their journal is in the store. Of a user or session nothing is kept when
+//! nothing of it waits or runs. What is settled stays until [`Delivery::poll_settled`] takes it: take it after each call.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::events::{Hook, Scope, SessionChange, SessionEvent, Sweep, Transition};
-use crate::ids::UserId;
+use crate::events::{Scope, SessionChange};
 use crate::retry::Backoff;
 use crate::time::Tick;
 
+mod breaker;
 mod lanes;
+mod words;
+pub use breaker::BREAKER_AFTER;
+use breaker::Breaker;
 use lanes::{Item, Lanes, State};
-
-/// So many failures in a row open the breaker.
-pub const BREAKER_AFTER: u32 = 10;
-
-/// `[plugin.delivery]`
-#[derive(Clone, Debug)]
-pub struct DeliveryConfig {
-    /// Jobs at once.
-    pub concurrency: u32,
-    /// Events that wait.
-    pub queue: u32,
-    /// Attempts of session hooks, and of any hook that traps.
-    pub attempts: u32,
-    /// The first pause.
-    pub backoff: Duration,
-    /// The longest pause.
-    pub max_backoff: Duration,
-    /// For jitter and hash tables.
-    pub seed: u64,
-}
-
-/// An event for the plugin. Cheap to clone.
-#[derive(Clone, Debug)]
-pub enum Payload {
-    /// Hooks `session-connected`, `session-disconnected`.
-    Session(Arc<SessionEvent>),
-    /// Hooks `user-online`, `user-idle`, `user-offline`.
-    Status(Arc<Transition>),
-    /// Hook `cleanup`.
-    Cleanup(Arc<Sweep>),
-}
-
-impl Payload {
-    /// The hook that tells it.
-    pub fn hook(&self) -> Hook {
-        match self {
-            Payload::Session(event) => event.hook(),
-            Payload::Status(transition) => transition.hook(),
-            Payload::Cleanup(_) => Hook::Cleanup,
-        }
-    }
-
-    /// The user; none for a cleanup.
-    pub fn user(&self) -> Option<&UserId> {
-        match self {
-            Payload::Session(event) => Some(&event.session.user),
-            Payload::Status(transition) => Some(&transition.user),
-            Payload::Cleanup(_) => None,
-        }
-    }
-}
-
-/// One attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct JobId(pub u64);
-
-/// A call to make.
-#[derive(Clone, Debug)]
-pub struct Job {
-    /// For [`Delivery::handle_verdict`].
-    pub id: JobId,
-    /// What to tell.
-    pub payload: Payload,
-    /// From 1.
-    pub attempt: u32,
-    /// Of the plugin, at the time the job was taken.
-    pub generation: u64,
-}
-
-/// How a call ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The guest took it.
-    Delivered,
-    /// The guest asks for another attempt.
-    Retry {
-        /// Its reason.
-        message: String,
-        /// When, if it has a wish.
-        after: Option<Duration>,
-    },
-    /// The guest refuses it for ever.
-    Reject(String),
-    /// A trap, an exit, or the deadline passed while the guest computed.
-    Trapped(String),
-    /// The deadline passed while the guest waited for the host.
-    Stalled(String),
-    /// The host ended the call for its own reasons: no attempt was used.
-    Cut,
-}
-
-/// What became of an event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Settlement {
-    /// The guest took it.
-    Delivered,
-    /// Given up.
-    DeadLetter {
-        /// Why.
-        reason: DeadLetterReason,
-        /// The last error.
-        error: String,
-        /// How many attempts were made.
-        attempts: u32,
-    },
-    /// A newer transition of the same user took its place.
-    Superseded,
-}
-
-/// Why an event was given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeadLetterReason {
-    /// The guest refused it.
-    Rejected,
-    /// The attempts were used up.
-    Exhausted,
-    /// The guest crashed on it, `attempts` times.
-    Crashed,
-    /// The queue was full.
-    Overflow,
-}
-
-/// An event that is done with; each is reported once.
-#[derive(Clone, Debug)]
-pub struct Settled {
-    /// What it was.
-    pub payload: Payload,
-    /// What became of it.
-    pub settlement: Settlement,
-}
-
-/// How much there is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Depth {
-    /// Ready, or behind another of the same lane.
-    pub queued: usize,
-    /// In a pause after a failure.
-    pub backing_off: usize,
-    /// With a guest.
-    pub running: usize,
-}
-
-/// Totals.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Attempts that will be repeated.
-    pub retries: u64,
-    /// Transitions that gave way to a newer one.
-    pub coalesced: u64,
-    /// Session events that found the queue full.
-    pub overflowed: u64,
-    /// How often the breaker opened.
-    pub breaker_opened: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Breaker {
-    /// So many failures in a row.
-    Closed(u32),
-    /// The next probe, and the one that runs.
-    Open(Tick, Option<JobId>),
-}
+pub use words::{
+    Counters, DeadLetterReason, DeliveryConfig, Depth, Job, JobId, Payload, Settled, Settlement, Verdict,
+};
 
 #[derive(Debug)]
 struct Running {
@@ -272,9 +120,13 @@ impl Delivery {
                 }
                 self.append(lane, payload);
             }
-            Payload::Status(_) => {
+            Payload::Status(transition) => {
                 let lane = self.lanes.find(&payload);
                 match lane {
+                    Some(lane) if self.lanes.get(lane).revision() >= transition.revision => {
+                        self.counters.coalesced += 1;
+                        self.settled.push_back(Settled { payload, settlement: Settlement::Superseded });
+                    }
                     Some(lane) if self.lags(lane) => self.replace(lane, payload),
                     _ => self.append(lane, payload),
                 }
@@ -284,20 +136,21 @@ impl Delivery {
 
     /// How a job ended. A job that is not running is ignored.
     pub fn handle_verdict(&mut self, now: Tick, job: JobId, verdict: Verdict) {
-        let Some(at) = self.running.iter().position(|running| running.job == job) else { return };
+        let Some(at) = self.running.iter().position(|running| running.job == job) else {
+            return;
+        };
         let running = self.running.swap_remove(at);
-        let probe = matches!(self.breaker, Breaker::Open(_, Some(probe)) if probe == job);
-        let opened = matches!(self.breaker, Breaker::Open(..));
-        self.count_for_breaker(now, probe, &verdict);
+        let opened = self.breaker.handle_verdict(now, job, &verdict, self.config.max_backoff);
+        self.counters.breaker_opened += u64::from(opened);
         match running.lane {
             None => self.cleanup_verdict(now, verdict),
-            Some(lane) => self.lane_verdict(now, lane, verdict, probe && opened),
+            Some(lane) => self.lane_verdict(now, lane, verdict, self.breaker.is_open() && !opened),
         }
     }
 
     /// A new version or new settings: jobs taken from now on carry the new generation.
     pub fn handle_reload(&mut self, now: Tick, config: DeliveryConfig, generation: u64) {
-        let _ = now;
+        self.breaker.handle_reload(now);
         self.backoff = Backoff::new(config.backoff, config.max_backoff, config.seed);
         self.config = config;
         self.generation = generation;
@@ -309,9 +162,7 @@ impl Delivery {
         if self.running.len() >= self.config.concurrency as usize || self.cleaning {
             return None;
         }
-        if let Breaker::Open(at, probe) = self.breaker
-            && (probe.is_some() || at > now)
-        {
+        if !self.breaker.admits(now) {
             return None;
         }
         match self.cleanups.front() {
@@ -390,7 +241,7 @@ impl Delivery {
 
     /// True while only probes run.
     pub fn breaker_open(&self) -> bool {
-        matches!(self.breaker, Breaker::Open(..))
+        self.breaker.is_open()
     }
 
     /// Events that are not done with.
@@ -469,37 +320,11 @@ impl Delivery {
         let id = JobId(self.next_job);
         self.next_job += 1;
         self.running.push(Running { job: id, lane });
-        if let Breaker::Open(_, probe) = &mut self.breaker {
-            *probe = Some(id);
-        }
+        self.breaker.handle_start(id);
         Job { id, payload, attempt, generation: self.generation }
     }
 
-    fn count_for_breaker(&mut self, now: Tick, probe: bool, verdict: &Verdict) {
-        let failed = matches!(verdict, Verdict::Retry { .. } | Verdict::Stalled(_));
-        self.breaker = match self.breaker {
-            Breaker::Closed(failures) if failed && failures + 1 >= BREAKER_AFTER => {
-                self.counters.breaker_opened += 1;
-                Breaker::Open(now + self.config.max_backoff, None)
-            }
-            Breaker::Closed(failures) if failed => Breaker::Closed(failures + 1),
-            Breaker::Closed(failures) => match verdict {
-                Verdict::Delivered | Verdict::Reject(_) => Breaker::Closed(0),
-                _ => Breaker::Closed(failures),
-            },
-            Breaker::Open(_, _) if probe => match verdict {
-                // The receiver answers again.
-                Verdict::Delivered | Verdict::Reject(_) => Breaker::Closed(0),
-                Verdict::Cut => Breaker::Open(now, None),
-                _ => Breaker::Open(now + self.config.max_backoff, None),
-            },
-            // A call that began before the breaker opened.
-            Breaker::Open(_, _) if *verdict == Verdict::Delivered => Breaker::Closed(0),
-            open => open,
-        };
-    }
-
-    fn lane_verdict(&mut self, now: Tick, lane: u32, verdict: Verdict, probe: bool) {
+    fn lane_verdict(&mut self, now: Tick, lane: u32, verdict: Verdict, free: bool) {
         let attempts = self.config.attempts;
         let is_status = matches!(self.lanes.get(lane).head.payload, Payload::Status(_));
         let (error, trapped, wish) = match verdict {
@@ -523,7 +348,7 @@ impl Delivery {
         let head = &mut self.lanes.get_mut(lane).head;
         head.failures += 1;
         // While the breaker is open no attempt of the receiver's is used; a trap is the plugin's own.
-        if trapped || !(is_status || probe) {
+        if trapped || !(is_status || free) {
             head.used += 1;
         }
         if head.used >= attempts && (trapped || !is_status) {
@@ -549,7 +374,9 @@ impl Delivery {
     /// A failed user's older transitions give way to the newest that waits behind them.
     fn collapse(&mut self, lane: u32) {
         let entry = self.lanes.get_mut(lane);
-        let Some(newest) = entry.rest.pop_back() else { return };
+        let Some(newest) = entry.rest.pop_back() else {
+            return;
+        };
         let failures = entry.head.failures;
         let mut items = vec![std::mem::replace(&mut entry.head, newest)];
         items.extend(entry.rest.drain(..));
@@ -574,7 +401,9 @@ impl Delivery {
 
     fn cleanup_verdict(&mut self, now: Tick, verdict: Verdict) {
         self.cleaning = false;
-        let Some(cleanup) = self.cleanups.front_mut() else { return };
+        let Some(cleanup) = self.cleanups.front_mut() else {
+            return;
+        };
         let (error, trapped, wish) = match verdict {
             Verdict::Delivered => return self.finish_cleanup(Settlement::Delivered),
             Verdict::Reject(error) => {
@@ -607,7 +436,9 @@ impl Delivery {
     }
 
     fn finish_cleanup(&mut self, settlement: Settlement) {
-        let Some(cleanup) = self.cleanups.pop_front() else { return };
+        let Some(cleanup) = self.cleanups.pop_front() else {
+            return;
+        };
         self.waiting -= 1;
         if let Payload::Cleanup(sweep) = &cleanup.item.payload {
             self.barriers -= usize::from(sweep.scope == Scope::Everything);

@@ -508,7 +508,9 @@ impl Membership {
     }
 
     fn open(&mut self) {
-        let Some((sequence, boot)) = self.boot else { return };
+        let Some((sequence, boot)) = self.boot else {
+            return;
+        };
         self.phase = Phase::Opening;
         self.boot_due = None;
         let open = BootRecord { phase: BootPhase::Open, ..boot };

@@ -153,7 +153,9 @@ impl LocalSessions {
     /// Any frame came from the client.
     pub fn handle_frame(&mut self, now: Now, key: SessionKey) {
         let place = Place::of(key);
-        let Some(record) = self.table.live(place) else { return };
+        let Some(record) = self.table.live(place) else {
+            return;
+        };
         record.frame = now.tick;
         if std::mem::take(&mut record.pinged) {
             // The timer stands at the end of the timeout; the next Ping may be due before that.
@@ -165,7 +167,9 @@ impl LocalSessions {
     pub fn handle_activity(&mut self, now: Now, key: SessionKey) {
         self.handle_frame(now, key);
         let place = Place::of(key);
-        let Some(record) = self.table.live(place) else { return };
+        let Some(record) = self.table.live(place) else {
+            return;
+        };
         record.activity = now.tick;
         if record.mode == Mode::AutomaticIdle {
             self.set(now, place, Mode::Online);
@@ -181,7 +185,9 @@ impl LocalSessions {
         };
         self.handle_frame(now, key);
         let place = Place::of(key);
-        let Some(record) = self.table.live(place) else { return };
+        let Some(record) = self.table.live(place) else {
+            return;
+        };
         record.activity = now.tick;
         self.set(now, place, mode);
     }
@@ -213,7 +219,9 @@ impl LocalSessions {
 
     /// The user's document that was in flight is in the store: the sessions it lists are announced, the oldest first.
     pub fn handle_document_acked(&mut self, _now: Now, user: &UserId) {
-        let Some(slot) = self.table.find_user(user) else { return };
+        let Some(slot) = self.table.find_user(user) else {
+            return;
+        };
         if !self.landed(slot) {
             return;
         }
@@ -234,7 +242,9 @@ impl LocalSessions {
 
     /// The document in flight is certainly not in the store: the newest one is to be written.
     pub fn handle_document_failed(&mut self, _now: Now, user: &UserId) {
-        let Some(slot) = self.table.find_user(user) else { return };
+        let Some(slot) = self.table.find_user(user) else {
+            return;
+        };
         if self.landed(slot) {
             self.mark(slot);
         }
@@ -242,8 +252,12 @@ impl LocalSessions {
 
     /// The `session-disconnected` of a session is settled everywhere: the document may forget it.
     pub fn handle_settled(&mut self, session: &SessionId) {
-        let SessionId::Hosted(id) = session else { return };
-        let Some(place) = self.ended.remove(id) else { return };
+        let SessionId::Hosted(id) = session else {
+            return;
+        };
+        let Some(place) = self.ended.remove(id) else {
+            return;
+        };
         self.touch(place);
         self.table.remove(place);
     }
@@ -319,7 +333,9 @@ impl LocalSessions {
 
     /// Changes who says what; the document changes only with the status.
     fn set(&mut self, now: Now, place: Place, mode: Mode) {
-        let Some(record) = self.table.live(place) else { return };
+        let Some(record) = self.table.live(place) else {
+            return;
+        };
         let before = record.status();
         record.mode = mode;
         if record.status() == before {
@@ -336,7 +352,9 @@ impl LocalSessions {
     }
 
     fn end(&mut self, now: Now, place: Place, reason: Label) {
-        let Some(record) = self.table.live(place) else { return };
+        let Some(record) = self.table.live(place) else {
+            return;
+        };
         match record.mode {
             Mode::Online => self.online -= 1,
             Mode::Idle | Mode::AutomaticIdle => self.idle -= 1,
@@ -352,7 +370,9 @@ impl LocalSessions {
 
     /// Issues `session-disconnected`, if the session has ended.
     fn issue_disconnected(&mut self, place: Place) {
-        let Some(record) = self.table.get(place) else { return };
+        let Some(record) = self.table.get(place) else {
+            return;
+        };
         let Some(ended) = &record.ended else { return };
         let duration_ms = ended.at.millis_since(record.connected_at);
         let change = SessionChange::Disconnected { reason: ended.reason.clone(), duration_ms };
@@ -360,7 +380,9 @@ impl LocalSessions {
     }
 
     fn issue(&mut self, place: Place, change: SessionChange) {
-        let Some(record) = self.table.get(place) else { return };
+        let Some(record) = self.table.get(place) else {
+            return;
+        };
         let session = Session {
             id: SessionId::Hosted(record.id()),
             user: self.table.user(record.user).id.clone(),
@@ -406,7 +428,9 @@ impl LocalSessions {
     /// Sets the session's one timer to the first thing that may be due, unless it stands earlier: frames and
     /// activity only put things off, which is found out when it fires. An entry set before is stale then.
     fn arm(&mut self, now: Now, place: Place) {
-        let Some(record) = self.table.live(place) else { return };
+        let Some(record) = self.table.live(place) else {
+            return;
+        };
         let due = record.due(now, &self.config);
         if record.armed == Tick(0) || due < record.armed {
             record.armed = due;
@@ -426,7 +450,9 @@ impl LocalSessions {
     /// The timer fired: does what is really due, then sets it anew.
     fn fire(&mut self, now: Now, place: Place) {
         let config = self.config;
-        let Some(record) = self.table.live(place) else { return };
+        let Some(record) = self.table.live(place) else {
+            return;
+        };
         record.armed = Tick(0);
         if record.expires_at().is_some_and(|at| at <= now.wall) {
             return self.end_by_host(now, place, labels::EXPIRED);

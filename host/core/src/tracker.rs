@@ -119,7 +119,9 @@ impl Tracker {
     pub fn handle_record(&mut self, user: &UserId, record: &StatusRecord) {
         let slot = self.users.find_or_insert(user);
         let generation = self.config.generation;
-        let Some(entry) = self.users.get_mut(slot) else { return };
+        let Some(entry) = self.users.get_mut(slot) else {
+            return;
+        };
         if entry.revision() >= record.revision {
             return;
         }
@@ -158,7 +160,9 @@ impl Tracker {
                 None => return,
             },
         };
-        let Some(entry) = self.users.get_mut(slot) else { return };
+        let Some(entry) = self.users.get_mut(slot) else {
+            return;
+        };
         let presence = document.and_then(|document| {
             let mut presence =
                 Presence { instance, online: 0, idle: 0, drained_until: document.drained_until };
@@ -181,7 +185,9 @@ impl Tracker {
     pub fn handle_instance_lost(&mut self, now: Now, instance: InstanceId, last_renewal: Tick) {
         let slots: Vec<Slot> = self.users.slots().collect();
         for slot in slots {
-            let Some(entry) = self.users.get_mut(slot) else { continue };
+            let Some(entry) = self.users.get_mut(slot) else {
+                continue;
+            };
             if entry.places.as_slice().iter().any(|presence| presence.instance == instance) {
                 entry.places.set(instance, None);
                 entry.last_end = entry.last_end.max(now.wall);
@@ -237,7 +243,9 @@ impl Tracker {
     pub fn handle_written(&mut self, sequences: &[Sequence]) {
         let mut rest = self.in_flight.split_off(sequences.len().min(self.in_flight.len()));
         for (decision, sequence) in self.in_flight.drain(..).zip(sequences) {
-            let Some(user) = self.users.get_mut(decision.slot) else { continue };
+            let Some(user) = self.users.get_mut(decision.slot) else {
+                continue;
+            };
             user.undecided = user.undecided.saturating_sub(1);
             let record = decision.record;
             self.decided[record.status as usize] += 1;
@@ -275,7 +283,9 @@ impl Tracker {
             if !crowded && since + self.config.offline_retention > now.wall {
                 return None;
             }
-            let Some(user) = self.users.get(slot) else { continue };
+            let Some(user) = self.users.get(slot) else {
+                continue;
+            };
             if user.undecided > 0 || !user.places.as_slice().is_empty() || !settled(&user.id) {
                 continue;
             }
@@ -332,7 +342,9 @@ impl Tracker {
 
     /// Decides, with a grace that starts at `grace_from` where one is due and none is running.
     fn decide_from(&mut self, now: Now, slot: Slot, grace_from: Tick) {
-        let Some(user) = self.users.get_mut(slot) else { return };
+        let Some(user) = self.users.get_mut(slot) else {
+            return;
+        };
         let places = user.places.as_slice();
         if live(places) > 0 {
             if let Some(tick) = user.offline_due.take() {
@@ -372,7 +384,9 @@ impl Tracker {
 
     /// Decides what the documents say, without grace.
     fn decide_now(&mut self, now: Now, slot: Slot) {
-        let Some(user) = self.users.get_mut(slot) else { return };
+        let Some(user) = self.users.get_mut(slot) else {
+            return;
+        };
         let places = user.places.as_slice();
         let sessions = live(places);
         let status = if places.iter().any(|presence| presence.online > 0) {
@@ -412,7 +426,9 @@ impl Tracker {
     }
 
     fn enqueue(&mut self, decision: Decision) {
-        let Some(user) = self.users.get_mut(decision.slot) else { return };
+        let Some(user) = self.users.get_mut(decision.slot) else {
+            return;
+        };
         if self.decisions.len() >= EAGER_DECISIONS && user.queued_at >= self.head {
             let waiting = &mut self.decisions[(user.queued_at - self.head) as usize];
             waiting.record = decision.record;

@@ -102,7 +102,9 @@ impl Watchers {
         let (mut named, mut unknown) = (BTreeSet::new(), BTreeSet::new());
         for user in users {
             let slot = self.find_or_insert(user);
-            let Some(watched) = self.slots[slot as usize].as_mut() else { continue };
+            let Some(watched) = self.slots[slot as usize].as_mut() else {
+                continue;
+            };
             watched.watchers.insert(watcher);
             if !named.insert(slot) {
                 continue;
@@ -126,7 +128,9 @@ impl Watchers {
     /// A client asks to watch no more. A `watch` that waits for one of these users waits for it no longer.
     pub fn handle_unwatch(&mut self, watcher: Watcher, users: &[UserId]) {
         for user in users {
-            let Some(slot) = self.find(user) else { continue };
+            let Some(slot) = self.find(user) else {
+                continue;
+            };
             if let Some(requests) = self.watchers.get_mut(&watcher) {
                 requests.users.remove(&slot);
                 requests.forget(slot);
@@ -138,7 +142,9 @@ impl Watchers {
 
     /// A connection has ended.
     pub fn handle_closed(&mut self, watcher: Watcher) {
-        let Some(requests) = self.watchers.remove(&watcher) else { return };
+        let Some(requests) = self.watchers.remove(&watcher) else {
+            return;
+        };
         for slot in requests.users {
             self.leave(watcher, slot);
         }
@@ -147,7 +153,9 @@ impl Watchers {
     /// The record of a user: read, or told by its owner. None: there is none, the user is unknown and so offline.
     pub fn handle_record(&mut self, user: &UserId, record: Option<StatusRecord>) {
         let Some(slot) = self.find(user) else { return };
-        let Some(watched) = self.slots[slot as usize].as_mut() else { return };
+        let Some(watched) = self.slots[slot as usize].as_mut() else {
+            return;
+        };
         let news = record.map_or((Status::Offline, Timestamp(0), 0), |record| {
             (record.status, record.since, record.revision)
         });
@@ -191,7 +199,9 @@ impl Watchers {
     /// Answers the messages at the head whose users are all known, in the order they came. Who then watches nobody
     /// and waits for nothing is forgotten.
     fn answer(&mut self, watcher: Watcher) {
-        let Some(requests) = self.watchers.get_mut(&watcher) else { return };
+        let Some(requests) = self.watchers.get_mut(&watcher) else {
+            return;
+        };
         while requests.open.front().is_some_and(|(_, unknown)| unknown.is_empty())
             && let Some((request, _)) = requests.open.pop_front()
         {
@@ -203,7 +213,9 @@ impl Watchers {
     }
 
     fn leave(&mut self, watcher: Watcher, slot: u32) {
-        let Some(watched) = self.slots[slot as usize].as_mut() else { return };
+        let Some(watched) = self.slots[slot as usize].as_mut() else {
+            return;
+        };
         watched.watchers.remove(&watcher);
         if !watched.watchers.is_empty() {
             return;

@@ -30,7 +30,8 @@ pub(super) fn run(settings: Settings) -> u8 {
 }
 
 fn table(descriptions: &[PluginDescription]) -> String {
-    let mut rows = vec![["plugin", "digest", "hooks", "imports", "grants", "limits"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["plugin", "digest", "hooks", "imports", "grants", "limits"].map(str::to_owned).to_vec()];
     for plugin in descriptions {
         let hooks: Vec<&str> = plugin.hooks.iter().map(|hook| hook.as_str()).collect();
         rows.push(vec![

@@ -111,7 +111,10 @@ fn read_keys(tables: Vec<Table<'_, '_>>, folder: &Path) -> Vec<AuthKey> {
                 }
                 match secret {
                     None => {
-                        table.missing("secret", "is needed with \"HS256\"");
+                        // One that is there and wrong was told of already.
+                        if table.any("secret").is_none() {
+                            table.missing("secret", "is needed with \"HS256\"");
+                        }
                         None
                     }
                     Some(secret) if secret.value.len() < MIN_SECRET_BYTES => {

@@ -167,7 +167,9 @@ impl<'d, 'e> Table<'d, 'e> {
     /// A whole number within a range.
     pub(super) fn integer(&mut self, key: &str, default: i64, range: RangeInclusive<i64>) -> i64 {
         let wanted = format!("a whole number from {} to {}", range.start(), range.end());
-        let Some(found) = self.expect(key, &wanted, DeValue::as_integer) else { return default };
+        let Some(found) = self.expect(key, &wanted, DeValue::as_integer) else {
+            return default;
+        };
         let value = i64::from_str_radix(found.value.as_str(), found.value.radix()).ok();
         match value.filter(|value| range.contains(value)) {
             Some(value) => value,
@@ -186,7 +188,9 @@ impl<'d, 'e> Table<'d, 'e> {
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Found<T> {
         let absent = Found { key: format!("{}{key}", self.prefix), line: self.line, value: default };
-        let Some(found) = self.string(key) else { return absent };
+        let Some(found) = self.string(key) else {
+            return absent;
+        };
         match parse(&found.value) {
             Some(value) => Found { key: found.key, line: found.line, value },
             None => {

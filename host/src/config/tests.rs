@@ -166,13 +166,8 @@ fn jwt_keys_are_checked_and_never_shown() {
         errors(text),
         [
             "presence.toml:5: auth.key.secret: needs the environment variable SECRET, which is not set; or write \
-             ${SECRET:-default}",
-            "presence.toml:3: auth.key.secret: is needed with \"HS256\"",
+          ${SECRET:-default}"
         ]
-        .map(str::to_owned)
-        .into_iter()
-        .rev()
-        .collect::<Vec<_>>()
     );
 }
 

@@ -11,7 +11,7 @@ use presence_core::membership::MembershipEffect;
 use presence_core::time::Now;
 use presence_core::tracker::{StatusBatch, Tracker, TrackerConfig};
 
-use super::engine::{Driver, Partition, Ending};
+use super::engine::{Driver, Ending, Partition};
 use super::io::{Completion, REFUSED_PAUSE, definite, write_statuses};
 use crate::plugins;
 use crate::store::{Coverage, Followed, Notice, Put, StoreError};
@@ -133,7 +133,9 @@ impl Driver {
     }
 
     fn load(&mut self, now: Now, id: PartitionId, snapshot: crate::store::Snapshot) {
-        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        let Some(partition) = self.partitions.get_mut(&id) else {
+            return;
+        };
         for (key, _, document) in &snapshot.documents {
             match (key, document) {
                 (Key::User(_, _, user), Document::User(record)) => {
@@ -222,8 +224,12 @@ impl Driver {
 
     fn handle_update(&mut self, now: Now, update: &Update) {
         self.position = self.position.max(update.sequence);
-        let Some(id) = update.key.partition() else { return };
-        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        let Some(id) = update.key.partition() else {
+            return;
+        };
+        let Some(partition) = self.partitions.get_mut(&id) else {
+            return;
+        };
         if partition.loaded.is_some_and(|loaded| update.sequence <= loaded) {
             return;
         }
@@ -253,7 +259,9 @@ impl Driver {
     pub(super) fn carry_out_partitions(&mut self) -> bool {
         let mut quiet = true;
         while let Some(id) = self.touched.pop_first() {
-            let Some(partition) = self.partitions.get_mut(&id) else { continue };
+            let Some(partition) = self.partitions.get_mut(&id) else {
+                continue;
+            };
             if let Some(batch) = partition.tracker.poll_write() {
                 quiet = false;
                 self.write_batch(id, batch);
@@ -285,7 +293,9 @@ impl Driver {
         sequences: &[Sequence],
         error: Option<StoreError>,
     ) {
-        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        let Some(partition) = self.partitions.get_mut(&id) else {
+            return;
+        };
         if partition.tracker.claim() != claim {
             return;
         }
@@ -293,7 +303,9 @@ impl Driver {
         match error {
             Some(StoreError::Conflict { .. }) => {
                 tracing::warn!(partition = %id, "a newer claim fences this owner off: it gives the partition up");
-                let Some(mut partition) = self.partitions.remove(&id) else { return };
+                let Some(mut partition) = self.partitions.remove(&id) else {
+                    return;
+                };
                 self.give_up(&partition);
                 while let Some(transition) = partition.tracker.poll_transition() {
                     self.tell(transition);
@@ -328,7 +340,9 @@ impl Driver {
             generation: self.membership.generation(),
         };
         self.store.notify(Notice { user: transition.user.clone(), record });
-        let Some(plugins) = self.status_plugins.get(&transition.hook()) else { return };
+        let Some(plugins) = self.status_plugins.get(&transition.hook()) else {
+            return;
+        };
         if let Some(partition) = self.partitions.get_mut(&transition.partition) {
             for plugin in plugins {
                 partition.checkpoints.handle_issued(plugin, &transition.user, transition.sequence);

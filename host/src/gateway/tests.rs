@@ -22,9 +22,10 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tokio_util::sync::CancellationToken;
 
 use self::driver::{Driver, store_with_dead_letters};
-use super::metrics::{Metrics, PluginFigures};
+use super::metrics::Metrics;
 use super::ws::Bounds;
 use super::*;
+use crate::plugins::metrics::PluginMetrics;
 use crate::settings::{
     AuthKey, AuthMode, AuthSettings, ClusterSettings, HostSettings, KeyAlgorithm, PresenceSettings, Settings,
     StoreKind, WatchPolicy,
@@ -86,13 +87,8 @@ pub(crate) fn with_tokens() -> AuthSettings {
 struct NoPlugins;
 
 impl Metrics for NoPlugins {
-    fn plugins(&self) -> Vec<PluginFigures> {
-        vec![PluginFigures {
-            plugin: "webhook".into(),
-            hook: "user-online",
-            calls: 3,
-            ..PluginFigures::default()
-        }]
+    fn plugins(&self) -> Vec<PluginMetrics> {
+        vec![super::metrics::tests::webhook()]
     }
 }
 

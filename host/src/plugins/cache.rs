@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
@@ -16,6 +16,9 @@ use super::compile::{CompileError, CompileMode, compile};
 
 /// The newest so many pieces of code are kept.
 const MAX_FILES: usize = 64;
+
+/// Files of a compilation that are older than this belong to no living process: none may take so long.
+const ABANDONED_AFTER: Duration = Duration::from_secs(600);
 
 /// Why a folder is not fit for native code.
 #[derive(Debug, thiserror::Error)]
@@ -106,21 +109,22 @@ impl CodeCache {
         fs::rename(&output.0, code).map_err(CompileError::files(code))
     }
 
-    /// Drops the code that was not used for longest, and what crashed processes left.
+    /// Drops the code that was not used for longest, and what processes that crashed while compiling left.
     fn prune(&self, keep: &Path) {
         let Ok(entries) = fs::read_dir(&self.folder) else {
             return;
         };
-        let mut files: Vec<(SystemTime, PathBuf)> = entries
+        let dated = entries
             .filter_map(Result::ok)
-            .filter(|entry| {
-                entry.path() != keep && entry.path().extension().is_some_and(|kind| kind == "code")
-            })
-            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-            .collect();
-        files.sort();
-        let surplus = files.len().saturating_sub(MAX_FILES - 1);
-        for (_, file) in &files[..surplus] {
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())));
+        let is_code = |file: &Path| file.extension().is_some_and(|kind| kind == "code");
+        let (mut code, scratch): (Vec<_>, Vec<_>) = dated.partition(|(_, file)| is_code(file));
+        code.retain(|(_, file)| file != keep);
+        code.sort();
+        let surplus = code.len().saturating_sub(MAX_FILES - 1);
+        let old = |modified: &SystemTime| modified.elapsed().is_ok_and(|age| age > ABANDONED_AFTER);
+        let abandoned = scratch.iter().filter(|(modified, _)| old(modified));
+        for (_, file) in code[..surplus].iter().chain(abandoned) {
             _ = fs::remove_file(file);
         }
     }
@@ -248,6 +252,28 @@ mod tests {
         assert_eq!(fs::metadata(&makeshift).unwrap().mode() & 0o777, 0o700);
         drop(cache);
         assert!(!makeshift.exists());
+    }
+
+    #[test]
+    fn the_oldest_code_and_abandoned_files_are_dropped() {
+        let folder = Folder::new();
+        let cache = CodeCache::open(folder.path()).unwrap();
+        let write = |name: String, age: u64| {
+            let file = fs::File::create(cache.folder.join(name)).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+        };
+        for age in 0..=MAX_FILES as u64 {
+            write(format!("{age}.code"), age);
+        }
+        write("1-1.input".to_owned(), ABANDONED_AFTER.as_secs() + 1);
+        write("2-1.input".to_owned(), 0);
+        // It is the oldest by date, but was compiled just now.
+        let keep = cache.folder.join(format!("{MAX_FILES}.code"));
+        cache.prune(&keep);
+        let left = |name: &str| cache.folder.join(name).exists();
+        assert!(keep.exists() && left("0.code") && left("2-1.input"));
+        assert!(!left(&format!("{}.code", MAX_FILES - 1)) && !left("1-1.input"));
+        assert_eq!(fs::read_dir(&cache.folder).unwrap().count(), MAX_FILES + 1);
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! Carries dead letters to the store, one after the other; an event counts as settled once its letter is kept.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use presence_core::delivery::Payload;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use super::metrics::PluginCounters;
 use super::outcomes::Outcomes;
@@ -30,14 +29,6 @@ struct Letter {
 pub(super) struct DeadLetters {
     sender: mpsc::Sender<Letter>,
     outcomes: Arc<Outcomes>,
-    open: Arc<Open>,
-}
-
-/// Letters handed in and not kept yet.
-#[derive(Default)]
-struct Open {
-    letters: AtomicUsize,
-    fewer: Notify,
 }
 
 impl DeadLetters {
@@ -47,8 +38,7 @@ impl DeadLetters {
         outcomes: Arc<Outcomes>,
     ) -> (DeadLetters, impl Future<Output = ()> + Send + 'static) {
         let (sender, mut letters) = mpsc::channel::<Letter>(MAX_WAITING);
-        let open = Arc::new(Open::default());
-        let (settled, carried) = (outcomes.clone(), open.clone());
+        let settled = outcomes.clone();
         let carry = async move {
             while let Some(letter) = letters.recv().await {
                 match keep(&store, &letter.letter).await {
@@ -56,11 +46,10 @@ impl DeadLetters {
                     Err(error) => lose(&letter, &error.to_string()),
                 }
                 settled.settle(&letter.plugin, std::iter::once(letter.payload));
-                carried.letters.fetch_sub(1, AcqRel);
-                carried.fewer.notify_one();
+                letter.counters.dead_letters_open.fetch_sub(1, Relaxed);
             }
         };
-        (DeadLetters { sender, outcomes, open }, carry)
+        (DeadLetters { sender, outcomes }, carry)
     }
 
     /// Hands in a letter. It is in the log already: what can't be kept is not lost without a trace.
@@ -72,23 +61,13 @@ impl DeadLetters {
         counters: Arc<PluginCounters>,
     ) {
         let letter = Letter { letter, payload, plugin, counters };
-        self.open.letters.fetch_add(1, AcqRel);
+        letter.counters.dead_letters_open.fetch_add(1, Relaxed);
         if let Err(refused) = self.sender.try_send(letter) {
-            self.open.letters.fetch_sub(1, AcqRel);
             let letter = refused.into_inner();
+            letter.counters.dead_letters_open.fetch_sub(1, Relaxed);
             lose(&letter, "too many wait for the store");
             self.outcomes.settle(&letter.plugin, std::iter::once(letter.payload));
         }
-    }
-
-    /// Waits until every letter is kept, or `patience` has passed.
-    pub(super) async fn flush(&self, patience: Duration) {
-        let all_kept = async {
-            while self.open.letters.load(Acquire) > 0 {
-                self.open.fewer.notified().await;
-            }
-        };
-        _ = tokio::time::timeout(patience, all_kept).await;
     }
 }
 

@@ -315,7 +315,12 @@ fn explain(error: &wasmtime::Error, deadline: Duration) -> String {
     let reason = match error.downcast_ref::<wasmtime::Trap>() {
         Some(wasmtime::Trap::Interrupt) => out_of_time(deadline),
         Some(trap) => trap.to_string().trim_start_matches("wasm trap: ").to_owned(),
-        None => error.root_cause().to_string(),
+        None => match error.root_cause().to_string() {
+            reason if reason.contains("fuel allocated for hostcalls") => {
+                format!("it gave the host more than {HOSTCALL_FUEL} bytes at once")
+            }
+            reason => reason,
+        },
     };
     match error.downcast_ref::<WasmBacktrace>().and_then(top_frame) {
         Some(place) => shorten(&format!("{reason}, in {place}")),
@@ -337,7 +342,10 @@ fn top_frame(backtrace: &WasmBacktrace) -> Option<String> {
         "unwrap_failed",
     ];
     let text = backtrace.to_string();
-    let names = || text.lines().filter_map(|line| line.trim().split_once(" - ")).map(|(_, name)| name.trim());
+    // Lines look like `0: 0x1f2 - module!function`.
+    let function = |name| str::rsplit_once(name, '!').map_or(name, |(_, function)| function);
+    let places = || text.lines().filter_map(|line| line.trim().split_once(" - "));
+    let names = || places().map(|(_, name)| function(name.trim()));
     let plain = |name: &&str| !MACHINERY.iter().any(|part| name.contains(part));
     names().find(plain).or_else(|| names().next()).map(str::to_owned)
 }

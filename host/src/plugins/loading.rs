@@ -29,9 +29,9 @@ const MAX_COMPILERS: usize = 1;
 #[derive(Clone, Debug)]
 pub struct PluginDescription {
     /// In presence.toml.
-    pub name: Arc<str>,
+    pub name: String,
     /// SHA-256 of the file, hexadecimal.
-    pub digest: Arc<str>,
+    pub digest: String,
     /// Bytes of the file.
     pub size: u64,
     /// In the order of the contract.
@@ -135,7 +135,7 @@ impl Loader {
         let indices = HookIndices::find(&instance_pre, &admitted)?;
         let name: Arc<str> = settings.name.as_str().into();
         let (http, buckets) = self.capabilities(&name, &settings.grants).map_err(one)?;
-        let description = describe(settings, &name, &digest, bytes.len(), admitted, compiled.cached);
+        let description = describe(settings, digest, bytes.len(), admitted, compiled.cached);
         let settings = settings.clone();
         let loaded = Loaded { name, generation, settings, description, instance_pre, indices, http, buckets };
         let loaded = Arc::new(loaded);
@@ -198,15 +198,14 @@ async fn read(path: &Path) -> Result<Vec<u8>, Problem> {
 
 fn describe(
     settings: &PluginSettings,
-    name: &Arc<str>,
-    digest: &str,
+    digest: String,
     size: usize,
     admitted: Admitted,
     cached: bool,
 ) -> PluginDescription {
     PluginDescription {
-        name: name.clone(),
-        digest: digest.into(),
+        name: settings.name.clone(),
+        digest,
         size: size as u64,
         hooks: admitted.hooks.into_iter().collect(),
         imports: admitted.imports,

@@ -1,7 +1,7 @@
 //! Counts of one plugin: cheap to add to, read as plain numbers. Knows nothing of how they are shown.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use presence_core::events::Hook;
@@ -115,6 +115,8 @@ impl FailureKind {
 pub(super) struct PluginCounters {
     hooks: [HookCounters; 6],
     pub(super) dead_letters: AtomicU64,
+    /// On their way to the store.
+    pub(super) dead_letters_open: AtomicUsize,
     pub(super) dead_letters_lost: AtomicU64,
     pub(super) dead_letters_dropped: AtomicU64,
     pub(super) guests_started: AtomicU64,

@@ -185,7 +185,7 @@ impl Plugin {
         let letter = DeadLetter {
             number: 0,
             plugin: self.name.to_string(),
-            digest: loaded.description.digest.to_string(),
+            digest: loaded.description.digest.clone(),
             hook: payload.hook().to_string(),
             user: payload.user().map(ToString::to_string),
             event_id: events::event_id(&self.name, &payload),
@@ -224,9 +224,10 @@ impl Plugin {
         );
     }
 
-    /// How many events are not settled.
+    /// How many events are not settled; dead letters count until they are kept.
     pub(super) fn unsettled(&self) -> usize {
-        self.lock().delivery.unsettled()
+        let queued = self.lock().delivery.unsettled();
+        queued + self.counters.dead_letters_open.load(Relaxed)
     }
 
     /// What is not settled, at most `limit`.

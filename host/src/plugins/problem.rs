@@ -15,7 +15,7 @@ pub enum Problem {
     /// No such file, or no permission.
     #[error("the file can't be read ({0}): check `path`, and that the plugin is built")]
     Unreadable(std::io::Error),
-    /// More than [`MAX_FILE_BYTES`].
+    /// More than 128 MiB.
     #[error("the file has {0} bytes; at most {MAX_FILE_BYTES} are allowed")]
     TooLarge(u64),
     /// No bytes at all.

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use presence_core::delivery::Payload;
 use presence_core::events::Hook;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 use super::compile::CompileMode;
 use super::dead_letters::DeadLetters;
@@ -27,8 +27,8 @@ use crate::clock::Clock;
 use crate::settings::PluginSettings;
 use crate::store::SharedStore;
 
-/// How long stopping waits for dead letters on their way to the store.
-const DEAD_LETTER_PATIENCE: Duration = Duration::from_secs(2);
+/// How long stopping waits for guests to come by at an epoch.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What plugins need of the host.
 pub struct Deps {
@@ -48,7 +48,7 @@ pub struct PluginSet {
     plugins: Vec<Arc<Plugin>>,
     descriptions: Vec<PluginDescription>,
     surroundings: Surroundings,
-    tasks: Mutex<Vec<AbortHandle>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl std::fmt::Debug for PluginSet {
@@ -70,10 +70,7 @@ impl PluginSet {
                 Err(error) => errors.push(error),
             }
         }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        Ok(PluginSet::start(runtime, loaded, deps))
+        if errors.is_empty() { Ok(PluginSet::start(runtime, loaded, deps)) } else { Err(errors) }
     }
 
     fn start(runtime: Arc<GuestRuntime>, loaded: Vec<Arc<Loaded>>, deps: Deps) -> PluginSet {
@@ -82,15 +79,14 @@ impl PluginSet {
         let surroundings = Surroundings { clock: deps.clock, outcomes, dead_letters };
         let handle = runtime.handle().clone();
         let _inside = handle.enter();
-        let mut tasks = vec![handle.spawn(carry).abort_handle()];
+        let mut tasks = vec![handle.spawn(carry)];
         let descriptions = loaded.iter().map(|loaded| loaded.description.clone()).collect();
         let mut plugins = Vec::new();
         for loaded in loaded {
             let workers = loaded.settings.delivery.concurrency.max(1);
             let plugin = Arc::new(Plugin::new(loaded, surroundings.clone()));
-            tasks.push(handle.spawn(plugin.clone().keep_time()).abort_handle());
-            tasks
-                .extend((0..workers).map(|_| handle.spawn(Worker::new(plugin.clone()).run()).abort_handle()));
+            tasks.push(handle.spawn(plugin.clone().keep_time()));
+            tasks.extend((0..workers).map(|_| handle.spawn(Worker::new(plugin.clone()).run())));
             plugins.push(plugin);
         }
         PluginSet { runtime, plugins, descriptions, surroundings, tasks: Mutex::new(tasks) }
@@ -106,12 +102,13 @@ impl PluginSet {
         self.plugins.iter().map(|plugin| plugin.metrics()).collect()
     }
 
-    /// Stops at once: running calls are cut, dead letters on their way are kept (within 2 s), what is queued stays
-    /// unsettled. Events submitted later go nowhere.
+    /// Stops: running calls are cut, what is queued stays unsettled, events submitted later go nowhere. When this
+    /// returns no guest runs any more; that takes an epoch or two, and a second at most.
     pub async fn shutdown(&self) {
-        self.surroundings.dead_letters.flush(DEAD_LETTER_PATIENCE).await;
-        for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            task.abort();
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.iter().for_each(JoinHandle::abort);
+        if tokio::time::timeout(STOP_PATIENCE, join_all(tasks)).await.is_err() {
+            tracing::warn!("some plugins did not stop in time and end with the process");
         }
         self.runtime.stop();
     }

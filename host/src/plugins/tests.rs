@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use presence_core::delivery::Payload;
 use presence_core::events::{Hook, Scope, Sweep, labels};
@@ -225,7 +225,7 @@ async fn a_rejected_event_becomes_a_dead_letter() {
     assert_eq!(letter.user.as_deref(), Some("jack"));
     assert_eq!(letter.event_id, "p:session-connected:00000000-0000-0000-0000-000000000007");
     assert_eq!(letter.event["attributes"][0][1], "test");
-    assert_eq!(letter.digest, &*running.set.descriptions()[0].digest);
+    assert_eq!(letter.digest, running.set.descriptions()[0].digest);
 }
 
 #[tokio::test]
@@ -237,8 +237,7 @@ async fn i7_a_guest_that_traps_is_replaced_and_harms_nobody() {
     let letters = running.letters.letters().clone();
     assert_eq!(letters.len(), 2, "one for each plugin: {letters:?}");
     assert!(letters.iter().all(|letter| letter.user.as_deref() == Some("trap") && letter.attempts == 2));
-    assert!(letters[0].error.contains("unreachable"), "{}", letters[0].error);
-    assert_eq!(letters[0].error.lines().count(), 1);
+    assert_eq!(letters[0].error, "wasm `unreachable` instruction executed, in trap");
     assert_eq!(running.failures(Hook::UserOnline, FailureKind::Trap), 2);
 }
 
@@ -308,7 +307,7 @@ async fn a_huge_answer_is_a_trap() {
     running.online("huge", 1);
     running.outcomes(1).await;
     assert_eq!(running.failures(Hook::UserOnline, FailureKind::Trap), 1);
-    assert!(running.letter().len() < 1100);
+    assert_eq!(running.letter(), "it gave the host more than 2097152 bytes at once");
 }
 
 #[tokio::test]
@@ -372,7 +371,8 @@ async fn stopping_does_not_wait_for_guests() {
     running.online("sspin", 1);
     let listed = running.set.unsettled_list(1);
     assert_eq!(listed.len(), 1, "{listed:?}");
-    let stopped = tokio::time::timeout(PATIENCE, running.set.shutdown());
-    stopped.await.expect("shutdown does not wait");
+    let began = Instant::now();
+    running.set.shutdown().await;
+    assert!(began.elapsed() < PATIENCE);
     assert_eq!(running.set.unsettled(), [("p".into(), 2)]);
 }

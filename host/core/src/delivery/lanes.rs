@@ -49,6 +49,19 @@ pub(super) struct Lane {
     pub(super) state: State,
 }
 
+impl Lane {
+    /// The revision of the newest transition; 0 in a session's lane.
+    pub(super) fn revision(&self) -> u64 {
+        match &self.rest.back().unwrap_or(&self.head).payload {
+            Payload::Status(transition) => transition.revision,
+            _ => 0,
+        }
+    }
+}
+
+/// An empty table keeps room for so many lanes; what a burst needed beyond that is given back.
+const KEPT_LANES: usize = 4096;
+
 pub(super) struct Lanes {
     hasher: FixedState,
     index: HashTable<u32>,
@@ -119,6 +132,9 @@ impl Lanes {
             entry.remove();
         }
         self.free.push(slot);
+        if self.index.is_empty() && self.slots.len() > KEPT_LANES {
+            (self.index, self.slots, self.free) = (HashTable::new(), Vec::new(), Vec::new());
+        }
         lane.head
     }
 

@@ -406,7 +406,9 @@ impl Model {
         expected.sort_by_key(|effect| self.session_of(effect));
         assert_eq!(effects, expected);
         for effect in effects {
-            let SessionEffect::Hook(event) = effect else { continue };
+            let SessionEffect::Hook(event) = effect else {
+                continue;
+            };
             self.heard.entry(event.session.id.clone()).or_default().push(event.hook());
             if event.hook() == Hook::SessionDisconnected {
                 self.unsettled.push(event.session.id);
@@ -437,7 +439,10 @@ impl Model {
 
     /// Lets everything land and settle; sessions go on.
     fn rest(&mut self) {
+        let mut rounds = 0;
         while self.system.unsettled() > 0 {
+            rounds += 1;
+            assert!(rounds < 100, "what is open settles");
             while self.system.unsettled() > self.unsettled_ends() + self.in_flight.len() {
                 self.take();
             }

@@ -179,7 +179,9 @@ impl Table {
 
     /// Removes a session. Walks the user's list: a document of that many entries was just written anyway.
     pub(super) fn remove(&mut self, place: Place) {
-        let Some(record) = self.get(place) else { return };
+        let Some(record) = self.get(place) else {
+            return;
+        };
         let (user, next) = (record.user, record.next);
         let first = self.user(user).first;
         if first == place.slot {

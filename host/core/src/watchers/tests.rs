@@ -246,7 +246,7 @@ impl Model {
             }
             Step::Change { user, lost } => {
                 let revision = self.history[user].len() as u64 + 1;
-                let status = if revision % 2 == 0 { Status::Idle } else { Status::Online };
+                let status = if revision.is_multiple_of(2) { Status::Idle } else { Status::Online };
                 let news = record(status, revision);
                 self.history[user].push(news);
                 if lost {

@@ -90,7 +90,7 @@ async fn health_and_metrics() {
     for line in [
         "presence_sessions{status=\"online\"} 5",
         "presence_gateway_sessions_opened_total 1",
-        "presence_hook_calls_total{plugin=\"webhook\",hook=\"user-online\"} 3",
+        "presence_hook_calls_total{plugin=\"webhook\",hook=\"user-online\"} 6",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }

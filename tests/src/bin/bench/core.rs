@@ -58,7 +58,9 @@ impl Core {
         while let Some(write) = self.sessions.poll_document() {
             self.sessions.handle_document_acked(now, &write.user);
             let partition = self.layout.partition(&write.user);
-            let Some(tracker) = self.trackers.get_mut(&partition) else { continue };
+            let Some(tracker) = self.trackers.get_mut(&partition) else {
+                continue;
+            };
             tracker.handle_document(now, &write.user, InstanceId(1), write.document.as_deref());
             while let Some(batch) = tracker.poll_write() {
                 let first = self.sequence;

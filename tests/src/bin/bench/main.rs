@@ -1,18 +1,28 @@
 //! `cargo xtask bench [core|hooks|websocket …]`: each figure beside its yardstick, from the same run.
 
 mod core;
+mod hooks;
 mod memory;
 mod report;
+mod websocket;
+
+const ALL: [&str; 3] = ["core", "hooks", "websocket"];
 
 fn main() -> anyhow::Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let all = ["core"];
     for name in &wanted {
-        anyhow::ensure!(all.contains(&name.as_str()), "no benchmark `{name}`; there are {}", all.join(", "));
+        anyhow::ensure!(ALL.contains(&name.as_str()), "no benchmark `{name}`; there are {}", ALL.join(", "));
     }
     let runs = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     if runs("core") {
         core::run();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if runs("hooks") {
+        runtime.block_on(hooks::run())?;
+    }
+    if runs("websocket") {
+        runtime.block_on(websocket::run())?;
     }
     Ok(())
 }

@@ -1,0 +1,52 @@
+//! The command line against a running host.
+
+use presence_tests::{Daemon, Plugin, ProfileService, Program};
+
+#[tokio::test]
+async fn connect_is_a_client_in_the_terminal() {
+    let profiles = ProfileService::start().await;
+    let config = Daemon::with(Plugin::profile_updater(&profiles)).presence("offline_grace = \"0s\"");
+    let daemon = config.start().await;
+    let mut bob = daemon.client("bob").await;
+    bob.idle().await;
+    daemon.until_status("bob", "idle").await;
+    let url = format!("ws://{}", daemon.clients());
+    let connect = Program::presence(&["connect", "--user", "alice", "--url", &url]);
+    let ended = connect.typing("i\nw bob\no\nq\n").run().await.with_code(0);
+    assert!(ended.stdout.contains("bob") && ended.stdout.contains("idle"), "{}", ended.output());
+    profiles.until_heard("alice", &["online", "idle", "online", "offline"]).await;
+}
+
+#[tokio::test]
+async fn connect_says_when_nobody_listens() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("ws://{free}");
+    Program::presence(&["connect", "--user", "alice", "--url", &url]).run().await.with_code(69).says(&[&url]);
+}
+
+#[tokio::test]
+async fn users_are_printed() {
+    let daemon = Daemon::with("").start().await;
+    let _alice = daemon.client("alice").await;
+    daemon.until_status("alice", "online").await;
+    let admin = format!("http://{}", daemon.admin());
+    let ended = Program::presence(&["users", "--admin", &admin, "alice", "bob"]).run().await.with_code(0);
+    let line =
+        |user: &str| ended.stdout.lines().find(|line| line.contains(user)).unwrap_or_default().to_owned();
+    assert!(line("alice").contains("online"), "{}", ended.output());
+    assert!(line("bob").contains("offline"), "{}", ended.output());
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed() {
+    let rejecting = Plugin::hostile("hook = \"user-online\", act = \"reject\"");
+    let daemon = Daemon::with(rejecting).start().await;
+    let _alice = daemon.client("alice").await;
+    daemon.until_logged(&["hostile", "user-online", "alice"]).await;
+    let admin = format!("http://{}", daemon.admin());
+    let listed = async || {
+        let list = Program::presence(&["plugin", "dead-letters", "--admin", &admin]).run().await.with_code(0);
+        list.stdout.contains("alice").then_some(list)
+    };
+    presence_tests::until("a dead letter of alice", listed).await.says(&["hostile", "user-online", "alice"]);
+}

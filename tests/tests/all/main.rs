@@ -1,0 +1,13 @@
+//! Whole daemons, end to end: what a user of Presence can see. One module per subject; `cargo xtask test` builds what
+//! they need.
+
+mod admin;
+mod commands;
+mod hostile;
+mod outage;
+mod refusals;
+mod statuses;
+mod stopping;
+mod tokens;
+mod watching;
+mod webhooks;

@@ -1,0 +1,79 @@
+//! What keeps the tree in order: `test`, `lint`, `bench`, `ci`. One dev profile for everything, so that nothing is
+//! compiled twice.
+
+use anyhow::bail;
+
+use crate::plugins::{self, Which};
+use crate::process::{self, become_program, call};
+use crate::tidy;
+use crate::tree::Tree;
+use crate::wasm::{self, Toolchain};
+
+/// Plugins, guests, programs, then `cargo test` with these arguments. Becomes cargo, so its last lines and its exit
+/// code are what one sees.
+pub fn test(tree: &Tree, arguments: &[String]) -> anyhow::Result<()> {
+    plugins::build(tree, Which::WithGuests)?;
+    // All targets at once, and not `-p presence-host --bin presence`: features are then those of the tests, and the
+    // dependencies are compiled once.
+    let mut build = process::cargo();
+    call(build.args(["build", "--workspace", "--all-targets"]).current_dir(tree.root()))?;
+    let mut test = process::cargo();
+    test.args(["test", "--workspace"]).args(arguments).current_dir(tree.root());
+    test.env("PRESENCE_BIN", tree.dev_binary("presence"));
+    test.env("PRESENCE_PLUGINS", tree.plugins_out());
+    test.env("PRESENCE_GUESTS", tree.guests_out());
+    Err(become_program(&mut test))
+}
+
+/// Formatting, clippy (the plugins also as WebAssembly), tidy. All of them, then the verdict.
+pub fn lint(tree: &Tree) -> anyhow::Result<()> {
+    let mut failures = Vec::new();
+    let mut format = process::cargo();
+    if let Err(error) = call(format.args(["fmt", "--all", "--check"]).current_dir(tree.root())) {
+        failures.push(format!("{error:#}: `cargo fmt --all` puts it right"));
+    }
+    let mut clippy = process::cargo();
+    clippy.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).current_dir(tree.root());
+    failures.extend(call(&mut clippy).err().map(|error| format!("{error:#}")));
+    failures.extend(lint_wasm(tree).err().map(|error| format!("{error:#}")));
+    failures.extend(tidy::check(tree.root()).err().map(|error| format!("{error:#}")));
+    if failures.is_empty() {
+        return Ok(());
+    }
+    bail!("lint found faults:\n  {}", failures.join("\n  "));
+}
+
+/// Clippy over the code that exists only in plugins. With Debian's compiler there is no clippy for it.
+fn lint_wasm(tree: &Tree) -> anyhow::Result<()> {
+    let crates = [tree.plugins()?, tree.guests()?].concat();
+    if crates.is_empty() || !matches!(Toolchain::bring(tree)?, Toolchain::Target) {
+        return Ok(());
+    }
+    let mut clippy = process::cargo();
+    clippy.args(["clippy", "--target", wasm::TARGET, "-p", "presence-plugin"]);
+    clippy.args(crates.iter().flat_map(|found| ["-p", found.package.as_str()]));
+    call(clippy.args(["--", "-D", "warnings"]).current_dir(tree.root()))
+}
+
+/// The benchmarks with these names, or all. Becomes cargo.
+pub fn bench(tree: &Tree, names: &[String]) -> anyhow::Result<()> {
+    plugins::build(tree, Which::WithGuests)?;
+    let mut build = process::cargo();
+    call(
+        build
+            .args(["build", "--release", "-p", "presence-host", "-p", "presence-tests", "--bins"])
+            .current_dir(tree.root()),
+    )?;
+    let mut bench = process::cargo();
+    bench.args(["run", "--release", "-p", "presence-host", "-p", "presence-tests", "--bin", "bench", "--"]);
+    bench.args(names).current_dir(tree.root());
+    bench.env("PRESENCE_BIN", tree.target().join("release/presence"));
+    bench.env("PRESENCE_PLUGINS", tree.plugins_out()).env("PRESENCE_GUESTS", tree.guests_out());
+    Err(become_program(&mut bench))
+}
+
+/// What CI calls: faults that show without running anything first.
+pub fn ci(tree: &Tree) -> anyhow::Result<()> {
+    lint(tree)?;
+    test(tree, &[])
+}
