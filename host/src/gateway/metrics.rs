@@ -202,7 +202,8 @@ fn write_hooks(encoder: &mut DescriptorEncoder<'_>, hooks: &[(&PluginMetrics, &H
     for (plugin, hook) in hooks {
         let buckets = &hook.latency.buckets;
         let count = buckets.iter().map(|(_, count)| count).sum();
-        let mut family = latency.encode_family(&names(plugin, hook))?;
+        let labels = names(plugin, hook);
+        let mut family = latency.encode_family(&labels)?;
         family.encode_histogram::<NoLabelSet>(hook.latency.sum_seconds, count, buckets, None)?;
     }
     Ok(())
