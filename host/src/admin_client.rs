@@ -65,7 +65,7 @@ async fn fetch(base: &str, uri: Uri) -> anyhow::Result<(StatusCode, Bytes)> {
     let response = client.get(uri).await.map_err(|error| {
         if error.is_connect() {
             anyhow!(error).context(format!(
-                "nothing answers at {base}: is `presence serve` running, with host.admin at this address?"
+                "nothing answers at {base} (is `presence serve` running, with host.admin at this address?)"
             ))
         } else {
             anyhow!(error).context(format!("{base} can't be asked"))

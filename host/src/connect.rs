@@ -77,7 +77,7 @@ struct Client<W> {
     /// What to say when the answer with this id comes.
     expected: BTreeMap<String, String>,
     sent: u64,
-    /// The `welcome` of the present connection has come.
+    /// The `welcome` of the present connection has come; before it, typed lines wait.
     welcomed: bool,
     /// Set when the input has ended: until then answers are waited for.
     leaving: Option<Instant>,

@@ -30,7 +30,7 @@ pub(super) struct Target {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unreachable {
     #[error(
-        "nothing answers at {at} ({why}): is `presence serve` running, with host.listen at this address?"
+        "nothing answers at {at} (is `presence serve` running, with host.listen at this address?): {why}"
     )]
     Nobody { at: String, why: String },
     #[error("{at} refuses this client with {detail}")]

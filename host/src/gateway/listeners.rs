@@ -350,10 +350,7 @@ mod tests {
     #[test]
     fn the_canned_answer_has_the_length_that_it_says() {
         let (head, body) = FULL.split_once("\r\n\r\n").unwrap();
-        assert!(
-            head.contains(&format!("content-length: {}\r\n", body.len()))
-                || head.ends_with(&body.len().to_string())
-        );
+        assert!(head.ends_with(&format!("content-length: {}", body.len())), "{head}");
         serde_json::from_str::<serde_json::Value>(body).unwrap();
     }
 

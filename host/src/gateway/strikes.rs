@@ -11,12 +11,12 @@ pub const SPAN: Duration = Duration::from_secs(10);
 
 /// The recent errors of one connection. Holds memory only for clients that make some.
 #[derive(Debug, Default)]
-pub struct Strikes(Option<Box<VecDeque<Instant>>>);
+pub struct Strikes(VecDeque<Instant>);
 
 impl Strikes {
     /// Notes an error; true when it is one too many.
     pub fn strike(&mut self, now: Instant) -> bool {
-        let recent = self.0.get_or_insert_default();
+        let recent = &mut self.0;
         while recent.front().is_some_and(|at| now.duration_since(*at) > SPAN) {
             recent.pop_front();
         }

@@ -116,7 +116,7 @@ async fn open(
         gate,
         user: identity.user,
         watching: identity.watching,
-        watched: None,
+        watched: HashSet::default(),
         strikes: Strikes::default(),
         welcome: Some(Box::new(Outgoing::Welcome(opened.session, opened.instance, Status::Online))),
         _slot: slot,
@@ -206,7 +206,7 @@ struct Connection {
     user: UserId,
     watching: Watching,
     /// Only to keep to [`MAX_WATCHED`]; the driver knows who watches whom.
-    watched: Option<Box<HashSet<UserId, RandomState>>>,
+    watched: HashSet<UserId, RandomState>,
     strikes: Strikes,
     /// The first frame to send.
     welcome: Option<Box<Outgoing>>,
@@ -333,13 +333,11 @@ impl Connection {
                 }
             },
             ClientMessage::Unwatch { users, id } => {
-                if let Some(watched) = &mut self.watched {
-                    for user in &users {
-                        watched.remove(user);
-                    }
-                    if watched.is_empty() {
-                        self.watched = None;
-                    }
+                for user in &users {
+                    self.watched.remove(user);
+                }
+                if self.watched.is_empty() {
+                    self.watched = HashSet::default();
                 }
                 Ok(self.handle.send(Event::Unwatch(self.id, users, id)).await?)
             }
@@ -357,7 +355,7 @@ impl Connection {
             let explanation = format!("this session may not watch {:?}", user.as_str());
             return Err((ErrorCode::Forbidden, explanation));
         }
-        let watched = self.watched.get_or_insert_default();
+        let watched = &mut self.watched;
         let new: HashSet<&UserId, RandomState> =
             users.iter().filter(|user| !watched.contains(*user)).collect();
         if watched.len() + new.len() > MAX_WATCHED {
