@@ -42,7 +42,8 @@ fn must_exist(path: PathBuf) -> PathBuf {
 }
 
 fn target() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    workspace.expect("the crate is in the workspace").join("target")
 }
 
 /// Where daemons of tests keep compiled plugins: shared, so that each plugin is compiled once.

@@ -184,3 +184,32 @@ async fn a_check_shows_what_a_plugin_is_and_may() {
         "32 MiB",
     ]);
 }
+
+#[tokio::test]
+async fn the_example_of_the_readme_is_a_configuration() {
+    let readme =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md"))
+            .unwrap();
+    let example = readme
+        .split("```toml\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next());
+    let folder = Folder::new();
+    let path = folder.file(
+        "presence.toml",
+        example.expect("README.md shows a configuration"),
+    );
+    let check = Program::presence(&["check", "--config", path.to_str().unwrap()]);
+    let checked = check
+        .env(
+            "PRESENCE_JWT_SECRET",
+            "a secret of at least thirty-two bytes",
+        )
+        .run()
+        .await;
+    // Its plugin is the reader's to write; nothing else is wrong.
+    let checked = checked
+        .with_code(78)
+        .says(&["greeter.wasm", "can't be read"]);
+    assert_eq!(checked.output().lines().count(), 1, "{}", checked.output());
+}
