@@ -22,11 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 /// What RFC 3986 calls unreserved stays as it is.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Text as one value of a query or one segment of a path.
 pub fn encoded(text: &str) -> String {
@@ -50,9 +46,7 @@ pub fn detail(status: StatusCode, body: &[u8]) -> String {
 /// `GET {base}{path}`, read as JSON.
 pub async fn get<T: DeserializeOwned>(base: &str, path: &str) -> anyhow::Result<T> {
     let base = base.trim_end_matches('/');
-    let uri: Uri = format!("{base}{path}")
-        .parse()
-        .with_context(|| format!("--admin {base} is no URL"))?;
+    let uri: Uri = format!("{base}{path}").parse().with_context(|| format!("--admin {base} is no URL"))?;
     if uri.scheme_str() != Some("http") || uri.host().is_none() {
         bail!("--admin {base}: give it as http://HOST:PORT, the host.admin of presence.toml");
     }
@@ -78,11 +72,8 @@ async fn fetch(base: &str, uri: Uri) -> anyhow::Result<(StatusCode, Bytes)> {
         }
     })?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
-        .collect()
-        .await;
-    let body = body
-        .map_err(|error| anyhow!(error).context(format!("the answer of {base} can't be read")))?;
+    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+    let body = body.map_err(|error| anyhow!(error).context(format!("the answer of {base} can't be read")))?;
     Ok((status, body.to_bytes()))
 }
 
@@ -97,27 +88,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_wrong_is_said() {
-        let said =
-            async |base: &str| format!("{:#}", get::<()>(base, "/healthz").await.unwrap_err());
-        assert!(
-            said("https://localhost")
-                .await
-                .contains("give it as http://HOST:PORT")
-        );
-        assert!(
-            said("localhost:7071")
-                .await
-                .contains("--admin localhost:7071")
-        );
-        let free = tokio::net::TcpListener::bind("127.0.0.1:0")
-            .await
-            .unwrap()
-            .local_addr()
-            .unwrap();
-        assert!(
-            said(&format!("http://{free}"))
-                .await
-                .contains("is `presence serve` running")
-        );
+        let said = async |base: &str| format!("{:#}", get::<()>(base, "/healthz").await.unwrap_err());
+        assert!(said("https://localhost").await.contains("give it as http://HOST:PORT"));
+        assert!(said("localhost:7071").await.contains("--admin localhost:7071"));
+        let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        assert!(said(&format!("http://{free}")).await.contains("is `presence serve` running"));
     }
 }

@@ -11,7 +11,6 @@ use presence_core::ids::InstanceId;
 
 use crate::clock::Clock;
 use crate::driver::{Driver, DriverConfig, Ending, Event, Handle};
-use crate::gateway::metrics::{Metrics, PluginFigures};
 use crate::gateway::{self, AdminDeps, BindError, Listeners};
 use crate::plugins::{self, CompileMode, PluginError, PluginSet};
 use crate::settings::Settings;
@@ -50,23 +49,11 @@ impl App {
     pub async fn build(settings: Settings, compile: CompileMode) -> Result<App, BuildError> {
         let clock = Clock;
         let store: SharedStore = Arc::new(MemoryStore::new());
-        let deps = plugins::Deps {
-            data_dir: settings.host.data_dir.clone(),
-            store: store.clone(),
-            compile,
-            clock,
-        };
-        let plugins = PluginSet::load(&settings.plugins, deps)
-            .await
-            .map_err(BuildError::Plugins)?;
+        let deps =
+            plugins::Deps { data_dir: settings.host.data_dir.clone(), store: store.clone(), compile, clock };
+        let plugins = PluginSet::load(&settings.plugins, deps).await.map_err(BuildError::Plugins)?;
         let listeners = gateway::bind(&settings).await?;
-        let app = App {
-            settings,
-            listeners,
-            plugins: Arc::new(plugins),
-            store,
-            clock,
-        };
+        let app = App { settings, listeners, plugins: Arc::new(plugins), store, clock };
         app.announce();
         Ok(app)
     }
@@ -100,26 +87,14 @@ impl App {
         let config = DriverConfig {
             host: settings.host.name.clone(),
             instance: InstanceId(uuid::Uuid::now_v7().as_u128()),
-            layout: Layout {
-                partitions: settings.cluster.partitions,
-                leaves: settings.cluster.leaves,
-            },
+            layout: Layout { partitions: settings.cluster.partitions, leaves: settings.cluster.leaves },
             instance_ttl: settings.cluster.instance_ttl,
             presence: settings.presence.clone(),
             drain_timeout: settings.host.drain_timeout,
             seed: fastrand::u64(..),
         };
-        let driver = Driver::new(
-            config,
-            self.clock,
-            self.store.clone(),
-            self.plugins.clone(),
-            events,
-        );
-        let admin = AdminDeps {
-            store: self.store,
-            metrics: Arc::new(Figures(self.plugins.clone())),
-        };
+        let driver = Driver::new(config, self.clock, self.store.clone(), self.plugins.clone(), events);
+        let admin = AdminDeps { store: self.store, metrics: self.plugins.clone() };
         let closing = CancellationToken::new();
         let serving = tokio::spawn(self.listeners.serve(handle.clone(), admin, closing.clone()));
         let drain = tokio::spawn(async move {
@@ -136,37 +111,5 @@ impl App {
         }
         self.plugins.shutdown().await;
         stopped
-    }
-}
-
-/// The figures of the plugins in the words of `/metrics`.
-struct Figures(Arc<PluginSet>);
-
-impl Metrics for Figures {
-    fn plugins(&self) -> Vec<PluginFigures> {
-        let mut figures = Vec::new();
-        for plugin in self.0.metrics() {
-            for hook in plugin.hooks {
-                figures.push(PluginFigures {
-                    plugin: plugin.plugin.clone(),
-                    hook: hook.hook.as_str(),
-                    calls: hook.calls,
-                    delivered: hook.delivered,
-                    failures: hook
-                        .failures
-                        .iter()
-                        .map(|(kind, count)| (kind.as_str(), *count))
-                        .collect(),
-                    dead_letters: plugin.dead_letters,
-                    retries: plugin.retries,
-                    coalesced: plugin.coalesced,
-                    latency_buckets: hook.latency.buckets,
-                    latency_sum: hook.latency.sum_seconds,
-                    queue_depth: plugin.queued as u64,
-                    running: plugin.running as u64,
-                });
-            }
-        }
-        figures
     }
 }

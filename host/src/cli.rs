@@ -8,12 +8,7 @@ use crate::telemetry::LogFormat;
 
 /// Who is online, idle or offline, with WebAssembly hooks.
 #[derive(Debug, Parser)]
-#[command(
-    name = "presence",
-    version,
-    max_term_width = 100,
-    after_help = "Example:\n  presence serve"
-)]
+#[command(name = "presence", version, max_term_width = 100, after_help = "Example:\n  presence serve")]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -33,12 +28,7 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
         log_format: LogFormat,
         /// What is logged, such as `info` or `info,presence_host::plugins=debug`
-        #[arg(
-            long = "log",
-            env = "PRESENCE_LOG",
-            default_value = "info",
-            value_name = "FILTER"
-        )]
+        #[arg(long = "log", env = "PRESENCE_LOG", default_value = "info", value_name = "FILTER")]
         log_filter: String,
     },
     /// Check a configuration and its plugins, without running anything
@@ -49,10 +39,8 @@ pub enum Command {
         config: ConfigArgument,
     },
     /// Open a session in this terminal and print what it is told
-    #[command(
-        after_help = "Example:\n  presence connect --user alice\n\nThen type i (idle), o (online), \
-                            w NAME (watch), u NAME (unwatch), q (quit)."
-    )]
+    #[command(after_help = "Example:\n  presence connect --user alice\n\nThen type i (idle), o (online), \
+                            w NAME (watch), u NAME (unwatch), q (quit).")]
     Connect(ConnectArguments),
     /// Print the status of users
     #[command(after_help = "Example:\n  presence users alice bob")]
@@ -84,9 +72,7 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
     /// List events that could not be delivered
-    #[command(
-        after_help = "Example:\n  presence plugin dead-letters --plugin webhook --hook user-online"
-    )]
+    #[command(after_help = "Example:\n  presence plugin dead-letters --plugin webhook --hook user-online")]
     DeadLetters {
         /// Where to ask.
         #[command(flatten)]
@@ -115,11 +101,7 @@ pub struct ConfigArgument {
 #[derive(Debug, Args)]
 pub struct AdminArgument {
     /// The host's admin listener
-    #[arg(
-        long = "admin",
-        default_value = "http://127.0.0.1:7071",
-        value_name = "URL"
-    )]
+    #[arg(long = "admin", default_value = "http://127.0.0.1:7071", value_name = "URL")]
     pub url: String,
 }
 
@@ -130,12 +112,7 @@ pub struct ConnectArguments {
     #[arg(long, value_name = "NAME", required_unless_present = "token")]
     pub user: Option<String>,
     /// The token, with auth.mode = "jwt"
-    #[arg(
-        long,
-        env = "PRESENCE_TOKEN",
-        value_name = "JWT",
-        hide_env_values = true
-    )]
+    #[arg(long, env = "PRESENCE_TOKEN", value_name = "JWT", hide_env_values = true)]
     pub token: Option<String>,
     /// The host's listener for clients
     #[arg(long, default_value = "ws://127.0.0.1:7070", value_name = "URL")]
@@ -167,15 +144,8 @@ mod tests {
             if command.is_hide_set() {
                 continue;
             }
-            let help = command
-                .get_after_help()
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            assert!(
-                help.contains("Example:\n  presence"),
-                "{}",
-                command.get_name()
-            );
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example:\n  presence"), "{}", command.get_name());
             open.extend(command.get_subcommands().cloned());
         }
         Arguments::command().debug_assert();

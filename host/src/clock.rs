@@ -11,17 +11,12 @@ pub struct Clock;
 impl Clock {
     /// Both clocks.
     pub fn now(self) -> Now {
-        Now {
-            wall: self.wall(),
-            tick: self.tick(),
-        }
+        Now { wall: self.wall(), tick: self.tick() }
     }
 
     /// Milliseconds since 1970, UTC. Follows adjustments of the machine's clock; 0 before 1970.
     pub fn wall(self) -> Timestamp {
-        let since = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 

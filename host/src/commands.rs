@@ -26,11 +26,7 @@ pub const EXIT_CONFIGURATION: u8 = 78;
 /// Runs a verb to its end.
 pub fn run(command: Command) -> ExitCode {
     let code = match command {
-        Command::Serve {
-            config,
-            log_format,
-            log_filter,
-        } => {
+        Command::Serve { config, log_format, log_filter } => {
             if let Err(error) = telemetry::init(log_format, &log_filter) {
                 eprintln!("presence: {error}");
                 return ExitCode::from(EXIT_USAGE);
@@ -38,30 +34,21 @@ pub fn run(command: Command) -> ExitCode {
             with_settings(&config.path, serve)
         }
         Command::Check { config } => with_settings(&config.path, check::run),
-        Command::Connect(arguments) => {
-            block_on(connect::run(arguments)).unwrap_or_else(unavailable)
-        }
+        Command::Connect(arguments) => block_on(connect::run(arguments)).unwrap_or_else(unavailable),
         Command::Users { admin, json, users } => {
             block_on(users::run(&admin.url, &users, json)).unwrap_or_else(unavailable)
         }
-        Command::Plugin(PluginCommand::DeadLetters {
-            admin,
-            plugin,
-            hook,
-            json,
-        }) => {
+        Command::Plugin(PluginCommand::DeadLetters { admin, plugin, hook, json }) => {
             let listed = dead_letters::run(&admin.url, plugin.as_deref(), hook.as_deref(), json);
             block_on(listed).unwrap_or_else(unavailable)
         }
-        Command::CompilePlugin { input, output } => {
-            match plugins::compile_in_this_process(&input, &output) {
-                Ok(()) => 0,
-                Err(error) => {
-                    eprintln!("{error:#}");
-                    1
-                }
+        Command::CompilePlugin { input, output } => match plugins::compile_in_this_process(&input, &output) {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("{error:#}");
+                1
             }
-        }
+        },
     };
     ExitCode::from(code)
 }
@@ -83,10 +70,7 @@ fn with_settings(path: &Path, run: impl FnOnce(Settings) -> u8) -> u8 {
 
 /// Runs on a runtime for the sockets; guests have one of their own.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("presence")
-        .build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("presence").build();
     match runtime {
         Ok(runtime) => {
             let output = runtime.block_on(future);

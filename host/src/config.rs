@@ -63,9 +63,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Setting
         errors: vec![ConfigError {
             line: 0,
             key: String::new(),
-            message: format!(
-                "can't be read ({error}): give the path of the configuration with --config"
-            ),
+            message: format!("can't be read ({error}): give the path of the configuration with --config"),
         }],
     })?;
     parse(&text, path, env)
@@ -87,10 +85,7 @@ pub fn parse(
     {
         return Ok(settings);
     }
-    Err(ConfigErrors {
-        path: path.to_owned(),
-        errors,
-    })
+    Err(ConfigErrors { path: path.to_owned(), errors })
 }
 
 fn read(document: &Document<'_>, text: &str, folder: &Path) -> Option<Settings> {
@@ -103,13 +98,7 @@ fn read(document: &Document<'_>, text: &str, folder: &Path) -> Option<Settings> 
     let auth = auth::read(&mut root.table("auth"), &host, folder);
     let plugins = plugin::read(root.tables("plugin"), folder);
     drop(host_table);
-    Some(Settings {
-        host,
-        presence,
-        auth,
-        cluster,
-        plugins,
-    })
+    Some(Settings { host, presence, auth, cluster, plugins })
 }
 
 fn read_host(table: &mut Table<'_, '_>, folder: &Path) -> HostSettings {
@@ -124,41 +113,24 @@ fn read_host(table: &mut Table<'_, '_>, folder: &Path) -> HostSettings {
     let listen = table.address("listen", "127.0.0.1:7070");
     let admin = table.address("admin", "127.0.0.1:7071");
     if listen.value == admin.value && listen.value.port() != 0 {
-        let message = format!(
-            "host.listen is {} as well: give each listener a port of its own",
-            listen.value
-        );
+        let message =
+            format!("host.listen is {} as well: give each listener a port of its own", listen.value);
         table.wrong(&admin, &message);
     }
     HostSettings {
         name,
         listen: listen.value,
         admin: admin.value,
-        data_dir: folder.join(
-            table
-                .string("data_dir")
-                .map_or(".presence".into(), |found| found.value),
-        ),
-        drain_timeout: table
-            .duration("drain_timeout", Duration::from_secs(30))
-            .value,
-        unready_after: table
-            .duration("unready_after", Duration::from_secs(30))
-            .value,
+        data_dir: folder.join(table.string("data_dir").map_or(".presence".into(), |found| found.value)),
+        drain_timeout: table.duration("drain_timeout", Duration::from_secs(30)).value,
+        unready_after: table.duration("unready_after", Duration::from_secs(30)).value,
     }
 }
 
 /// The machine's host name, or `presence` where it has none.
 fn machine_name() -> String {
-    let name = rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned();
-    if name.is_empty() {
-        "presence".into()
-    } else {
-        name
-    }
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "presence".into() } else { name }
 }
 
 fn read_presence(table: &mut Table<'_, '_>) -> PresenceSettings {
@@ -180,9 +152,7 @@ fn read_presence(table: &mut Table<'_, '_>) -> PresenceSettings {
         idle_after: (!idle_after.is_zero()).then_some(idle_after),
         heartbeat,
         heartbeat_timeout,
-        offline_retention: table
-            .duration("offline_retention", seconds(90 * 86_400))
-            .value,
+        offline_retention: table.duration("offline_retention", seconds(90 * 86_400)).value,
         max_users: max_users.unsigned_abs(),
         boot_timeout: table.duration("boot_timeout", seconds(30)).value,
     }
@@ -216,27 +186,20 @@ fn read_cluster(table: &mut Table<'_, '_>) -> ClusterSettings {
     }
     for key in NATS_KEYS {
         if let Some(found) = table.any(key) {
-            table.wrong(
-                &found,
-                "means something with store = \"nats\" only, and cluster.store is \"memory\"",
-            );
+            table
+                .wrong(&found, "means something with store = \"nats\" only, and cluster.store is \"memory\"");
         }
     }
     let instance_ttl = table.duration("instance_ttl", Duration::from_secs(6));
     if instance_ttl.value < Duration::from_secs(3) {
-        table.wrong(
-            &instance_ttl,
-            "must be at least \"3s\": a third of it is the time for a renewal",
-        );
+        table.wrong(&instance_ttl, "must be at least \"3s\": a third of it is the time for a renewal");
     }
     ClusterSettings {
         store: StoreKind::Memory,
         partitions: table.integer("partitions", 64, 1..=1024) as u16,
         leaves: table.integer("leaves", 16, 1..=256) as u16,
         instance_ttl: instance_ttl.value,
-        handover_timeout: table
-            .duration("handover_timeout", Duration::from_secs(10))
-            .value,
+        handover_timeout: table.duration("handover_timeout", Duration::from_secs(10)).value,
     }
 }
 

@@ -44,25 +44,17 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Reads commands from standard input until `q` or its end. Answers the exit code.
 pub async fn run(arguments: ConnectArguments) -> anyhow::Result<u8> {
-    let target = Target::new(
-        &arguments.url,
-        arguments.user.as_deref(),
-        arguments.token.as_deref(),
-    )?;
+    let target = Target::new(&arguments.url, arguments.user.as_deref(), arguments.token.as_deref())?;
     let (typed, commands) = mpsc::channel(TYPED_AHEAD);
     // A thread of its own that nobody waits for: reading from a terminal can't be interrupted.
-    std::thread::Builder::new()
-        .name("stdin".into())
-        .spawn(move || {
-            for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-                if typed.blocking_send(line).is_err() {
-                    break;
-                }
+    std::thread::Builder::new().name("stdin".into()).spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if typed.blocking_send(line).is_err() {
+                break;
             }
-        })?;
-    Client::new(target, commands, std::io::stdout())
-        .run()
-        .await?;
+        }
+    })?;
+    Client::new(target, commands, std::io::stdout()).run().await?;
     Ok(0)
 }
 
@@ -121,9 +113,7 @@ impl<W: Write> Client<W> {
     }
 
     fn say(&mut self, sentence: &str) -> anyhow::Result<()> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = rfc3339(Timestamp(now.as_millis() as u64));
         writeln!(self.output, "{}  {}", &now[11..19], printable(sentence))?;
         Ok(self.output.flush()?)
@@ -148,7 +138,8 @@ impl<W: Write> Client<W> {
                         return Ok(Over::Again(FIRST_PAUSE));
                     }
                 },
-                line = self.commands.recv(), if self.leaving.is_none() => match line {
+                // What is typed before the welcome waits: the welcome restores what was asked before a reconnect.
+                line = self.commands.recv(), if self.leaving.is_none() && self.welcomed => match line {
                     Some(line) => {
                         if self.obey(&line, &mut socket).await? {
                             return self.leave(socket).await;
@@ -195,10 +186,7 @@ impl<W: Write> Client<W> {
                 Err(unreachable) if unreachable.may_pass() => {
                     pause = next;
                     next = (next * 2).min(LONGEST_PAUSE);
-                    self.say(&format!(
-                        "{unreachable}; trying again in {:.1} s",
-                        pause.as_secs_f64()
-                    ))?;
+                    self.say(&format!("{unreachable}; trying again in {:.1} s", pause.as_secs_f64()))?;
                 }
                 Err(unreachable) => return Err(unreachable.into()),
             }
@@ -264,31 +252,16 @@ impl<W: Write> Client<W> {
             return Ok(None);
         };
         match message {
-            HostMessage::Welcome {
-                user,
-                status,
-                session,
-                ..
-            } => {
+            HostMessage::Welcome { user, status, session, .. } => {
                 self.welcomed = true;
                 self.say(&format!("connected as {user}, {status}, session {session}"))?;
                 self.say(HELP)?;
                 self.restore(socket).await?;
             }
-            HostMessage::Presence {
-                user,
-                status,
-                since: Some(since),
-                ..
-            } => {
+            HostMessage::Presence { user, status, since: Some(since), .. } => {
                 self.say(&format!("{user} is {status} since {since}"))?;
             }
-            HostMessage::Presence {
-                user,
-                status,
-                since: None,
-                ..
-            } => {
+            HostMessage::Presence { user, status, since: None, .. } => {
                 self.say(&format!("{user} is {status}, never seen"))?;
             }
             HostMessage::Ok { id } => {
@@ -303,10 +276,7 @@ impl<W: Write> Client<W> {
                 self.say(&format!("refused: {message}"))?;
             }
             HostMessage::Pong { .. } => {}
-            HostMessage::Goodbye {
-                reason,
-                retry_after_ms,
-            } => {
+            HostMessage::Goodbye { reason, retry_after_ms } => {
                 return self.farewell(&reason, retry_after_ms).map(Some);
             }
         }
@@ -320,15 +290,11 @@ impl<W: Write> Client<W> {
             goodbyes::ABUSE | goodbyes::TOO_LARGE | goodbyes::PROTOCOL_ERROR => {
                 bail!("the host sent this client away: {}", printable(reason))
             }
-            goodbyes::DRAINING => self.say(&format!(
-                "the host stops; connecting again in {:.1} s",
-                pause.as_secs_f64()
-            ))?,
+            goodbyes::DRAINING => {
+                self.say(&format!("the host stops; connecting again in {:.1} s", pause.as_secs_f64()))?
+            }
             other => {
-                self.say(&format!(
-                    "goodbye: {other}; connecting again in {:.1} s",
-                    pause.as_secs_f64()
-                ))?;
+                self.say(&format!("goodbye: {other}; connecting again in {:.1} s", pause.as_secs_f64()))?;
             }
         }
         Ok(Over::Again(pause))

@@ -10,12 +10,7 @@ use crate::table::{printable, table};
 const MAX_ERROR_CHARS: usize = 100;
 
 /// Prints the dead letters, oldest first, as a table or as JSON. Answers the exit code.
-pub async fn run(
-    admin: &str,
-    plugin: Option<&str>,
-    hook: Option<&str>,
-    json: bool,
-) -> anyhow::Result<u8> {
+pub async fn run(admin: &str, plugin: Option<&str>, hook: Option<&str>, json: bool) -> anyhow::Result<u8> {
     let mut path = format!("/v1/dead-letters?limit={MAX_DEAD_LETTERS_SHOWN}");
     for (name, value) in [("plugin", plugin), ("hook", hook)] {
         if let Some(value) = value {
@@ -54,10 +49,7 @@ fn as_table(letters: &[DeadLetterDocument]) -> String {
             ]
         })
         .collect();
-    table(
-        &["AT", "PLUGIN", "HOOK", "USER", "ATTEMPTS", "EVENT", "ERROR"],
-        &rows,
-    )
+    table(&["AT", "PLUGIN", "HOOK", "USER", "ATTEMPTS", "EVENT", "ERROR"], &rows)
 }
 
 #[cfg(test)]
@@ -79,10 +71,7 @@ mod tests {
             at: "2025-11-24T16:00:00.123Z".into(),
         };
         let text = as_table(&[letter]);
-        assert!(
-            text.contains("webhook  cleanup  -     5         e      ·[31më"),
-            "{text}"
-        );
+        assert!(text.contains("webhook  cleanup  -     5         e      ·[31më"), "{text}");
         assert!(text.trim_end().ends_with("ë…"), "{text}");
     }
 }

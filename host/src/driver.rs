@@ -194,11 +194,7 @@ impl Outbox {
 
     /// How many frames wait.
     pub fn len(&self) -> usize {
-        self.queue
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .frames
-            .len()
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).frames.len()
     }
 
     /// True when nothing waits.

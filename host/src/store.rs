@@ -146,8 +146,7 @@ pub trait Store: Send + Sync + 'static {
     fn purge_sessions(&self, instance: InstanceId) -> BoxFuture<'static, Result<u64, StoreError>>;
 
     /// Reads one document from whoever decides, never from a stale copy.
-    fn get(&self, key: Key)
-    -> BoxFuture<'static, Result<Option<(Sequence, Document)>, StoreError>>;
+    fn get(&self, key: Key) -> BoxFuture<'static, Result<Option<(Sequence, Document)>, StoreError>>;
 
     /// Reads all documents of a coverage, at a point at or after `at_least`. A store that has not come so far in a
     /// bounded time answers [`StoreError::Unavailable`].
@@ -165,11 +164,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// The updates of a coverage after `from`, in order: `from` is a snapshot's point, or the sequence of the last
     /// update seen. Dropping the follower ends it.
-    fn follow(
-        &self,
-        coverage: Coverage,
-        from: Sequence,
-    ) -> BoxFuture<'static, Result<Follower, StoreError>>;
+    fn follow(&self, coverage: Coverage, from: Sequence) -> BoxFuture<'static, Result<Follower, StoreError>>;
 
     /// Tells watchers everywhere of a changed status. Best effort; readers re-read.
     fn notify(&self, notice: Notice);

@@ -6,18 +6,12 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
         .iter()
         .enumerate()
         .map(|(at, heading)| {
-            let cells = rows
-                .iter()
-                .filter_map(|row| row.get(at))
-                .map(|cell| cell.chars().count());
+            let cells = rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count());
             cells.chain([heading.len()]).max().unwrap_or(0)
         })
         .collect();
     let mut text = String::new();
-    let headings = headings
-        .iter()
-        .map(|heading| (*heading).to_owned())
-        .collect();
+    let headings = headings.iter().map(|heading| (*heading).to_owned()).collect();
     for row in [&headings].into_iter().chain(rows) {
         let line: String = row
             .iter()
@@ -32,11 +26,8 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Control characters, also those that change the direction of writing, become a dot.
 pub fn printable(text: &str) -> String {
-    let steers =
-        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars()
-        .map(|c| if steers(c) { '·' } else { c })
-        .collect()
+    let steers = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if steers(c) { '·' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -45,10 +36,7 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let rows = vec![
-            vec!["zoë".into(), "online".into()],
-            vec!["bob-the-builder".into(), "idle".into()],
-        ];
+        let rows = vec![vec!["zoë".into(), "online".into()], vec!["bob-the-builder".into(), "idle".into()]];
         let expected = "USER             STATUS\nzoë              online\nbob-the-builder  idle\n";
         assert_eq!(table(&["USER", "STATUS"], &rows), expected);
     }

@@ -26,13 +26,9 @@ pub struct InvalidFilter {
 
 /// Sends logs to standard error, in this format, as far as `filter` lets them through.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), InvalidFilter> {
-    let parsed = EnvFilter::try_new(filter).map_err(|error| InvalidFilter {
-        filter: filter.to_owned(),
-        reason: error.to_string(),
-    })?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(parsed)
-        .with_writer(std::io::stderr);
+    let parsed = EnvFilter::try_new(filter)
+        .map_err(|error| InvalidFilter { filter: filter.to_owned(), reason: error.to_string() })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => {
             let ansi = std::io::stderr().is_terminal();

@@ -11,21 +11,12 @@ const MAX_QUERY_BYTES: usize = 8 * 1024;
 
 /// Prints the users in the order given, as a table or as JSON. Answers the exit code.
 pub async fn run(admin: &str, users: &[String], json: bool) -> anyhow::Result<u8> {
-    let mut found = UsersDocument {
-        users: Vec::with_capacity(users.len()),
-    };
+    let mut found = UsersDocument { users: Vec::with_capacity(users.len()) };
     for query in queries(users) {
-        found.users.extend(
-            get::<UsersDocument>(admin, &format!("/v1/users?{query}"))
-                .await?
-                .users,
-        );
+        found.users.extend(get::<UsersDocument>(admin, &format!("/v1/users?{query}")).await?.users);
     }
-    let text = if json {
-        format!("{}\n", serde_json::to_string_pretty(&found)?)
-    } else {
-        as_table(&found.users)
-    };
+    let text =
+        if json { format!("{}\n", serde_json::to_string_pretty(&found)?) } else { as_table(&found.users) };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(0)
 }
@@ -64,17 +55,7 @@ fn as_table(users: &[UserDocument]) -> String {
             ]
         })
         .collect();
-    table(
-        &[
-            "USER",
-            "STATUS",
-            "SINCE",
-            "LAST SEEN",
-            "SESSIONS",
-            "REVISION",
-        ],
-        &rows,
-    )
+    table(&["USER", "STATUS", "SINCE", "LAST SEEN", "SESSIONS", "REVISION"], &rows)
 }
 
 #[cfg(test)]

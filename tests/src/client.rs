@@ -19,15 +19,7 @@ use crate::waiting::within;
 /// Everything but the unreserved characters of a URL becomes `%XX`.
 pub(crate) fn percent_encoded(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes()
-        .map(|b| {
-            if plain(b) {
-                char::from(b).to_string()
-            } else {
-                format!("%{b:02X}")
-            }
-        })
-        .collect()
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 /// A connection that was refused.
@@ -68,32 +60,19 @@ impl Client {
         path: &str,
         headers: &[(&'static str, &str)],
     ) -> Result<Client, Refusal> {
-        let mut request = format!("ws://{address}{path}")
-            .into_client_request()
-            .expect("tests use valid paths");
+        let mut request =
+            format!("ws://{address}{path}").into_client_request().expect("tests use valid paths");
         for (name, value) in headers {
-            request
-                .headers_mut()
-                .insert(*name, value.parse().expect("tests use valid headers"));
+            request.headers_mut().insert(*name, value.parse().expect("tests use valid headers"));
         }
-        let stream = within(
-            format_args!("a connection to {address}"),
-            TcpStream::connect(address),
-        )
-        .await;
+        let stream = within(format_args!("a connection to {address}"), TcpStream::connect(address)).await;
         let stream = stream.unwrap_or_else(|error| panic!("nobody listens on {address}: {error}"));
         let upgrade = tokio_tungstenite::client_async(request, stream);
         let socket = match within(format_args!("the upgrade for {user}"), upgrade).await {
             Ok((socket, _)) => socket,
             Err(Error::Http(response)) => {
-                let body = response
-                    .body()
-                    .as_deref()
-                    .map(|body| String::from_utf8_lossy(body).into_owned());
-                return Err(Refusal {
-                    status: response.status().as_u16(),
-                    body: body.unwrap_or_default(),
-                });
+                let body = response.body().as_deref().map(|body| String::from_utf8_lossy(body).into_owned());
+                return Err(Refusal { status: response.status().as_u16(), body: body.unwrap_or_default() });
             }
             Err(error) => panic!("{user} can't connect: {error}"),
         };
@@ -101,31 +80,19 @@ impl Client {
         let (sender, inbox) = mpsc::unbounded_channel();
         let reader = tokio::spawn(read(stream, sender));
         let (kept, seen) = (VecDeque::new(), Vec::new());
-        let mut client = Client {
-            user: user.to_owned(),
-            sink,
-            inbox,
-            kept,
-            seen,
-            reader,
-            requests: 0,
-        };
-        client
-            .expect(json!({"type": "welcome", "user": user, "status": "online"}))
-            .await;
+        let mut client = Client { user: user.to_owned(), sink, inbox, kept, seen, reader, requests: 0 };
+        client.expect(json!({"type": "welcome", "user": user, "status": "online"})).await;
         Ok(client)
     }
 
     /// Sets the session idle.
     pub async fn idle(&mut self) {
-        self.done(json!({"type": "set_status", "status": "idle"}))
-            .await;
+        self.done(json!({"type": "set_status", "status": "idle"})).await;
     }
 
     /// Sets the session online.
     pub async fn online(&mut self) {
-        self.done(json!({"type": "set_status", "status": "online"}))
-            .await;
+        self.done(json!({"type": "set_status", "status": "online"})).await;
     }
 
     /// Watches these users: what is told of them comes before this returns, to be `expect`ed.
@@ -156,11 +123,7 @@ impl Client {
 
     /// Sends any frame.
     pub async fn send(&mut self, frame: Message) {
-        let sent = within(
-            format_args!("a frame of {} taken", self.user),
-            self.sink.send(frame),
-        )
-        .await;
+        let sent = within(format_args!("a frame of {} taken", self.user), self.sink.send(frame)).await;
         sent.unwrap_or_else(|error| panic!("{} can't send: {error}", self.user));
     }
 
@@ -178,11 +141,7 @@ impl Client {
     /// Takes the next message, which must have everything in `part`.
     pub async fn expect_next(&mut self, part: Value) -> Value {
         let message = self.next(&part).await;
-        assert!(
-            holds(&message, &part),
-            "{} expected {part} next and was told {message}",
-            self.user
-        );
+        assert!(holds(&message, &part), "{} expected {part} next and was told {message}", self.user);
         message
     }
 
@@ -190,9 +149,7 @@ impl Client {
     pub async fn close(mut self) {
         self.send(Message::Close(None)).await;
         let end = &mut self.reader;
-        within("the host's close", end)
-            .await
-            .expect("reading does not panic");
+        within("the host's close", end).await.expect("reading does not panic");
     }
 
     /// Is gone without a word, as a phone in a tunnel.
@@ -202,12 +159,9 @@ impl Client {
 
     /// Waits until the host has ended the connection; returns what it said before.
     pub async fn until_closed(mut self) -> Vec<Value> {
-        within(
-            format_args!("the end of {}'s connection", self.user),
-            &mut self.reader,
-        )
-        .await
-        .expect("reading");
+        within(format_args!("the end of {}'s connection", self.user), &mut self.reader)
+            .await
+            .expect("reading");
         while let Ok(message) = self.inbox.try_recv() {
             self.seen.push(message);
         }
@@ -243,17 +197,9 @@ impl Client {
                 message
             }
             Ok(None) => {
-                panic!(
-                    "{} lost the connection and awaited {wanted}; told {:#?}",
-                    self.user, self.seen
-                )
+                panic!("{} lost the connection and awaited {wanted}; told {:#?}", self.user, self.seen)
             }
-            Err(_) => panic!(
-                "{} awaited {wanted} for {:?}; told {:#?}",
-                self.user,
-                crate::WAIT,
-                self.seen
-            ),
+            Err(_) => panic!("{} awaited {wanted} for {:?}; told {:#?}", self.user, crate::WAIT, self.seen),
         }
     }
 }
@@ -266,10 +212,7 @@ impl Drop for Client {
 }
 
 /// Hands on every message until the connection ends; a close frame becomes `{"type":"close","code":…}`.
-async fn read(
-    mut stream: SplitStream<WebSocketStream<TcpStream>>,
-    sender: mpsc::UnboundedSender<Value>,
-) {
+async fn read(mut stream: SplitStream<WebSocketStream<TcpStream>>, sender: mpsc::UnboundedSender<Value>) {
     while let Some(Ok(frame)) = stream.next().await {
         let message = match frame {
             Message::Text(text) => {
@@ -290,11 +233,9 @@ async fn read(
 /// Whether `message` has every member of `part`, at any depth.
 fn holds(message: &Value, part: &Value) -> bool {
     match (message, part) {
-        (Value::Object(message), Value::Object(part)) => part.iter().all(|(key, value)| {
-            message
-                .get(key)
-                .is_some_and(|present| holds(present, value))
-        }),
+        (Value::Object(message), Value::Object(part)) => {
+            part.iter().all(|(key, value)| message.get(key).is_some_and(|present| holds(present, value)))
+        }
         _ => message == part,
     }
 }

@@ -17,11 +17,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config {
-            listen: "127.0.0.1:0".into(),
-            host: String::new(),
-            sections: String::new(),
-        }
+        Config { listen: "127.0.0.1:0".into(), host: String::new(), sections: String::new() }
     }
 }
 
@@ -93,18 +89,13 @@ impl Plugin {
     /// The shipped webhook, sending to this recorder.
     pub fn webhook(recorder: &Recorder) -> Plugin {
         Plugin::at("webhook", shipped_plugin("webhook"))
-            .config(&format!(
-                "{{ url = \"{}\", secret = \"{}\" }}",
-                recorder.url(),
-                Recorder::SECRET
-            ))
+            .config(&format!("{{ url = \"{}\", secret = \"{}\" }}", recorder.url(), Recorder::SECRET))
             .may_reach(recorder.origin())
     }
 
     /// The guest that does harm: this rule, such as `act = "trap"`, says what and when (see tests/guests/hostile).
     pub fn hostile(rule: &str) -> Plugin {
-        Plugin::at("hostile", guest("guest-hostile"))
-            .config(&format!("{{ rules = [{{ {rule} }}] }}"))
+        Plugin::at("hostile", guest("guest-hostile")).config(&format!("{{ rules = [{{ {rule} }}] }}"))
     }
 
     /// Its `config`, as an inline table.
@@ -134,16 +125,8 @@ impl Plugin {
 
 impl From<Plugin> for String {
     fn from(plugin: Plugin) -> String {
-        let mut text = format!(
-            "[[plugin]]\nname = \"{}\"\npath = {}\n",
-            plugin.name,
-            quoted(&plugin.path)
-        );
-        let origins: Vec<String> = plugin
-            .origins
-            .iter()
-            .map(|origin| format!("\"{origin}\""))
-            .collect();
+        let mut text = format!("[[plugin]]\nname = \"{}\"\npath = {}\n", plugin.name, quoted(&plugin.path));
+        let origins: Vec<String> = plugin.origins.iter().map(|origin| format!("\"{origin}\"")).collect();
         // Writing to a String can't fail.
         let _ = write!(
             text,
@@ -160,10 +143,5 @@ impl From<Plugin> for String {
 /// A path as a TOML string, with dollars that are meant as such.
 fn quoted(path: &Path) -> String {
     let text = path.to_str().expect("paths of tests are UTF-8");
-    format!(
-        "\"{}\"",
-        text.replace('\\', "\\\\")
-            .replace('"', "\\\"")
-            .replace('$', "$$")
-    )
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "$$"))
 }

@@ -34,35 +34,18 @@ impl Config {
         let folder = Folder::new();
         let path = folder.file("presence.toml", self.render());
         let mut command = Command::new(presence());
-        command
-            .args(["serve", "--log-format", "json", "--config"])
-            .arg(&path);
+        command.args(["serve", "--log-format", "json", "--config"]).arg(&path);
         command.env_remove("PRESENCE_LOG").kill_on_drop(true);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("presence can't be started: {error}"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("presence can't be started: {error}"));
         let log = Arc::new(watch::Sender::new(Vec::new()));
         let readers = vec![
             tokio::spawn(collect(child.stdout.take().expect("a pipe"), log.clone())),
             tokio::spawn(collect(child.stderr.take().expect("a pipe"), log.clone())),
         ];
         let [clients, admin] = addresses(&log, &mut child).await;
-        let daemon = Daemon {
-            child,
-            log,
-            readers,
-            clients,
-            admin,
-            folder,
-        };
-        until("/readyz is 200", async || {
-            daemon.ready().await.then_some(())
-        })
-        .await;
+        let daemon = Daemon { child, log, readers, clients, admin, folder };
+        until("/readyz is 200", async || daemon.ready().await.then_some(())).await;
         daemon
     }
 
@@ -81,13 +64,7 @@ impl Config {
     }
 
     async fn run(self, verb: &str, path: &std::path::Path) -> Ended {
-        Program::presence(&[
-            verb,
-            "--config",
-            path.to_str().expect("paths of tests are UTF-8"),
-        ])
-        .run()
-        .await
+        Program::presence(&[verb, "--config", path.to_str().expect("paths of tests are UTF-8")]).run().await
     }
 }
 
@@ -95,23 +72,14 @@ impl Config {
 async fn addresses(log: &watch::Sender<Vec<String>>, child: &mut Child) -> [SocketAddr; 2] {
     let mut lines = log.subscribe();
     let listening = async {
-        let lines = lines
-            .wait_for(|lines| lines.iter().any(|line| listening(line).is_some()))
-            .await;
-        lines
-            .ok()
-            .and_then(|lines| lines.iter().find_map(|line| listening(line)))
+        let lines = lines.wait_for(|lines| lines.iter().any(|line| listening(line).is_some())).await;
+        lines.ok().and_then(|lines| lines.iter().find_map(|line| listening(line)))
     };
     let outcome = tokio::select! {
         found = tokio::time::timeout(WAIT, listening) => found.ok().flatten(),
         _ = child.wait() => None,
     };
-    outcome.unwrap_or_else(|| {
-        panic!(
-            "the daemon does not listen; its log:\n{}",
-            log.borrow().join("\n")
-        )
-    })
+    outcome.unwrap_or_else(|| panic!("the daemon does not listen; its log:\n{}", log.borrow().join("\n")))
 }
 
 /// The addresses for clients and for admin, if the line tells them.
@@ -160,13 +128,7 @@ impl Daemon {
     /// A session of `user` with this token, where `auth.mode` is `jwt`.
     pub async fn client_with_token(&self, user: &str, token: &str) -> Result<Client, Refusal> {
         let bearer = format!("Bearer {token}");
-        Client::open(
-            self.clients,
-            user,
-            "/v1/connect",
-            &[("authorization", &bearer)],
-        )
-        .await
+        Client::open(self.clients, user, "/v1/connect", &[("authorization", &bearer)]).await
     }
 
     /// GET of the admin listener.
@@ -177,9 +139,7 @@ impl Daemon {
 
     /// What the API says of the user.
     pub async fn user(&self, user: &str) -> Value {
-        let answer = self
-            .get(&format!("/v1/users/{}", percent_encoded(user)))
-            .await;
+        let answer = self.get(&format!("/v1/users/{}", percent_encoded(user))).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.json()
     }
@@ -187,29 +147,20 @@ impl Daemon {
     /// The user's status: `online`, `idle` or `offline`.
     pub async fn status(&self, user: &str) -> String {
         let answer = self.user(user).await;
-        answer["status"]
-            .as_str()
-            .unwrap_or_else(|| panic!("no status: {answer}"))
-            .to_owned()
+        answer["status"].as_str().unwrap_or_else(|| panic!("no status: {answer}")).to_owned()
     }
 
     /// Waits until the user has this status.
     pub async fn until_status(&self, user: &str, status: &str) {
         let what = format!("{user} is {status}");
-        until(what, async || {
-            (self.status(user).await == status).then_some(())
-        })
-        .await;
+        until(what, async || (self.status(user).await == status).then_some(())).await;
     }
 
     /// Waits until a line of the log has all these texts, and returns it.
     pub async fn until_logged(&self, texts: &[&str]) -> String {
         let mut lines = self.log.subscribe();
         let found = |lines: &[String]| {
-            lines
-                .iter()
-                .find(|line| texts.iter().all(|text| line.contains(text)))
-                .cloned()
+            lines.iter().find(|line| texts.iter().all(|text| line.contains(text))).cloned()
         };
         let waiting = lines.wait_for(|lines| found(lines).is_some());
         let lines = within(format_args!("a line in the log with {texts:?}"), waiting).await;
@@ -229,39 +180,23 @@ impl Daemon {
 
     /// Asks it to stop with this signal and does not wait.
     pub fn signal(&self, signal: Signal) {
-        let id = self
-            .child
-            .id()
-            .and_then(|id| i32::try_from(id).ok())
-            .and_then(Pid::from_raw);
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let id = id.unwrap_or_else(|| panic!("the daemon has ended; its log:\n{}", self.log()));
-        kill_process(id, signal)
-            .unwrap_or_else(|error| panic!("the daemon can't be signalled: {error}"));
+        kill_process(id, signal).unwrap_or_else(|error| panic!("the daemon can't be signalled: {error}"));
     }
 
     /// Waits until it has ended by itself.
     pub async fn until_ended(&mut self) -> Ended {
-        let status = within("the end of the daemon", self.child.wait())
-            .await
-            .expect("it is our child");
+        let status = within("the end of the daemon", self.child.wait()).await.expect("it is our child");
         for reader in self.readers.drain(..) {
-            within("the end of the log", reader)
-                .await
-                .expect("reading does not panic");
+            within("the end of the log", reader).await.expect("reading does not panic");
         }
-        Ended {
-            code: status.code(),
-            stdout: String::new(),
-            stderr: self.log(),
-        }
+        Ended { code: status.code(), stdout: String::new(), stderr: self.log() }
     }
 
     /// Ends it as a power cut would.
     pub async fn kill(mut self) {
-        self.child
-            .kill()
-            .await
-            .unwrap_or_else(|error| panic!("the daemon can't be killed: {error}"));
+        self.child.kill().await.unwrap_or_else(|error| panic!("the daemon can't be killed: {error}"));
     }
 
     async fn ready(&self) -> bool {

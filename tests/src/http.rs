@@ -23,25 +23,19 @@ pub struct Answer {
 impl Answer {
     /// The body as JSON. Panics if it is something else.
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.body)
-            .unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
     }
 }
 
 /// Sends one request without a body; `Err` if nobody listens.
 pub async fn ask(method: &str, address: SocketAddr, path: &str) -> std::io::Result<Answer> {
-    within(
-        format_args!("the answer to {method} {path}"),
-        exchange(method, address, path),
-    )
-    .await
+    within(format_args!("the answer to {method} {path}"), exchange(method, address, path)).await
 }
 
 async fn exchange(method: &str, address: SocketAddr, path: &str) -> std::io::Result<Answer> {
     let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(std::io::Error::other)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
     let driving = tokio::spawn(connection);
     let request = http::Request::builder()
         .method(method)
@@ -49,26 +43,11 @@ async fn exchange(method: &str, address: SocketAddr, path: &str) -> std::io::Res
         .header("host", address.to_string())
         .body(Empty::<Bytes>::new())
         .expect("tests ask for valid paths");
-    let response = sender
-        .send_request(request)
-        .await
-        .map_err(std::io::Error::other)?;
+    let response = sender.send_request(request).await.map_err(std::io::Error::other)?;
     let status = response.status().as_u16();
-    let header = response
-        .headers()
-        .get("content-type")
-        .and_then(|value| value.to_str().ok());
+    let header = response.headers().get("content-type").and_then(|value| value.to_str().ok());
     let content_type = header.unwrap_or_default().to_owned();
-    let body = response
-        .into_body()
-        .collect()
-        .await
-        .map_err(std::io::Error::other)?
-        .to_bytes();
+    let body = response.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
     driving.abort();
-    Ok(Answer {
-        status,
-        content_type,
-        body: String::from_utf8_lossy(&body).into_owned(),
-    })
+    Ok(Answer { status, content_type, body: String::from_utf8_lossy(&body).into_owned() })
 }

@@ -58,10 +58,7 @@ impl ProfileService {
 
     /// How often everything was reset.
     pub fn resets(&self) -> usize {
-        self.requests()
-            .iter()
-            .filter(|request| is_reset(request))
-            .count()
+        self.requests().iter().filter(|request| is_reset(request)).count()
     }
 
     /// The user's statuses in order, repeats dropped. Panics if a revision went back (I2).
@@ -73,9 +70,7 @@ impl ProfileService {
     pub async fn until_heard(&self, user: &str, statuses: &[&str]) {
         let what = format!("{user} heard as {}", statuses.join(", "));
         let shown = |requests: &[Request]| heard(requests, user).join(", ");
-        self.0
-            .until(what, shown, |requests| heard(requests, user) == statuses)
-            .await;
+        self.0.until(what, shown, |requests| heard(requests, user) == statuses).await;
     }
 
     /// Waits until each user's last status is the one given.
@@ -84,16 +79,13 @@ impl ProfileService {
             let latest = latest(requests);
             let differs = |(user, status): (&String, &String)| {
                 let present = latest.get(user);
-                (present != Some(status))
-                    .then(|| format!("{user} is {present:?} and should be {status}"))
+                (present != Some(status)).then(|| format!("{user} is {present:?} and should be {status}"))
             };
             expected.iter().filter_map(differs).collect::<Vec<_>>()
         };
         let shown = |requests: &[Request]| differing(requests).join("; ");
         let what = format!("the right last status of {} users", expected.len());
-        self.0
-            .until(what, shown, |requests| differing(requests).is_empty())
-            .await;
+        self.0.until(what, shown, |requests| differing(requests).is_empty()).await;
     }
 }
 
@@ -103,28 +95,22 @@ fn is_reset(request: &Request) -> bool {
 
 /// Users with their status and revision, in the order of the requests.
 fn profiles(requests: &[Request]) -> impl Iterator<Item = (String, String, u64)> {
-    requests
-        .iter()
-        .filter(|request| request.method == "PUT")
-        .map(|request| {
-            let body = request.json();
-            let text = |key: &str| body.get(key).and_then(Value::as_str).map(str::to_owned);
-            let revision = body.get("revision").and_then(Value::as_u64);
-            match (text("user"), text("status"), revision) {
-                (Some(user), Some(status), Some(revision)) => (user, status, revision),
-                _ => panic!("a profile without user, status or revision: {request:?}"),
-            }
-        })
+    requests.iter().filter(|request| request.method == "PUT").map(|request| {
+        let body = request.json();
+        let text = |key: &str| body.get(key).and_then(Value::as_str).map(str::to_owned);
+        let revision = body.get("revision").and_then(Value::as_u64);
+        match (text("user"), text("status"), revision) {
+            (Some(user), Some(status), Some(revision)) => (user, status, revision),
+            _ => panic!("a profile without user, status or revision: {request:?}"),
+        }
+    })
 }
 
 fn heard(requests: &[Request], user: &str) -> Vec<String> {
     let mut statuses = Vec::new();
     let mut last = 0;
     for (_, status, revision) in profiles(requests).filter(|(name, ..)| name == user) {
-        assert!(
-            revision >= last,
-            "I2: {user} went back from revision {last} to {revision}"
-        );
+        assert!(revision >= last, "I2: {user} went back from revision {last} to {revision}");
         if revision > last {
             statuses.push(status);
         }
@@ -141,8 +127,5 @@ fn latest(requests: &[Request]) -> BTreeMap<String, String> {
             *entry = (revision, status);
         }
     }
-    latest
-        .into_iter()
-        .map(|(user, (_, status))| (user, status))
-        .collect()
+    latest.into_iter().map(|(user, (_, status))| (user, status)).collect()
 }

@@ -33,11 +33,7 @@ fn built(variable: &str, in_target: &str) -> PathBuf {
 }
 
 fn must_exist(path: PathBuf) -> PathBuf {
-    assert!(
-        path.exists(),
-        "`{}` is missing: run `cargo xtask test`, which builds it",
-        path.display()
-    );
+    assert!(path.exists(), "`{}` is missing: run `cargo xtask test`, which builds it", path.display());
     path
 }
 
@@ -48,20 +44,14 @@ fn target() -> PathBuf {
 
 /// Where daemons of tests keep compiled plugins: shared, so that each plugin is compiled once.
 pub(crate) fn shared_data() -> PathBuf {
-    let folder = std::env::temp_dir().join(format!(
-        "presence-tests-{}",
-        rustix::process::getuid().as_raw()
-    ));
+    let folder = std::env::temp_dir().join(format!("presence-tests-{}", rustix::process::getuid().as_raw()));
     private_folder(&folder);
     folder
 }
 
 fn private_folder(folder: &Path) {
     use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder);
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
     made.unwrap_or_else(|error| panic!("can't make `{}`: {error}", folder.display()));
 }
 
@@ -74,8 +64,7 @@ impl Folder {
     pub fn new() -> Folder {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder =
-            std::env::temp_dir().join(format!("presence-test-{}-{number}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("presence-test-{}-{number}", std::process::id()));
         private_folder(&folder);
         Folder(folder)
     }
@@ -151,19 +140,9 @@ impl Program {
     /// `presence` with these arguments.
     pub fn presence(arguments: &[&str]) -> Program {
         let mut command = Command::new(presence());
-        command
-            .args(arguments)
-            .env_remove("PRESENCE_LOG")
-            .env_remove("PRESENCE_TOKEN");
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        Program {
-            command,
-            line: format!("presence {}", arguments.join(" ")),
-        }
+        command.args(arguments).env_remove("PRESENCE_LOG").env_remove("PRESENCE_TOKEN");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        Program { command, line: format!("presence {}", arguments.join(" ")) }
     }
 
     /// An environment variable for it.
@@ -174,35 +153,19 @@ impl Program {
 
     /// Runs it to its end, without input.
     pub async fn run(mut self) -> Ended {
-        let output = within(
-            format_args!("the end of `{}`", self.line),
-            self.command.output(),
-        )
-        .await;
+        let output = within(format_args!("the end of `{}`", self.line), self.command.output()).await;
         let output = output.unwrap_or_else(|error| panic!("`{}`: {error}", self.line));
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ended {
-            code: output.status.code(),
-            stdout: text(output.stdout),
-            stderr: text(output.stderr),
-        }
+        Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
     /// Starts it as if in a terminal.
     pub fn start(mut self) -> Terminal {
         self.command.stdin(Stdio::piped());
-        let mut child = self
-            .command
-            .spawn()
-            .unwrap_or_else(|error| panic!("`{}`: {error}", self.line));
+        let mut child = self.command.spawn().unwrap_or_else(|error| panic!("`{}`: {error}", self.line));
         let input = child.stdin.take().expect("a pipe");
         let output = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-        Terminal {
-            child,
-            input,
-            output,
-            line: self.line,
-        }
+        Terminal { child, input, output, line: self.line }
     }
 }
 
@@ -235,21 +198,12 @@ impl Terminal {
             false
         };
         let found = tokio::time::timeout(WAIT, reading).await.unwrap_or(false);
-        assert!(
-            found,
-            "`{}` printed no line with {texts:?} but\n{}",
-            self.line,
-            before.join("\n")
-        );
+        assert!(found, "`{}` printed no line with {texts:?} but\n{}", self.line, before.join("\n"));
     }
 
     /// Waits until it has ended by itself; returns its exit code.
     pub async fn until_ended(mut self) -> Option<i32> {
-        let ended = within(
-            format_args!("the end of `{}`", self.line),
-            self.child.wait(),
-        )
-        .await;
+        let ended = within(format_args!("the end of `{}`", self.line), self.child.wait()).await;
         ended.expect("it is our child").code()
     }
 }

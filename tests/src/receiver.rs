@@ -31,16 +31,12 @@ pub struct Request {
 impl Request {
     /// The body as JSON. Panics if it is something else.
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.body)
-            .unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
     }
 
     /// The header's text, or nothing.
     pub fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 }
 
@@ -89,11 +85,7 @@ impl Receiver {
         let socket = bound(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let address = socket.local_addr().expect("it is bound");
         let state = Mutex::new(State::Up(serve(socket, shared.clone())));
-        Receiver {
-            shared,
-            address,
-            state,
-        }
+        Receiver { shared, address, state }
     }
 
     /// `http://127.0.0.1:40123`.
@@ -109,9 +101,7 @@ impl Receiver {
     /// Closes every connection and refuses new ones.
     pub async fn take_down(&self) {
         let before = std::mem::replace(&mut *lock(&self.state), State::Changing);
-        let State::Up(server) = before else {
-            panic!("the receiver is down already")
-        };
+        let State::Up(server) = before else { panic!("the receiver is down already") };
         server.abort();
         // Cancelled, which is what was asked for; the listener is closed then.
         let _ = server.await;
@@ -121,9 +111,7 @@ impl Receiver {
     /// Listens again, on the same port.
     pub async fn bring_back(&self) {
         let before = std::mem::replace(&mut *lock(&self.state), State::Changing);
-        let State::Down(socket) = before else {
-            panic!("the receiver is up already")
-        };
+        let State::Down(socket) = before else { panic!("the receiver is up already") };
         *lock(&self.state) = State::Up(serve(socket, self.shared.clone()));
     }
 
@@ -141,12 +129,9 @@ impl Receiver {
     pub async fn until_attempts(&self, count: u64) {
         let mut attempts = self.shared.attempts.subscribe();
         let enough = attempts.wait_for(|seen| *seen >= count);
-        within(
-            format_args!("{count} requests at {}", self.origin()),
-            enough,
-        )
-        .await
-        .expect("the receiver lives");
+        within(format_args!("{count} requests at {}", self.origin()), enough)
+            .await
+            .expect("the receiver lives");
     }
 
     /// Waits until `found` is content with what was recorded; panics with `what` and `shown` if it never is.
@@ -159,11 +144,7 @@ impl Receiver {
         let mut requests = self.shared.requests.subscribe();
         let waiting = requests.wait_for(|requests| found(requests));
         if tokio::time::timeout(crate::WAIT, waiting).await.is_err() {
-            panic!(
-                "after {:?} still not: {what}\nheard so far: {}",
-                crate::WAIT,
-                shown(&self.requests())
-            );
+            panic!("after {:?} still not: {what}\nheard so far: {}", crate::WAIT, shown(&self.requests()));
         }
     }
 }
@@ -184,9 +165,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn bound(address: SocketAddr) -> TcpSocket {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_reuseaddr(true).expect("an ordinary option");
-    socket
-        .bind(address)
-        .unwrap_or_else(|error| panic!("can't bind {address}: {error}"));
+    socket.bind(address).unwrap_or_else(|error| panic!("can't bind {address}: {error}"));
     socket
 }
 
@@ -204,8 +183,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         };
         let shared = shared.clone();
         let service = service_fn(move |request| record(shared.clone(), request));
-        let serving = hyper::server::conn::http1::Builder::new()
-            .serve_connection(TokioIo::new(stream), service);
+        let serving =
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
         connections.spawn(async move {
             // A client that goes away is its own business.
             let _ = serving.await;
@@ -219,11 +198,7 @@ async fn record(
     request: http::Request<Incoming>,
 ) -> Result<http::Response<Full<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
-    let body = body
-        .collect()
-        .await
-        .map(|body| body.to_bytes())
-        .unwrap_or_default();
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let mood = *lock(&shared.mood);
     shared.attempts.send_modify(|attempts| *attempts += 1);
     let Mood::Status(status) = mood else {
@@ -236,12 +211,9 @@ async fn record(
             headers: parts.headers,
             body: String::from_utf8_lossy(&body).into_owned(),
         };
-        shared
-            .requests
-            .send_modify(|requests| requests.push(request));
+        shared.requests.send_modify(|requests| requests.push(request));
     }
     let mut response = http::Response::new(Full::default());
-    *response.status_mut() =
-        http::StatusCode::from_u16(status).expect("tests answer with valid codes");
+    *response.status_mut() = http::StatusCode::from_u16(status).expect("tests answer with valid codes");
     Ok(response)
 }

@@ -17,10 +17,7 @@ pub async fn until<T>(what: impl std::fmt::Display, mut look: impl AsyncFnMut() 
         if let Some(found) = look().await {
             return found;
         }
-        assert!(
-            Instant::now() < deadline,
-            "after {WAIT:?} still not: {what}"
-        );
+        assert!(Instant::now() < deadline, "after {WAIT:?} still not: {what}");
         tokio::time::sleep(POLL).await;
     }
 }

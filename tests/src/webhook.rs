@@ -46,25 +46,15 @@ impl Recorder {
         let what = format!("{count} events `{kind}`");
         let shown = |requests: &[Request]| {
             let seen = events(requests);
-            seen.iter()
-                .map(|event| event["type"].to_string())
-                .collect::<Vec<_>>()
-                .join(", ")
+            seen.iter().map(|event| event["type"].to_string()).collect::<Vec<_>>().join(", ")
         };
-        self.0
-            .until(what, shown, |requests| {
-                of_kind(requests, kind).len() >= count
-            })
-            .await;
+        self.0.until(what, shown, |requests| of_kind(requests, kind).len() >= count).await;
         of_kind(&self.0.requests(), kind)
     }
 }
 
 fn of_kind(requests: &[Request], kind: &str) -> Vec<Value> {
-    events(requests)
-        .into_iter()
-        .filter(|event| event["type"] == kind)
-        .collect()
+    events(requests).into_iter().filter(|event| event["type"] == kind).collect()
 }
 
 fn events(requests: &[Request]) -> Vec<Value> {
@@ -80,21 +70,11 @@ fn events(requests: &[Request]) -> Vec<Value> {
 }
 
 fn check_signature(request: &Request) {
-    let secret = Recorder::SECRET
-        .strip_prefix("whsec_")
-        .and_then(|text| STANDARD.decode(text).ok());
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(&secret.expect("base64")).expect("any key will do");
-    let (id, timestamp) = (
-        request.header("webhook-id"),
-        request.header("webhook-timestamp"),
-    );
+    let secret = Recorder::SECRET.strip_prefix("whsec_").and_then(|text| STANDARD.decode(text).ok());
+    let mut mac = Hmac::<Sha256>::new_from_slice(&secret.expect("base64")).expect("any key will do");
+    let (id, timestamp) = (request.header("webhook-id"), request.header("webhook-timestamp"));
     mac.update(format!("{id}.{timestamp}.{}", request.body).as_bytes());
     let expected = format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()));
-    assert_eq!(
-        request.header("webhook-signature"),
-        expected,
-        "the signature of {request:?}"
-    );
+    assert_eq!(request.header("webhook-signature"), expected, "the signature of {request:?}");
     assert_eq!(request.json()["id"], id, "webhook-id is the event's id");
 }

@@ -16,15 +16,9 @@ pub fn test(tree: &Tree, arguments: &[String]) -> anyhow::Result<()> {
     // All targets at once, and not `-p presence-host --bin presence`: features are then those of the tests, and the
     // dependencies are compiled once.
     let mut build = process::cargo();
-    call(
-        build
-            .args(["build", "--workspace", "--all-targets"])
-            .current_dir(tree.root()),
-    )?;
+    call(build.args(["build", "--workspace", "--all-targets"]).current_dir(tree.root()))?;
     let mut test = process::cargo();
-    test.args(["test", "--workspace"])
-        .args(arguments)
-        .current_dir(tree.root());
+    test.args(["test", "--workspace"]).args(arguments).current_dir(tree.root());
     test.env("PRESENCE_BIN", tree.dev_binary("presence"));
     test.env("PRESENCE_PLUGINS", tree.plugins_out());
     test.env("PRESENCE_GUESTS", tree.guests_out());
@@ -35,31 +29,14 @@ pub fn test(tree: &Tree, arguments: &[String]) -> anyhow::Result<()> {
 pub fn lint(tree: &Tree) -> anyhow::Result<()> {
     let mut failures = Vec::new();
     let mut format = process::cargo();
-    if let Err(error) = call(
-        format
-            .args(["fmt", "--all", "--check"])
-            .current_dir(tree.root()),
-    ) {
+    if let Err(error) = call(format.args(["fmt", "--all", "--check"]).current_dir(tree.root())) {
         failures.push(format!("{error:#}: `cargo fmt --all` puts it right"));
     }
     let mut clippy = process::cargo();
-    clippy
-        .args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ])
-        .current_dir(tree.root());
+    clippy.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).current_dir(tree.root());
     failures.extend(call(&mut clippy).err().map(|error| format!("{error:#}")));
     failures.extend(lint_wasm(tree).err().map(|error| format!("{error:#}")));
-    failures.extend(
-        tidy::check(tree.root())
-            .err()
-            .map(|error| format!("{error:#}")),
-    );
+    failures.extend(tidy::check(tree.root()).err().map(|error| format!("{error:#}")));
     if failures.is_empty() {
         return Ok(());
     }
@@ -74,16 +51,8 @@ fn lint_wasm(tree: &Tree) -> anyhow::Result<()> {
     }
     let mut clippy = process::cargo();
     clippy.args(["clippy", "--target", wasm::TARGET, "-p", "presence-plugin"]);
-    clippy.args(
-        crates
-            .iter()
-            .flat_map(|found| ["-p", found.package.as_str()]),
-    );
-    call(
-        clippy
-            .args(["--", "-D", "warnings"])
-            .current_dir(tree.root()),
-    )
+    clippy.args(crates.iter().flat_map(|found| ["-p", found.package.as_str()]));
+    call(clippy.args(["--", "-D", "warnings"]).current_dir(tree.root()))
 }
 
 /// The benchmarks with these names, or all. Becomes cargo.
@@ -92,34 +61,14 @@ pub fn bench(tree: &Tree, names: &[String]) -> anyhow::Result<()> {
     let mut build = process::cargo();
     call(
         build
-            .args([
-                "build",
-                "--release",
-                "-p",
-                "presence-host",
-                "-p",
-                "presence-tests",
-                "--bins",
-            ])
+            .args(["build", "--release", "-p", "presence-host", "-p", "presence-tests", "--bins"])
             .current_dir(tree.root()),
     )?;
     let mut bench = process::cargo();
-    bench.args([
-        "run",
-        "--release",
-        "-p",
-        "presence-host",
-        "-p",
-        "presence-tests",
-        "--bin",
-        "bench",
-        "--",
-    ]);
+    bench.args(["run", "--release", "-p", "presence-host", "-p", "presence-tests", "--bin", "bench", "--"]);
     bench.args(names).current_dir(tree.root());
     bench.env("PRESENCE_BIN", tree.target().join("release/presence"));
-    bench
-        .env("PRESENCE_PLUGINS", tree.plugins_out())
-        .env("PRESENCE_GUESTS", tree.guests_out());
+    bench.env("PRESENCE_PLUGINS", tree.plugins_out()).env("PRESENCE_GUESTS", tree.guests_out());
     Err(become_program(&mut bench))
 }
 

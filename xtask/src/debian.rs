@@ -28,22 +28,13 @@ impl DebianRust {
             return Ok(DebianRust(()));
         }
         if !rustix::process::geteuid().is_root() {
-            bail!(
-                "missing packages; as root: apt-get install {}",
-                missing.join(" ")
-            );
+            bail!("missing packages; as root: apt-get install {}", missing.join(" "));
         }
         eprintln!("xtask: installing {}", missing.join(" "));
         let mut update = Command::new("apt-get");
-        process::call(
-            update
-                .args(["update", "-qq"])
-                .env("DEBIAN_FRONTEND", "noninteractive"),
-        )?;
+        process::call(update.args(["update", "-qq"]).env("DEBIAN_FRONTEND", "noninteractive"))?;
         let mut install = Command::new("apt-get");
-        install
-            .args(["install", "-y", "-qq", "--no-install-recommends"])
-            .args(&missing);
+        install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(&missing);
         process::call(install.env("DEBIAN_FRONTEND", "noninteractive"))?;
         Ok(DebianRust(()))
     }
@@ -52,28 +43,14 @@ impl DebianRust {
     pub fn build(&self, tree: &Tree, packages: &[&str]) -> anyhow::Result<PathBuf> {
         let target = tree.target().join("debian");
         let mut command = Command::new(CARGO);
-        command.args([
-            "build",
-            "--profile",
-            "plugin",
-            "--target",
-            TARGET,
-            "-Z",
-            "build-std=std,panic_abort",
-        ]);
+        command.args(["build", "--profile", "plugin", "--target", TARGET, "-Z", "build-std=std,panic_abort"]);
         command.args(packages.iter().flat_map(|package| ["-p", package]));
-        command
-            .arg("--target-dir")
-            .arg(&target)
-            .current_dir(tree.root());
+        command.arg("--target-dir").arg(&target).current_dir(tree.root());
         // build-std is not stable: this variable opens it in a stable compiler.
         command.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", COMPILER);
         command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", LINKER);
         // What a rustup's cargo has left in the environment would lead back to its own compiler.
-        command
-            .env_remove("RUSTUP_TOOLCHAIN")
-            .env_remove("CARGO")
-            .env_remove("RUSTFLAGS");
+        command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO").env_remove("RUSTFLAGS");
         process::call(&mut command)?;
         Ok(target.join(TARGET).join("plugin"))
     }
@@ -92,11 +69,7 @@ impl DebianRust {
             "component-encoder",
             "--",
         ]);
-        command.args(
-            pairs
-                .iter()
-                .flat_map(|(module, component)| [module, component]),
-        );
+        command.args(pairs.iter().flat_map(|(module, component)| [module, component]));
         process::call(command.current_dir(tree.root()))
     }
 }
@@ -106,10 +79,7 @@ fn missing_packages() -> anyhow::Result<Vec<&'static str>> {
     let status = Path::new("/var/lib/dpkg/status");
     let text = fs::read_to_string(status)
         .with_context(|| format!("this is no Debian (`{}` can't be read)", status.display()))?;
-    Ok(PACKAGES
-        .into_iter()
-        .filter(|package| !is_installed(&text, package))
-        .collect())
+    Ok(PACKAGES.into_iter().filter(|package| !is_installed(&text, package)).collect())
 }
 
 /// Whether dpkg's list has the package as installed.

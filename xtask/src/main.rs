@@ -49,17 +49,12 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<ExitCode> {
         ("test", filter) => checks::test(&tree, filter)?,
         ("lint", []) => checks::lint(&tree)?,
         ("plugins", []) => plugins::build(&tree, plugins::Which::Shipped)?,
-        ("plugins", [guests]) if guests == "--guests" => {
-            plugins::build(&tree, plugins::Which::WithGuests)?
-        }
+        ("plugins", [guests]) if guests == "--guests" => plugins::build(&tree, plugins::Which::WithGuests)?,
         ("bench", names) => checks::bench(&tree, names)?,
         ("ci", []) => checks::ci(&tree)?,
         ("help" | "--help" | "-h", _) => println!("{HELP}"),
         _ => {
-            eprintln!(
-                "xtask: `{}` is not understood\n\n{HELP}",
-                arguments.join(" ")
-            );
+            eprintln!("xtask: `{}` is not understood\n\n{HELP}", arguments.join(" "));
             return Ok(ExitCode::from(64));
         }
     }

@@ -21,17 +21,9 @@ pub enum Which {
 /// Builds, copies, and prints the sizes.
 pub fn build(tree: &Tree, which: Which) -> anyhow::Result<()> {
     let mut jobs = Vec::new();
-    jobs.extend(
-        tree.plugins()?
-            .into_iter()
-            .map(|plugin| (plugin, tree.plugins_out())),
-    );
+    jobs.extend(tree.plugins()?.into_iter().map(|plugin| (plugin, tree.plugins_out())));
     if which == Which::WithGuests {
-        jobs.extend(
-            tree.guests()?
-                .into_iter()
-                .map(|guest| (guest, tree.guests_out())),
-        );
+        jobs.extend(tree.guests()?.into_iter().map(|guest| (guest, tree.guests_out())));
     }
     if jobs.is_empty() {
         eprintln!("xtask: there are no plugins to build");
@@ -50,11 +42,7 @@ pub fn build(tree: &Tree, which: Which) -> anyhow::Result<()> {
 }
 
 /// The folder with the components.
-fn compile(
-    tree: &Tree,
-    packages: &[&str],
-    jobs: &[(WasmCrate, PathBuf)],
-) -> anyhow::Result<PathBuf> {
+fn compile(tree: &Tree, packages: &[&str], jobs: &[(WasmCrate, PathBuf)]) -> anyhow::Result<PathBuf> {
     match Toolchain::bring(tree)? {
         Toolchain::Target => {
             let mut command = process::cargo();
@@ -80,10 +68,7 @@ fn compile(
 /// Returns its size.
 fn deliver(from: &Path, to: &Path) -> anyhow::Result<usize> {
     let bytes = fs::read(from).with_context(|| {
-        format!(
-            "`{}` was not built: the crate needs crate-type = [\"cdylib\", \"rlib\"]",
-            from.display()
-        )
+        format!("`{}` was not built: the crate needs crate-type = [\"cdylib\", \"rlib\"]", from.display())
     })?;
     if fs::read(to).is_ok_and(|present| present == bytes) {
         return Ok(bytes.len());
@@ -119,9 +104,6 @@ mod tests {
     #[test]
     fn a_missing_module_is_named() {
         let error = deliver(Path::new("no/such.wasm"), Path::new("out.wasm")).unwrap_err();
-        assert!(
-            error.to_string().contains("`no/such.wasm` was not built"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("`no/such.wasm` was not built"), "{error}");
     }
 }

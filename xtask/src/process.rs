@@ -26,22 +26,15 @@ pub fn cargo() -> Command {
 
 /// The command as one would type it.
 pub fn shown(command: &Command) -> String {
-    let program = std::path::Path::new(command.get_program())
-        .file_name()
-        .unwrap_or(command.get_program());
+    let program = std::path::Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
     let words = std::iter::once(program).chain(command.get_args());
-    words
-        .map(OsStr::to_string_lossy)
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
 }
 
 /// Runs to the end; anything but success is an error that names the command.
 pub fn call(command: &mut Command) -> anyhow::Result<()> {
     eprintln!("xtask: {}", shown(command));
-    let status = command
-        .status()
-        .with_context(|| format!("can't start `{}`", shown(command)))?;
+    let status = command.status().with_context(|| format!("can't start `{}`", shown(command)))?;
     if !status.success() {
         bail!("`{}` failed ({status})", shown(command));
     }
@@ -71,18 +64,13 @@ pub struct Background {
 impl Background {
     /// Starts it in a process group of its own: Ctrl-C in the terminal reaches xtask alone, which says who ends when.
     pub fn start(name: &'static str, command: &mut Command) -> anyhow::Result<Background> {
-        let child = command
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("can't start {name}"))?;
+        let child = command.process_group(0).spawn().with_context(|| format!("can't start {name}"))?;
         Ok(Background { name, child })
     }
 
     /// How it ended, if it has.
     pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
-        self.child
-            .try_wait()
-            .with_context(|| format!("can't wait for {}", self.name))
+        self.child.try_wait().with_context(|| format!("can't wait for {}", self.name))
     }
 
     /// Asks it to stop.
@@ -147,12 +135,7 @@ mod tests {
         let error = call(Command::new("false").arg("now")).unwrap_err();
         assert!(error.to_string().contains("`false now` failed"), "{error}");
         let error = call(&mut Command::new("no-such-program-here")).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("can't start `no-such-program-here`"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("can't start `no-such-program-here`"), "{error}");
     }
 
     #[test]
@@ -160,10 +143,7 @@ mod tests {
         let mut program = Background::start("sleep", Command::new("sleep").arg("600")).unwrap();
         assert_eq!(program.ended().unwrap(), None);
         program.terminate();
-        let status = program
-            .wait_for(Duration::from_secs(10))
-            .unwrap()
-            .expect("sleep ends on SIGTERM");
+        let status = program.wait_for(Duration::from_secs(10)).unwrap().expect("sleep ends on SIGTERM");
         assert!(!status.success());
     }
 }

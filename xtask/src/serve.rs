@@ -26,14 +26,7 @@ pub fn run(tree: &Tree) -> anyhow::Result<ExitCode> {
     // All packages and one test: features are then those of `cargo xtask test`, and whoever types that next does not
     // wait for every dependency again.
     let mut build = process::cargo();
-    build.args([
-        "build",
-        "--workspace",
-        "--bin",
-        "presence",
-        "--bin",
-        "profile-service",
-    ]);
+    build.args(["build", "--workspace", "--bin", "presence", "--bin", "profile-service"]);
     call(build.args(["--test", "all"]).current_dir(tree.root()))?;
 
     let interrupted = note_interrupts()?;
@@ -41,10 +34,7 @@ pub fn run(tree: &Tree) -> anyhow::Result<ExitCode> {
     let presence = tree.dev_binary("presence");
     print_next_steps(tree, &presence);
     let mut command = Command::new(&presence);
-    command
-        .args(["serve", "--config", "presence.toml"])
-        .current_dir(tree.root())
-        .stdin(Stdio::null());
+    command.args(["serve", "--config", "presence.toml"]).current_dir(tree.root()).stdin(Stdio::null());
     let mut host = Background::start("presence", &mut command)?;
     let status = wait(&mut host, &mut service, &interrupted)?;
     service.terminate();
@@ -62,18 +52,14 @@ fn note_interrupts() -> anyhow::Result<Arc<AtomicBool>> {
 }
 
 fn start_profile_service(tree: &Tree) -> anyhow::Result<Background> {
-    let address: SocketAddr = PROFILE_SERVICE
-        .parse()
-        .context("the address of the profile service")?;
+    let address: SocketAddr = PROFILE_SERVICE.parse().context("the address of the profile service")?;
     if TcpStream::connect_timeout(&address, START_LIMIT).is_ok() {
         bail!(
             "something listens on {PROFILE_SERVICE} already, where the profile service belongs: end it first"
         );
     }
     let mut command = Command::new(tree.dev_binary("profile-service"));
-    command
-        .args(["--listen", PROFILE_SERVICE])
-        .stdin(Stdio::piped());
+    command.args(["--listen", PROFILE_SERVICE]).stdin(Stdio::piped());
     let mut service = Background::start("the profile service", &mut command)?;
     let deadline = Instant::now() + START_LIMIT;
     while TcpStream::connect_timeout(&address, START_LIMIT).is_err() {
@@ -89,15 +75,10 @@ fn start_profile_service(tree: &Tree) -> anyhow::Result<Background> {
 }
 
 fn print_next_steps(tree: &Tree, presence: &Path) {
-    let shown = presence
-        .strip_prefix(tree.root())
-        .unwrap_or(presence)
-        .display();
+    let shown = presence.strip_prefix(tree.root()).unwrap_or(presence).display();
     println!();
     println!("In a second terminal:   {shown} connect --user alice");
-    println!(
-        "Then type i (idle), o (online), q (quit), and watch the profile service's lines here."
-    );
+    println!("Then type i (idle), o (online), q (quit), and watch the profile service's lines here.");
     println!("Ctrl-C stops the host; a second one at once.");
     println!();
 }
@@ -115,9 +96,7 @@ fn wait(
             return Ok(status);
         }
         if service_lives && let Some(status) = service.ended()? {
-            eprintln!(
-                "xtask: the profile service has ended ({status}); the host tries until it is back"
-            );
+            eprintln!("xtask: the profile service has ended ({status}); the host tries until it is back");
             service_lives = false;
         }
         if interrupted.swap(false, Ordering::Relaxed) {
@@ -135,8 +114,6 @@ fn wait(
 /// The same code; 128 and the signal's number for a host that a signal ended.
 fn exit_code(status: ExitStatus) -> ExitCode {
     use std::os::unix::process::ExitStatusExt;
-    let code = status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }

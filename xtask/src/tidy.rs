@@ -27,11 +27,7 @@ pub struct Fault {
 
 impl Fault {
     fn new(file: &Path, line: usize, what: impl Into<String>) -> Fault {
-        Fault {
-            file: file.to_owned(),
-            line,
-            what: what.into(),
-        }
+        Fault { file: file.to_owned(), line, what: what.into() }
     }
 }
 
@@ -84,9 +80,7 @@ fn files(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut open = vec![root.to_owned()];
     while let Some(folder) = open.pop() {
-        for entry in
-            fs::read_dir(&folder).with_context(|| format!("can't list `{}`", folder.display()))?
-        {
+        for entry in fs::read_dir(&folder).with_context(|| format!("can't list `{}`", folder.display()))? {
             let entry = entry?;
             let name = entry.file_name();
             let kind = entry.file_type()?;
@@ -122,41 +116,25 @@ fn source_faults(file: &Path, text: &str) -> Vec<Fault> {
         ));
     }
     let code = Code::of(text);
-    for (name, why) in [
-        ("todo", "unfinished code"),
-        ("unimplemented", "unfinished code"),
-        ("dbg", "left from a search"),
-    ] {
+    for (name, why) in
+        [("todo", "unfinished code"), ("unimplemented", "unfinished code"), ("dbg", "left from a search")]
+    {
         for line in code.lines_with_macro(name) {
             faults.push(Fault::new(file, line, format!("`{name}!` is {why}")));
         }
     }
     for line in code.lines_with("#[ignore") {
-        faults.push(Fault::new(
-            file,
-            line,
-            "an ignored test tests nothing: mend it or remove it",
-        ));
+        faults.push(Fault::new(file, line, "an ignored test tests nothing: mend it or remove it"));
     }
     faults
 }
 
 /// A word on files that are too long, tests apart.
 fn length_warning(file: &Path, text: &str) -> Option<Fault> {
-    let in_tests =
-        file.components().any(|part| part.as_os_str() == "tests") || file.ends_with("tests.rs");
-    let length = text
-        .lines()
-        .take_while(|line| !line.starts_with("#[cfg(test)]"))
-        .count();
+    let in_tests = file.components().any(|part| part.as_os_str() == "tests") || file.ends_with("tests.rs");
+    let length = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).count();
     let long = length > LONG_FILE && !in_tests;
-    long.then(|| {
-        Fault::new(
-            file,
-            0,
-            format!("{length} lines: over {LONG_FILE}, split it by idea"),
-        )
-    })
+    long.then(|| Fault::new(file, 0, format!("{length} lines: over {LONG_FILE}, split it by idea")))
 }
 
 #[cfg(test)]
@@ -178,19 +156,14 @@ mod tests {
         for text in ["fn f() {}\n", "\n//! Late.\n", "// Plain.\n", ""] {
             let faults = source_faults(Path::new("a.rs"), text);
             assert_eq!(faults.len(), 1, "{text:?}");
-            assert!(
-                faults[0]
-                    .to_string()
-                    .starts_with("a.rs:1: must open with `//!`"),
-                "{}",
-                faults[0]
-            );
+            assert!(faults[0].to_string().starts_with("a.rs:1: must open with `//!`"), "{}", faults[0]);
         }
     }
 
     #[test]
     fn unfinished_code_is_found() {
-        let text = "//! A.\nfn f() {\n    todo!();\n    std::unimplemented! (\"later\");\n    let _ = dbg!(1);\n}\n";
+        let text =
+            "//! A.\nfn f() {\n    todo!();\n    std::unimplemented! (\"later\");\n    let _ = dbg!(1);\n}\n";
         let faults = source_faults(Path::new("a.rs"), text);
         let expected = [
             "a.rs:3: `todo!` is unfinished code",
@@ -205,11 +178,7 @@ mod tests {
         let text = "//! A.\n#[test]\n#[ignore = \"slow\"]\nfn f() {}\n";
         assert_eq!(
             source_faults(Path::new("a.rs"), text),
-            [Fault::new(
-                Path::new("a.rs"),
-                3,
-                "an ignored test tests nothing: mend it or remove it"
-            )]
+            [Fault::new(Path::new("a.rs"), 3, "an ignored test tests nothing: mend it or remove it")]
         );
     }
 
@@ -236,16 +205,8 @@ mod tests {
         fs::write(root.join("target/made.rs"), "todo!()").unwrap();
         fs::write(root.join("host/core/src/lib.rs"), "//! A.\n").unwrap();
         check(&root).unwrap();
-        fs::write(
-            root.join("host/core/src/lib.rs"),
-            "//! A.\nuse std::time::Instant;\n",
-        )
-        .unwrap();
-        fs::write(
-            root.join("host/core/Cargo.toml"),
-            "[dependencies]\ntokio = \"1\"\n",
-        )
-        .unwrap();
+        fs::write(root.join("host/core/src/lib.rs"), "//! A.\nuse std::time::Instant;\n").unwrap();
+        fs::write(root.join("host/core/Cargo.toml"), "[dependencies]\ntokio = \"1\"\n").unwrap();
         fs::write(root.join("README.md"), "[gone](docs/gone.md)\n").unwrap();
         let error = check(&root).unwrap_err();
         assert_eq!(error.to_string(), "tidy: 3 rules are broken");

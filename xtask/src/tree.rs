@@ -33,10 +33,7 @@ impl Tree {
         // Cargo says where it found the package; the path from compile time is for direct calls.
         let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
             .unwrap_or_else(|| OsString::from(env!("CARGO_MANIFEST_DIR")));
-        let root = Path::new(&manifest)
-            .parent()
-            .context("xtask has no parent folder")?
-            .to_owned();
+        let root = Path::new(&manifest).parent().context("xtask has no parent folder")?.to_owned();
         ensure!(
             root.join("Cargo.toml").is_file(),
             "`{}` is no workspace: call this as `cargo xtask` inside the repository",
@@ -91,17 +88,15 @@ fn crates_in(folder: &Path) -> anyhow::Result<Vec<WasmCrate>> {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
-    for entry in
-        fs::read_dir(folder).with_context(|| format!("can't list `{}`", folder.display()))?
-    {
+    for entry in fs::read_dir(folder).with_context(|| format!("can't list `{}`", folder.display()))? {
         let manifest = entry?.path().join("Cargo.toml");
         if !manifest.is_file() {
             continue;
         }
-        let text = fs::read_to_string(&manifest)
-            .with_context(|| format!("can't read `{}`", manifest.display()))?;
-        let package = package_name(&text)
-            .with_context(|| format!("`{}` names no package", manifest.display()))?;
+        let text =
+            fs::read_to_string(&manifest).with_context(|| format!("can't read `{}`", manifest.display()))?;
+        let package =
+            package_name(&text).with_context(|| format!("`{}` names no package", manifest.display()))?;
         found.push(WasmCrate { package });
     }
     found.sort_by(|a, b| a.package.cmp(&b.package));
@@ -110,11 +105,7 @@ fn crates_in(folder: &Path) -> anyhow::Result<Vec<WasmCrate>> {
 
 /// The `name` of `[package]`.
 fn package_name(manifest: &str) -> Option<String> {
-    let package = manifest
-        .lines()
-        .map(str::trim)
-        .skip_while(|line| *line != "[package]")
-        .skip(1);
+    let package = manifest.lines().map(str::trim).skip_while(|line| *line != "[package]").skip(1);
     package
         .take_while(|line| !line.starts_with('['))
         .filter_map(|line| line.split_once('='))
@@ -130,17 +121,12 @@ mod tests {
     fn the_package_is_named_in_its_own_section() {
         let manifest = "[lib]\nname = \"other\"\n[package]\nversion = \"1\"\nname = \"profile-updater\"\n[[bin]]\nname = \"x\"\n";
         assert_eq!(package_name(manifest).as_deref(), Some("profile-updater"));
-        assert_eq!(
-            package_name("[package]\nversion = \"1\"\n[lib]\nname = \"other\"\n"),
-            None
-        );
+        assert_eq!(package_name("[package]\nversion = \"1\"\n[lib]\nname = \"other\"\n"), None);
     }
 
     #[test]
     fn a_crate_becomes_a_file_with_underscores() {
-        let plugin = WasmCrate {
-            package: "profile-updater".into(),
-        };
+        let plugin = WasmCrate { package: "profile-updater".into() };
         assert_eq!(plugin.file_name(), "profile_updater.wasm");
     }
 }

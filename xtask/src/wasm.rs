@@ -59,11 +59,7 @@ fn bring_target(tree: &Tree) -> anyhow::Result<()> {
     if process::answer(Command::new("rustup").arg("--version")).is_none() {
         bail!("the compiler has no target {TARGET}, and there is no rustup that could add it");
     }
-    process::call(
-        Command::new("rustup")
-            .args(["target", "add", TARGET])
-            .current_dir(tree.root()),
-    )?;
+    process::call(Command::new("rustup").args(["target", "add", TARGET]).current_dir(tree.root()))?;
     if !target_is_there(tree) {
         bail!(
             "rustup has added {TARGET}, but the compiler in use does not have it: is another rustc first in PATH?"
@@ -76,8 +72,6 @@ fn bring_target(tree: &Tree) -> anyhow::Result<()> {
 fn target_is_there(tree: &Tree) -> bool {
     let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = Command::new(compiler);
-    command
-        .args(["--print", "target-libdir", "--target", TARGET])
-        .current_dir(tree.root());
+    command.args(["--print", "target-libdir", "--target", TARGET]).current_dir(tree.root());
     process::answer(&mut command).is_some_and(|folder| PathBuf::from(folder).is_dir())
 }

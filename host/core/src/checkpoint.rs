@@ -41,12 +41,7 @@ pub struct Checkpoints {
 impl Checkpoints {
     /// Nothing was told yet.
     pub fn new(epoch: u64) -> Checkpoints {
-        Checkpoints {
-            epoch,
-            plugins: BTreeMap::new(),
-            changed: false,
-            next: Tick(0),
-        }
+        Checkpoints { epoch, plugins: BTreeMap::new(), changed: false, next: Tick(0) }
     }
 
     /// What the earlier owner left; of another epoch it says nothing. Entries of plugins that this host doesn't know
@@ -70,11 +65,7 @@ impl Checkpoints {
             None => self.plugins.entry(plugin.clone()).or_default(),
         };
         progress.highest = progress.highest.max(sequence);
-        progress
-            .open
-            .entry(sequence)
-            .or_insert_with(|| (user.clone(), 0))
-            .1 += 1;
+        progress.open.entry(sequence).or_insert_with(|| (user.clone(), 0)).1 += 1;
     }
 
     /// A transition is settled for a plugin.
@@ -110,14 +101,8 @@ impl Checkpoints {
     /// The document as it is now; before a release.
     pub fn document_now(&mut self) -> CheckpointDocument {
         self.changed = false;
-        let plugins = self
-            .plugins
-            .iter()
-            .map(|(name, progress)| (name.to_string(), progress.checkpoint()));
-        CheckpointDocument {
-            epoch: self.epoch,
-            plugins: plugins.collect(),
-        }
+        let plugins = self.plugins.iter().map(|(name, progress)| (name.to_string(), progress.checkpoint()));
+        CheckpointDocument { epoch: self.epoch, plugins: plugins.collect() }
     }
 }
 
@@ -165,10 +150,7 @@ mod tests {
             checkpoints.handle_settled("p", &user(at), Sequence(at as u64));
         }
         let document = checkpoints.poll_document(Tick(1000)).unwrap();
-        let expected = PluginCheckpoint {
-            up_to: Sequence(10),
-            except: vec![user(4)],
-        };
+        let expected = PluginCheckpoint { up_to: Sequence(10), except: vec![user(4)] };
         assert_eq!(document.plugins["p"], expected);
         assert!(is_due(&expected, &user(4), Sequence(4)));
         assert!(is_due(&expected, &user(3), Sequence(11)));
@@ -181,10 +163,7 @@ mod tests {
         let mut checkpoints = Checkpoints::new(5);
         checkpoints.handle_issued(&plugin, &user(1), Sequence(1));
         checkpoints.handle_issued(&plugin, &user(1), Sequence(1));
-        let left = |except| PluginCheckpoint {
-            up_to: Sequence(1),
-            except,
-        };
+        let left = |except| PluginCheckpoint { up_to: Sequence(1), except };
         for except in [vec![user(1)], vec![]] {
             checkpoints.handle_settled("p", &user(1), Sequence(1));
             assert_eq!(checkpoints.document_now().plugins["p"], left(except));
@@ -209,24 +188,13 @@ mod tests {
     #[test]
     fn entries_of_unknown_plugins_are_kept_and_those_of_another_epoch_are_not() {
         let mut checkpoints = Checkpoints::new(5);
-        let old = PluginCheckpoint {
-            up_to: Sequence(77),
-            except: vec![user(1), user(2)],
-        };
-        let mut document = CheckpointDocument {
-            epoch: 5,
-            plugins: BTreeMap::from([("old".into(), old.clone())]),
-        };
+        let old = PluginCheckpoint { up_to: Sequence(77), except: vec![user(1), user(2)] };
+        let mut document =
+            CheckpointDocument { epoch: 5, plugins: BTreeMap::from([("old".into(), old.clone())]) };
         checkpoints.handle_loaded(&document);
         assert_eq!(checkpoints.document_now(), document);
         checkpoints.handle_settled("old", &user(1), Sequence(60));
-        document.plugins.insert(
-            "old".into(),
-            PluginCheckpoint {
-                except: vec![user(2)],
-                ..old
-            },
-        );
+        document.plugins.insert("old".into(), PluginCheckpoint { except: vec![user(2)], ..old });
         assert_eq!(checkpoints.document_now(), document);
         document.epoch = 4;
         let mut other = Checkpoints::new(5);

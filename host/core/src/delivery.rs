@@ -40,8 +40,7 @@ pub use breaker::BREAKER_AFTER;
 use breaker::Breaker;
 use lanes::{Item, Lanes, State};
 pub use words::{
-    Counters, DeadLetterReason, DeliveryConfig, Depth, Job, JobId, Payload, Settled, Settlement,
-    Verdict,
+    Counters, DeadLetterReason, DeliveryConfig, Depth, Job, JobId, Payload, Settled, Settlement, Verdict,
 };
 
 #[derive(Debug)]
@@ -108,10 +107,7 @@ impl Delivery {
             Payload::Cleanup(sweep) => {
                 self.barriers += usize::from(sweep.scope == Scope::Everything);
                 self.waiting += 1;
-                self.cleanups.push_back(Cleanup {
-                    item: Item::new(payload),
-                    due: now,
-                });
+                self.cleanups.push_back(Cleanup { item: Item::new(payload), due: now });
             }
             Payload::Session(event) => {
                 let lane = self.lanes.find(&payload);
@@ -129,10 +125,7 @@ impl Delivery {
                 match lane {
                     Some(lane) if self.lanes.get(lane).revision() >= transition.revision => {
                         self.counters.coalesced += 1;
-                        self.settled.push_back(Settled {
-                            payload,
-                            settlement: Settlement::Superseded,
-                        });
+                        self.settled.push_back(Settled { payload, settlement: Settlement::Superseded });
                     }
                     Some(lane) if self.lags(lane) => self.replace(lane, payload),
                     _ => self.append(lane, payload),
@@ -147,9 +140,7 @@ impl Delivery {
             return;
         };
         let running = self.running.swap_remove(at);
-        let opened = self
-            .breaker
-            .handle_verdict(now, job, &verdict, self.config.max_backoff);
+        let opened = self.breaker.handle_verdict(now, job, &verdict, self.config.max_backoff);
         self.counters.breaker_opened += u64::from(opened);
         match running.lane {
             None => self.cleanup_verdict(now, verdict),
@@ -215,11 +206,7 @@ impl Delivery {
         if self.running.len() >= self.config.concurrency as usize || self.cleaning || self.held {
             return None;
         }
-        let paused = self
-            .pauses
-            .first()
-            .map(|(due, _)| *due)
-            .filter(|_| self.barriers == 0);
+        let paused = self.pauses.first().map(|(due, _)| *due).filter(|_| self.barriers == 0);
         let cleanup = self.cleanups.front().map(|cleanup| cleanup.due);
         let due = match (paused, cleanup) {
             (Some(paused), Some(cleanup)) => Some(paused.min(cleanup)),
@@ -237,10 +224,8 @@ impl Delivery {
 
     /// How much there is.
     pub fn depth(&self) -> Depth {
-        let paused_cleanup = self
-            .cleanups
-            .front()
-            .is_some_and(|cleanup| cleanup.item.tries > 0 && !self.cleaning);
+        let paused_cleanup =
+            self.cleanups.front().is_some_and(|cleanup| cleanup.item.tries > 0 && !self.cleaning);
         let backing_off = self.pauses.len() + usize::from(paused_cleanup);
         Depth {
             queued: self.waiting - backing_off - self.running.len(),
@@ -268,9 +253,7 @@ impl Delivery {
     pub fn unsettled_list(&self, limit: usize) -> Vec<(Payload, u32, String)> {
         let cleanups = self.cleanups.iter().map(|cleanup| &cleanup.item);
         let items = cleanups.chain(self.lanes.items()).take(limit);
-        items
-            .map(|item| (item.payload.clone(), item.tries, item.error().to_owned()))
-            .collect()
+        items.map(|item| (item.payload.clone(), item.tries, item.error().to_owned())).collect()
     }
 
     fn is_full(&self) -> bool {
@@ -319,25 +302,17 @@ impl Delivery {
             _ => return,
         };
         let entry = self.lanes.get_mut(lane);
-        let kept = if entry.state == State::Running {
-            entry.rest.back_mut()
-        } else {
-            Some(&mut entry.head)
-        };
-        if let Some(Item {
-            payload: Payload::Status(transition),
-            ..
-        }) = kept
+        let kept = if entry.state == State::Running { entry.rest.back_mut() } else { Some(&mut entry.head) };
+        if let Some(Item { payload: Payload::Status(transition), .. }) = kept
             && transition.previous != previous
         {
             Arc::make_mut(transition).previous = previous;
         }
         self.waiting -= items.len();
         self.counters.coalesced += items.len() as u64;
-        let superseded = items.into_iter().map(|item| Settled {
-            payload: item.payload,
-            settlement: Settlement::Superseded,
-        });
+        let superseded = items
+            .into_iter()
+            .map(|item| Settled { payload: item.payload, settlement: Settlement::Superseded });
         self.settled.extend(superseded);
     }
 
@@ -346,12 +321,7 @@ impl Delivery {
         self.next_job += 1;
         self.running.push(Running { job: id, lane });
         self.breaker.handle_start(id);
-        Job {
-            id,
-            payload,
-            attempt,
-            generation: self.generation,
-        }
+        Job { id, payload, attempt, generation: self.generation }
     }
 
     fn lane_verdict(&mut self, now: Tick, lane: u32, verdict: Verdict, free: bool) {
@@ -362,14 +332,7 @@ impl Delivery {
             Verdict::Reject(error) => {
                 let attempts = self.lanes.get(lane).head.tries;
                 let reason = DeadLetterReason::Rejected;
-                return self.finish(
-                    lane,
-                    Settlement::DeadLetter {
-                        reason,
-                        error,
-                        attempts,
-                    },
-                );
+                return self.finish(lane, Settlement::DeadLetter { reason, error, attempts });
             }
             Verdict::Cut => {
                 let entry = self.lanes.get_mut(lane);
@@ -389,20 +352,9 @@ impl Delivery {
             head.used += 1;
         }
         if head.used >= attempts && (trapped || !is_status) {
-            let reason = if trapped {
-                DeadLetterReason::Crashed
-            } else {
-                DeadLetterReason::Exhausted
-            };
+            let reason = if trapped { DeadLetterReason::Crashed } else { DeadLetterReason::Exhausted };
             let attempts = head.tries;
-            return self.finish(
-                lane,
-                Settlement::DeadLetter {
-                    reason,
-                    error,
-                    attempts,
-                },
-            );
+            return self.finish(lane, Settlement::DeadLetter { reason, error, attempts });
         }
         let failures = head.failures;
         head.error = Some(error.into());
@@ -444,10 +396,7 @@ impl Delivery {
             }
             None => self.lanes.remove(lane).payload,
         };
-        self.settled.push_back(Settled {
-            payload,
-            settlement,
-        });
+        self.settled.push_back(Settled { payload, settlement });
     }
 
     fn cleanup_verdict(&mut self, now: Tick, verdict: Verdict) {
@@ -460,11 +409,7 @@ impl Delivery {
             Verdict::Reject(error) => {
                 let attempts = cleanup.item.tries;
                 let reason = DeadLetterReason::Rejected;
-                return self.finish_cleanup(Settlement::DeadLetter {
-                    reason,
-                    error,
-                    attempts,
-                });
+                return self.finish_cleanup(Settlement::DeadLetter { reason, error, attempts });
             }
             Verdict::Cut => {
                 cleanup.item.tries -= 1;
@@ -479,11 +424,7 @@ impl Delivery {
         cleanup.item.used += u32::from(trapped);
         if cleanup.item.used >= self.config.attempts {
             let (reason, attempts) = (DeadLetterReason::Crashed, cleanup.item.tries);
-            return self.finish_cleanup(Settlement::DeadLetter {
-                reason,
-                error,
-                attempts,
-            });
+            return self.finish_cleanup(Settlement::DeadLetter { reason, error, attempts });
         }
         self.counters.retries += 1;
         let pause = match wish {
@@ -502,28 +443,12 @@ impl Delivery {
         if let Payload::Cleanup(sweep) = &cleanup.item.payload {
             self.barriers -= usize::from(sweep.scope == Scope::Everything);
         }
-        self.settled.push_back(Settled {
-            payload: cleanup.item.payload,
-            settlement,
-        });
+        self.settled.push_back(Settled { payload: cleanup.item.payload, settlement });
     }
 
-    fn give_up(
-        &mut self,
-        payload: Payload,
-        reason: DeadLetterReason,
-        error: String,
-        attempts: u32,
-    ) {
-        let settlement = Settlement::DeadLetter {
-            reason,
-            error,
-            attempts,
-        };
-        self.settled.push_back(Settled {
-            payload,
-            settlement,
-        });
+    fn give_up(&mut self, payload: Payload, reason: DeadLetterReason, error: String, attempts: u32) {
+        let settlement = Settlement::DeadLetter { reason, error, attempts };
+        self.settled.push_back(Settled { payload, settlement });
     }
 }
 

@@ -44,9 +44,7 @@ impl Key {
     /// The bucket that holds it.
     pub fn bucket(&self) -> Bucket {
         match self {
-            Key::Sessions(..) | Key::Owner(_) | Key::User(..) | Key::Checkpoint(_) => {
-                Bucket::Sessions
-            }
+            Key::Sessions(..) | Key::Owner(_) | Key::User(..) | Key::Checkpoint(_) => Bucket::Sessions,
             Key::Instance(_) | Key::Boot | Key::Meta => Bucket::Instances,
         }
     }

@@ -67,11 +67,7 @@ pub struct Attributes(Option<Arc<Vec<(String, String)>>>);
 impl Attributes {
     /// Keeps the order given.
     pub fn new(pairs: Vec<(String, String)>) -> Attributes {
-        Attributes(if pairs.is_empty() {
-            None
-        } else {
-            Some(Arc::new(pairs))
-        })
+        Attributes(if pairs.is_empty() { None } else { Some(Arc::new(pairs)) })
     }
 
     /// The pairs in their order.

@@ -241,8 +241,6 @@ pub(crate) fn stable_hash(bytes: &[u8]) -> u64 {
 }
 
 /// A point in a store's order of writes; 0 stands for "never written".
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Sequence(pub u64);

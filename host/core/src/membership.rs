@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::documents::{
-    BootPhase, BootRecord, Change, Claim, Document, Expect, InstanceRecord, InstanceState, Key,
-    Layout, MetaRecord, Update,
+    BootPhase, BootRecord, Change, Claim, Document, Expect, InstanceRecord, InstanceState, Key, Layout,
+    MetaRecord, Update,
 };
 use crate::ids::{InstanceId, PartitionId, Sequence, stable_hash};
 use crate::time::{Now, Tick, Timestamp};
@@ -202,17 +202,9 @@ impl Membership {
             Phase::Loading => match meta {
                 None => {
                     self.phase = Phase::CreatingMeta;
-                    let record = MetaRecord {
-                        format: FORMAT,
-                        layout: self.config.layout,
-                        epoch: self.config.epoch,
-                    };
-                    self.write(
-                        Key::Meta,
-                        Document::Meta(record),
-                        Expect::Last(Sequence(0)),
-                        None,
-                    );
+                    let record =
+                        MetaRecord { format: FORMAT, layout: self.config.layout, epoch: self.config.epoch };
+                    self.write(Key::Meta, Document::Meta(record), Expect::Last(Sequence(0)), None);
                 }
                 Some(meta) => self.join(now, meta),
             },
@@ -240,20 +232,14 @@ impl Membership {
     pub fn handle_written(&mut self, now: Now, key: &Key, result: Result<Sequence, NotWritten>) {
         match (key, result) {
             (Key::Meta, Ok(_)) => {
-                let meta = MetaRecord {
-                    format: FORMAT,
-                    layout: self.config.layout,
-                    epoch: self.config.epoch,
-                };
+                let meta =
+                    MetaRecord { format: FORMAT, layout: self.config.layout, epoch: self.config.epoch };
                 self.join(now, meta);
             }
             (Key::Meta | Key::Boot, Err(_)) => {
                 // Somebody else was first: look what he wrote.
-                self.phase = if self.phase == Phase::CreatingMeta {
-                    Phase::Loading
-                } else {
-                    Phase::Surveying
-                };
+                self.phase =
+                    if self.phase == Phase::CreatingMeta { Phase::Loading } else { Phase::Surveying };
                 self.boot_due = None;
                 self.effects.push_back(MembershipEffect::Load(Sequence(0)));
             }
@@ -263,12 +249,10 @@ impl Membership {
                 self.claiming.remove(partition);
                 self.loading.insert(*partition);
                 self.owned.insert(*partition, sequence);
-                self.effects
-                    .push_back(MembershipEffect::Own(*partition, sequence));
+                self.effects.push_back(MembershipEffect::Own(*partition, sequence));
             }
             (Key::Owner(partition), Err(_)) if self.claiming.contains(partition) => {
-                self.effects
-                    .push_back(MembershipEffect::ReadOwner(*partition));
+                self.effects.push_back(MembershipEffect::ReadOwner(*partition));
             }
             _ => {}
         }
@@ -280,16 +264,8 @@ impl Membership {
             return;
         }
         let last = owner.map_or(Sequence(0), |(sequence, _)| sequence);
-        let claim = Claim {
-            instance: Some(self.config.instance),
-            nonce: self.config.nonce,
-        };
-        self.write(
-            Key::Owner(partition),
-            Document::Owner(claim),
-            Expect::Last(last),
-            None,
-        );
+        let claim = Claim { instance: Some(self.config.instance), nonce: self.config.nonce };
+        self.write(Key::Owner(partition), Document::Owner(claim), Expect::Last(last), None);
     }
 
     /// The hook `cleanup` with `everything` is settled for every plugin.
@@ -307,10 +283,7 @@ impl Membership {
 
     /// The host was told to stop: it takes no more clients; [`Membership::handle_leave`] comes when it is done.
     pub fn handle_drain(&mut self, now: Now) {
-        if matches!(
-            self.phase,
-            Phase::Leaving | Phase::Left | Phase::Failed | Phase::Draining
-        ) {
+        if matches!(self.phase, Phase::Leaving | Phase::Left | Phase::Failed | Phase::Draining) {
             return;
         }
         self.phase = Phase::Draining;
@@ -328,16 +301,8 @@ impl Membership {
         }
         self.phase = Phase::Leaving;
         for (partition, claim) in std::mem::take(&mut self.owned) {
-            let released = Claim {
-                instance: None,
-                nonce: self.config.nonce,
-            };
-            self.write(
-                Key::Owner(partition),
-                Document::Owner(released),
-                Expect::Last(claim),
-                None,
-            );
+            let released = Claim { instance: None, nonce: self.config.nonce };
+            self.write(Key::Owner(partition), Document::Owner(released), Expect::Last(claim), None);
         }
         self.lease.next = None;
         if self.lease.sent.is_none() {
@@ -379,9 +344,7 @@ impl Membership {
 
     /// True if no other instance is ready, joining or draining: who has no session here has none.
     pub fn is_last(&self) -> bool {
-        self.others
-            .values()
-            .all(|other| other.state == InstanceState::Dead)
+        self.others.values().all(|other| other.state == InstanceState::Dead)
     }
 
     /// The boot generation; 0 before the boot.
@@ -415,19 +378,12 @@ impl Membership {
     }
 
     fn write(&mut self, key: Key, document: Document, expect: Expect, lease: Option<Duration>) {
-        self.effects.push_back(MembershipEffect::Write {
-            key,
-            document,
-            expect,
-            lease,
-        });
+        self.effects.push_back(MembershipEffect::Write { key, document, expect, lease });
     }
 
     fn take(&mut self, key: &Key, sequence: Sequence, document: &Document) {
         match (key, document) {
-            (Key::Instance(instance), Document::Instance(record))
-                if *instance != self.config.instance =>
-            {
+            (Key::Instance(instance), Document::Instance(record)) if *instance != self.config.instance => {
                 self.others.insert(*instance, record.clone());
             }
             (Key::Boot, Document::Boot(record)) => {
@@ -443,10 +399,7 @@ impl Membership {
         let error = if meta.format != FORMAT {
             Some(MembershipError::Format { found: meta.format })
         } else if meta.layout != self.config.layout {
-            Some(MembershipError::Layout {
-                found: meta.layout,
-                wanted: self.config.layout,
-            })
+            Some(MembershipError::Layout { found: meta.layout, wanted: self.config.layout })
         } else {
             None
         };
@@ -475,12 +428,7 @@ impl Membership {
         };
         let key = Key::Instance(self.config.instance);
         let expect = Expect::Last(self.lease.sequence);
-        self.write(
-            key,
-            Document::Instance(record),
-            expect,
-            Some(self.config.instance_ttl),
-        );
+        self.write(key, Document::Instance(record), expect, Some(self.config.instance_ttl));
     }
 
     fn lease_written(&mut self, now: Now, result: Result<Sequence, NotWritten>) {
@@ -497,15 +445,12 @@ impl Membership {
                 self.lease.sequence = last;
                 self.lease.next = Some(now.tick);
             }
-            Err(NotWritten::Refused) => {
-                self.lease.next = Some(now.tick + self.config.instance_ttl / 6)
-            }
+            Err(NotWritten::Refused) => self.lease.next = Some(now.tick + self.config.instance_ttl / 6),
         }
         match self.phase {
             Phase::Joining if result.is_ok() => {
                 self.phase = Phase::Surveying;
-                self.effects
-                    .push_back(MembershipEffect::Load(self.lease.sequence));
+                self.effects.push_back(MembershipEffect::Load(self.lease.sequence));
             }
             Phase::Leaving => self.leave(),
             _ => {}
@@ -516,22 +461,18 @@ impl Membership {
         self.phase = Phase::Left;
         self.lease.next = None;
         if self.lease.sequence != Sequence(0) {
-            self.effects
-                .push_back(MembershipEffect::Leave(self.lease.sequence));
+            self.effects.push_back(MembershipEffect::Leave(self.lease.sequence));
         }
     }
 
     /// Looks who is there: is this a fresh start?
     fn survey(&mut self, now: Now) {
-        let open = self
+        let open = self.boot.is_some_and(|(_, boot)| boot.phase == BootPhase::Open);
+        let settled =
+            |other: &InstanceRecord| matches!(other.state, InstanceState::Ready | InstanceState::Draining);
+        let cleaner_lives = self
             .boot
-            .is_some_and(|(_, boot)| boot.phase == BootPhase::Open);
-        let settled = |other: &InstanceRecord| {
-            matches!(other.state, InstanceState::Ready | InstanceState::Draining)
-        };
-        let cleaner_lives = self.boot.is_some_and(|(_, boot)| {
-            boot.phase == BootPhase::Cleaning && self.others.contains_key(&boot.by)
-        });
+            .is_some_and(|(_, boot)| boot.phase == BootPhase::Cleaning && self.others.contains_key(&boot.by));
         if open && self.others.values().any(settled) {
             self.claim(now);
         } else if cleaner_lives {
@@ -560,8 +501,7 @@ impl Membership {
             BootPhase::Cleaning => {
                 self.phase = Phase::Cleaning;
                 let run = format!("{:x}-{}-0", self.epoch, boot.generation);
-                self.effects
-                    .push_back(MembershipEffect::Everything(run.into()));
+                self.effects.push_back(MembershipEffect::Everything(run.into()));
             }
             BootPhase::Open => self.claim(now),
         }
@@ -573,36 +513,21 @@ impl Membership {
         };
         self.phase = Phase::Opening;
         self.boot_due = None;
-        let open = BootRecord {
-            phase: BootPhase::Open,
-            ..boot
-        };
+        let open = BootRecord { phase: BootPhase::Open, ..boot };
         self.boot = Some((sequence, open));
-        self.write(
-            Key::Boot,
-            Document::Boot(open),
-            Expect::Last(sequence),
-            None,
-        );
+        self.write(Key::Boot, Document::Boot(open), Expect::Last(sequence), None);
     }
 
     fn claim(&mut self, now: Now) {
         self.phase = Phase::Claiming;
         self.state = InstanceState::Ready;
         self.renew(now);
-        let ready = self
-            .others
-            .iter()
-            .filter(|(_, other)| other.state == InstanceState::Ready);
-        let ready: Vec<InstanceId> = ready
-            .map(|(id, _)| *id)
-            .chain([self.config.instance])
-            .collect();
+        let ready = self.others.iter().filter(|(_, other)| other.state == InstanceState::Ready);
+        let ready: Vec<InstanceId> = ready.map(|(id, _)| *id).chain([self.config.instance]).collect();
         for partition in (0..self.config.layout.partitions).map(PartitionId) {
             if desired_owner(partition, &ready) == Some(self.config.instance) {
                 self.claiming.insert(partition);
-                self.effects
-                    .push_back(MembershipEffect::ReadOwner(partition));
+                self.effects.push_back(MembershipEffect::ReadOwner(partition));
             }
         }
         self.become_ready();

@@ -16,19 +16,13 @@ pub struct Backoff {
 impl Backoff {
     /// The pause after the first failure, the longest pause, and the seed of the jitter.
     pub fn new(first: Duration, longest: Duration, seed: u64) -> Backoff {
-        Backoff {
-            first,
-            longest,
-            state: seed,
-        }
+        Backoff { first, longest, state: seed }
     }
 
     /// The pause after so many failures in a row (from 1): `first` doubled with each, at most `longest`, of which
     /// a random half is left out so that many that failed together don't come back together.
     pub fn pause(&mut self, failures: u32) -> Duration {
-        let factor = 1_u32
-            .checked_shl(failures.saturating_sub(1))
-            .unwrap_or(u32::MAX);
+        let factor = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
         let full = self.first.saturating_mul(factor).min(self.longest);
         let share = (self.random() >> 11) as f64 / (1_u64 << 53) as f64;
         full.mul_f64(0.5 + share / 2.0)
@@ -61,20 +55,11 @@ mod tests {
         for failures in 1..100 {
             let full = (first * 2_u32.saturating_pow(failures - 1).min(10_000)).min(longest);
             let pause = backoff.pause(failures);
-            assert!(
-                pause >= full / 2 && pause <= full,
-                "{failures}: {pause:?} of {full:?}"
-            );
+            assert!(pause >= full / 2 && pause <= full, "{failures}: {pause:?} of {full:?}");
             seen.insert(pause);
         }
         assert!(seen.len() > 90, "the jitter is random");
-        assert_eq!(
-            backoff.wished(Duration::from_secs(7)),
-            Duration::from_secs(7)
-        );
-        assert_eq!(
-            backoff.wished(Duration::from_secs(7000)),
-            Duration::from_secs(300)
-        );
+        assert_eq!(backoff.wished(Duration::from_secs(7)), Duration::from_secs(7));
+        assert_eq!(backoff.wished(Duration::from_secs(7000)), Duration::from_secs(300));
     }
 }

@@ -142,14 +142,8 @@ impl LocalSessions {
         expires_at: Option<Timestamp>,
     ) -> SessionKey {
         debug_assert!(matches!(id, SessionId::Hosted(_)));
-        let id = if let SessionId::Hosted(id) = id {
-            id
-        } else {
-            0
-        };
-        let place = self
-            .table
-            .insert(user, Record::new(now, id, attributes, expires_at));
+        let id = if let SessionId::Hosted(id) = id { id } else { 0 };
+        let place = self.table.insert(user, Record::new(now, id, attributes, expires_at));
         self.online += 1;
         self.arm(now, place);
         self.touch(place);
@@ -271,11 +265,7 @@ impl LocalSessions {
     /// Timers: call at or after [`LocalSessions::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Now) {
         while let Some((tick, place)) = self.timers.pop_due(now.tick) {
-            if self
-                .table
-                .live(place)
-                .is_some_and(|record| record.armed == tick)
-            {
+            if self.table.live(place).is_some_and(|record| record.armed == tick) {
                 self.fire(now, place);
             }
         }
@@ -306,15 +296,9 @@ impl LocalSessions {
         });
         sessions.sort_unstable_by(|one, other| one.id.cmp(&other.id));
         let drained_until = self.drained_until.filter(|_| drained);
-        let document = SessionDocument {
-            sessions,
-            drained_until,
-        };
+        let document = SessionDocument { sessions, drained_until };
         let empty = document.sessions.is_empty() && drained_until.is_none();
-        Some(DocumentWrite {
-            user,
-            document: (!empty).then(|| Arc::new(document)),
-        })
+        Some(DocumentWrite { user, document: (!empty).then(|| Arc::new(document)) })
     }
 
     /// The next thing to do about a session.
@@ -334,10 +318,7 @@ impl LocalSessions {
 
     /// A live session.
     pub fn session(&self, key: SessionKey) -> Option<SessionView> {
-        let record = self
-            .table
-            .get(Place::of(key))
-            .filter(|record| record.ended.is_none())?;
+        let record = self.table.get(Place::of(key)).filter(|record| record.ended.is_none())?;
         Some(SessionView {
             id: SessionId::Hosted(record.id()),
             user: self.table.user(record.user).id.clone(),
@@ -378,10 +359,7 @@ impl LocalSessions {
             Mode::Online => self.online -= 1,
             Mode::Idle | Mode::AutomaticIdle => self.idle -= 1,
         }
-        record.ended = Some(Box::new(Ended {
-            at: now.wall,
-            reason,
-        }));
+        record.ended = Some(Box::new(Ended { at: now.wall, reason }));
         let (id, stage) = (record.id(), record.stage);
         self.ended.insert(id, place);
         self.touch(place);
@@ -397,10 +375,7 @@ impl LocalSessions {
         };
         let Some(ended) = &record.ended else { return };
         let duration_ms = ended.at.millis_since(record.connected_at);
-        let change = SessionChange::Disconnected {
-            reason: ended.reason.clone(),
-            duration_ms,
-        };
+        let change = SessionChange::Disconnected { reason: ended.reason.clone(), duration_ms };
         self.issue(place, change);
     }
 
@@ -416,8 +391,7 @@ impl LocalSessions {
             connected_at: record.connected_at,
             attributes: record.attributes.clone(),
         };
-        self.effects
-            .push_back(SessionEffect::Hook(SessionEvent { session, change }));
+        self.effects.push_back(SessionEffect::Hook(SessionEvent { session, change }));
     }
 
     /// The session changed: its user's document is to be written.
@@ -469,11 +443,7 @@ impl LocalSessions {
         let live = (self.online + self.idle) as usize;
         if self.timers.len() > TIMERS_PER_SESSION * live + SPARE_TIMERS {
             let table = &mut self.table;
-            self.timers.retain(|tick, place| {
-                table
-                    .live(*place)
-                    .is_some_and(|record| record.armed == tick)
-            });
+            self.timers.retain(|tick, place| table.live(*place).is_some_and(|record| record.armed == tick));
         }
     }
 
@@ -505,10 +475,7 @@ impl LocalSessions {
 
     fn end_by_host(&mut self, now: Now, place: Place, reason: &'static str) {
         self.end(now, place, reason.into());
-        self.effects.push_back(SessionEffect::End {
-            key: place.key(),
-            reason: reason.into(),
-        });
+        self.effects.push_back(SessionEffect::End { key: place.key(), reason: reason.into() });
     }
 }
 
@@ -516,21 +483,14 @@ impl Record {
     /// The first time at which something may have to be done. Expiry goes by the wall clock, which may be set:
     /// this is when it comes as the clock stands, and it is looked at again then.
     fn due(&self, now: Now, config: &SessionsConfig) -> Tick {
-        let expiry = self
-            .expires_at()
-            .map(|at| now.tick + Duration::from_millis(at.millis_since(now.wall)));
+        let expiry = self.expires_at().map(|at| now.tick + Duration::from_millis(at.millis_since(now.wall)));
         let due = [self.idle_due(config), expiry].into_iter().flatten();
         due.fold(self.liveness_due(config), Tick::min)
     }
 
     /// When a Ping is due, or, once it was sent, the end.
     fn liveness_due(&self, config: &SessionsConfig) -> Tick {
-        self.frame
-            + if self.pinged {
-                config.heartbeat_timeout
-            } else {
-                config.heartbeat
-            }
+        self.frame + if self.pinged { config.heartbeat_timeout } else { config.heartbeat }
     }
 
     /// When the session becomes idle by itself.

@@ -5,9 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// Wall-clock time: milliseconds since 1970, UTC. What users, records and plugins see.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(pub u64);
 
@@ -55,10 +53,7 @@ pub struct Now {
 impl Now {
     /// Both clocks at the same reading; for tests and benchmarks.
     pub fn at(millis: u64) -> Now {
-        Now {
-            wall: Timestamp(millis),
-            tick: Tick(millis),
-        }
+        Now { wall: Timestamp(millis), tick: Tick(millis) }
     }
 }
 

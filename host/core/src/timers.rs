@@ -15,9 +15,7 @@ pub struct Timers<K> {
 impl<K: Ord> Timers<K> {
     /// No timers.
     pub fn new() -> Timers<K> {
-        Timers {
-            heap: BinaryHeap::new(),
-        }
+        Timers { heap: BinaryHeap::new() }
     }
 
     /// Adds an entry; one set before for the same key stays.

@@ -164,12 +164,8 @@ impl Tracker {
             return;
         };
         let presence = document.and_then(|document| {
-            let mut presence = Presence {
-                instance,
-                online: 0,
-                idle: 0,
-                drained_until: document.drained_until,
-            };
+            let mut presence =
+                Presence { instance, online: 0, idle: 0, drained_until: document.drained_until };
             for session in &document.sessions {
                 match (&session.ended, session.status) {
                     (Some(ended), _) => entry.last_end = entry.last_end.max(ended.at),
@@ -192,12 +188,7 @@ impl Tracker {
             let Some(entry) = self.users.get_mut(slot) else {
                 continue;
             };
-            if entry
-                .places
-                .as_slice()
-                .iter()
-                .any(|presence| presence.instance == instance)
-            {
+            if entry.places.as_slice().iter().any(|presence| presence.instance == instance) {
                 entry.places.set(instance, None);
                 entry.last_end = entry.last_end.max(now.wall);
                 self.decide_from(now, slot, last_renewal);
@@ -242,23 +233,15 @@ impl Tracker {
         self.in_flight.extend(self.decisions.drain(..count));
         self.head += count as u64;
         let records = self.in_flight.iter().filter_map(|decision| {
-            self.users
-                .get(decision.slot)
-                .map(|user| (user.id.clone(), decision.record))
+            self.users.get(decision.slot).map(|user| (user.id.clone(), decision.record))
         });
-        Some(StatusBatch {
-            partition: self.partition,
-            claim: self.claim,
-            records: records.collect(),
-        })
+        Some(StatusBatch { partition: self.partition, claim: self.claim, records: records.collect() })
     }
 
     /// The write in flight is in the store as far as `sequences` reach, in order; the rest of it was certainly not
     /// written and is asked for again by [`Tracker::poll_write`].
     pub fn handle_written(&mut self, sequences: &[Sequence]) {
-        let mut rest = self
-            .in_flight
-            .split_off(sequences.len().min(self.in_flight.len()));
+        let mut rest = self.in_flight.split_off(sequences.len().min(self.in_flight.len()));
         for (decision, sequence) in self.in_flight.drain(..).zip(sequences) {
             let Some(user) = self.users.get_mut(decision.slot) else {
                 continue;
@@ -292,11 +275,7 @@ impl Tracker {
     /// The next user to be forgotten: offline for longer than the retention, or one too many, the longest offline
     /// first. `settled` tells whether every plugin has heard the user's last status. The user's record is to be
     /// deleted from the store, under the claim.
-    pub fn poll_forgotten(
-        &mut self,
-        now: Now,
-        settled: impl Fn(&UserId) -> bool,
-    ) -> Option<UserId> {
+    pub fn poll_forgotten(&mut self, now: Now, settled: impl Fn(&UserId) -> bool) -> Option<UserId> {
         let total: u64 = self.counts.iter().sum();
         let crowded = total > self.config.max_users as u64;
         // Someone whose last status is still being delivered is passed over, a few at a time.
@@ -324,10 +303,7 @@ impl Tracker {
     pub fn known(&self, user: &UserId) -> Option<Known> {
         let entry = self.users.get(self.users.find(user)?)?;
         let record = entry.record(self.config.generation)?;
-        Some(Known {
-            record,
-            sessions: live(entry.places.as_slice()),
-        })
+        Some(Known { record, sessions: live(entry.places.as_slice()) })
     }
 
     /// Users by decided status: online, idle, offline.
@@ -352,9 +328,8 @@ impl Tracker {
 
     /// Drops a user of whom nothing was ever decided and nothing is known.
     fn drop_unheard_of(&mut self, slot: Slot) {
-        let unheard_of = |user: &crate::users::User| {
-            user.decided().is_none() && user.places.as_slice().is_empty()
-        };
+        let unheard_of =
+            |user: &crate::users::User| user.decided().is_none() && user.places.as_slice().is_empty();
         if self.users.get(slot).is_some_and(unheard_of) {
             self.users.remove(slot);
         }
@@ -377,17 +352,11 @@ impl Tracker {
             }
             return self.decide_now(now, slot);
         }
-        if user
-            .decided()
-            .is_none_or(|status| status == Status::Offline)
-        {
+        if user.decided().is_none_or(|status| status == Status::Offline) {
             // Nobody was told otherwise: an unknown offline user stays so without a hook.
             return;
         }
-        let hold = places
-            .iter()
-            .filter_map(|presence| presence.drained_until)
-            .max();
+        let hold = places.iter().filter_map(|presence| presence.drained_until).max();
         if self.leaving {
             if let Some(tick) = user.offline_due.take() {
                 self.due.remove(&(tick, slot));
@@ -439,11 +408,7 @@ impl Tracker {
                 self.offline.remove(&(user.since(), slot));
             }
         }
-        let last_end = if user.last_end == Timestamp(0) {
-            now.wall
-        } else {
-            user.last_end
-        };
+        let last_end = if user.last_end == Timestamp(0) { now.wall } else { user.last_end };
         let record = StatusRecord {
             status,
             since: now.wall,
@@ -457,11 +422,7 @@ impl Tracker {
         if status == Status::Offline {
             self.offline.insert((record.since, slot));
         }
-        self.enqueue(Decision {
-            slot,
-            previous,
-            record,
-        });
+        self.enqueue(Decision { slot, previous, record });
     }
 
     fn enqueue(&mut self, decision: Decision) {
@@ -481,10 +442,7 @@ impl Tracker {
 }
 
 fn live(places: &[Presence]) -> u32 {
-    places
-        .iter()
-        .map(|presence| presence.online + presence.idle)
-        .sum()
+    places.iter().map(|presence| presence.online + presence.idle).sum()
 }
 
 #[cfg(test)]

@@ -166,11 +166,7 @@ impl Users {
     pub(crate) fn find(&self, id: &UserId) -> Option<Slot> {
         let hash = self.hasher.hash_one(id);
         self.index
-            .find(hash, |slot| {
-                self.slots[*slot as usize]
-                    .as_ref()
-                    .is_some_and(|user| user.id == *id)
-            })
+            .find(hash, |slot| self.slots[*slot as usize].as_ref().is_some_and(|user| user.id == *id))
             .copied()
     }
 
@@ -184,21 +180,14 @@ impl Users {
         });
         self.slots[slot as usize] = Some(User::new(id.clone()));
         let (slots, hasher) = (&self.slots, &self.hasher);
-        let rehash = |slot: &Slot| {
-            slots[*slot as usize]
-                .as_ref()
-                .map_or(0, |user| hasher.hash_one(&user.id))
-        };
+        let rehash = |slot: &Slot| slots[*slot as usize].as_ref().map_or(0, |user| hasher.hash_one(&user.id));
         self.index.insert_unique(hasher.hash_one(id), slot, rehash);
         slot
     }
 
     pub(crate) fn remove(&mut self, slot: Slot) -> Option<User> {
         let user = self.slots[slot as usize].take()?;
-        if let Ok(entry) = self
-            .index
-            .find_entry(self.hasher.hash_one(&user.id), |other| *other == slot)
-        {
+        if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(&user.id), |other| *other == slot) {
             entry.remove();
         }
         self.free.push(slot);
@@ -215,10 +204,6 @@ impl Users {
 
     /// Every slot in use, in a fixed order.
     pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
-        self.slots
-            .iter()
-            .enumerate()
-            .filter(|(_, user)| user.is_some())
-            .map(|(slot, _)| slot as Slot)
+        self.slots.iter().enumerate().filter(|(_, user)| user.is_some()).map(|(slot, _)| slot as Slot)
     }
 }

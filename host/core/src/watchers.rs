@@ -112,13 +112,7 @@ impl Watchers {
             match watched.known {
                 Some((status, since, revision)) => {
                     let user = watched.user.clone();
-                    self.effects.push_back(WatchEffect::Tell {
-                        watcher,
-                        user,
-                        status,
-                        since,
-                        revision,
-                    });
+                    self.effects.push_back(WatchEffect::Tell { watcher, user, status, since, revision });
                 }
                 None => {
                     unknown.insert(slot);
@@ -166,10 +160,7 @@ impl Watchers {
             (record.status, record.since, record.revision)
         });
         let first = watched.known.is_none();
-        if watched
-            .known
-            .is_some_and(|(_, _, revision)| revision >= news.2)
-        {
+        if watched.known.is_some_and(|(_, _, revision)| revision >= news.2) {
             return;
         }
         watched.known = Some(news);
@@ -177,13 +168,7 @@ impl Watchers {
         self.effects.reserve(watched.watchers.len());
         for watcher in &watched.watchers {
             let (watcher, user) = (*watcher, watched.user.clone());
-            self.effects.push_back(WatchEffect::Tell {
-                watcher,
-                user,
-                status,
-                since,
-                revision,
-            });
+            self.effects.push_back(WatchEffect::Tell { watcher, user, status, since, revision });
         }
         if first {
             for watcher in watched.watchers.iter().copied().collect::<Vec<_>>() {
@@ -197,11 +182,7 @@ impl Watchers {
 
     /// Some news were missed: every watched user is read again.
     pub fn handle_missed(&mut self) {
-        let users = self
-            .slots
-            .iter()
-            .flatten()
-            .map(|watched| WatchEffect::Read(watched.user.clone()));
+        let users = self.slots.iter().flatten().map(|watched| WatchEffect::Read(watched.user.clone()));
         self.effects.extend(users);
     }
 
@@ -221,14 +202,10 @@ impl Watchers {
         let Some(requests) = self.watchers.get_mut(&watcher) else {
             return;
         };
-        while requests
-            .open
-            .front()
-            .is_some_and(|(_, unknown)| unknown.is_empty())
+        while requests.open.front().is_some_and(|(_, unknown)| unknown.is_empty())
             && let Some((request, _)) = requests.open.pop_front()
         {
-            self.effects
-                .push_back(WatchEffect::Done { watcher, request });
+            self.effects.push_back(WatchEffect::Done { watcher, request });
         }
         if requests.users.is_empty() && requests.open.is_empty() {
             self.watchers.remove(&watcher);
@@ -243,9 +220,7 @@ impl Watchers {
         if !watched.watchers.is_empty() {
             return;
         }
-        if let Ok(entry) = self
-            .index
-            .find_entry(self.hasher.hash_one(&watched.user), |other| *other == slot)
+        if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(&watched.user), |other| *other == slot)
         {
             entry.remove();
         }
@@ -254,11 +229,8 @@ impl Watchers {
     }
 
     fn find(&self, user: &UserId) -> Option<u32> {
-        let same = |slot: &u32| {
-            self.slots[*slot as usize]
-                .as_ref()
-                .is_some_and(|watched| watched.user == *user)
-        };
+        let same =
+            |slot: &u32| self.slots[*slot as usize].as_ref().is_some_and(|watched| watched.user == *user);
         self.index.find(self.hasher.hash_one(user), same).copied()
     }
 
@@ -268,11 +240,7 @@ impl Watchers {
         }
         let hash = self.hasher.hash_one(&user);
         self.effects.push_back(WatchEffect::Read(user.clone()));
-        let watched = Some(Watched {
-            user,
-            known: None,
-            watchers: BTreeSet::new(),
-        });
+        let watched = Some(Watched { user, known: None, watchers: BTreeSet::new() });
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = watched;
@@ -284,11 +252,8 @@ impl Watchers {
             }
         };
         let (slots, hasher) = (&self.slots, &self.hasher);
-        let rehash = |slot: &u32| {
-            slots[*slot as usize]
-                .as_ref()
-                .map_or(0, |watched| hasher.hash_one(&watched.user))
-        };
+        let rehash =
+            |slot: &u32| slots[*slot as usize].as_ref().map_or(0, |watched| hasher.hash_one(&watched.user));
         self.index.insert_unique(hash, slot, rehash);
         slot
     }

@@ -5,11 +5,7 @@ use crate::plugins::{self, PluginDescription};
 use crate::settings::{Grants, Limits, Settings};
 
 pub(super) fn run(settings: Settings) -> u8 {
-    let checked = block_on(plugins::check(
-        &settings.plugins,
-        &settings.host.data_dir,
-        compile_mode(),
-    ));
+    let checked = block_on(plugins::check(&settings.plugins, &settings.host.data_dir, compile_mode()));
     let mut descriptions = Vec::new();
     let mut wrong = false;
     for plugin in checked {
@@ -24,10 +20,7 @@ pub(super) fn run(settings: Settings) -> u8 {
     if wrong {
         return EXIT_CONFIGURATION;
     }
-    println!(
-        "clients {}, admin {}, store memory",
-        settings.host.listen, settings.host.admin
-    );
+    println!("clients {}, admin {}, store memory", settings.host.listen, settings.host.admin);
     if descriptions.is_empty() {
         println!("no plugins");
     } else {
@@ -37,11 +30,8 @@ pub(super) fn run(settings: Settings) -> u8 {
 }
 
 fn table(descriptions: &[PluginDescription]) -> String {
-    let mut rows = vec![
-        ["plugin", "digest", "hooks", "imports", "grants", "limits"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
+    let mut rows =
+        vec![["plugin", "digest", "hooks", "imports", "grants", "limits"].map(str::to_owned).to_vec()];
     for plugin in descriptions {
         let hooks: Vec<&str> = plugin.hooks.iter().map(|hook| hook.as_str()).collect();
         rows.push(vec![
@@ -79,32 +69,17 @@ fn short_imports(imports: &[String]) -> String {
         .filter(|name| *name != "types")
         .collect();
     short.sort_unstable();
-    if short.is_empty() {
-        "none beyond WASI".into()
-    } else {
-        short.join(" ")
-    }
+    if short.is_empty() { "none beyond WASI".into() } else { short.join(" ") }
 }
 
 fn grants(grants: &Grants) -> String {
     let http = grants.http.iter().map(|grant| {
-        let host = if grant.host.contains(':') {
-            format!("[{}]", grant.host)
-        } else {
-            grant.host.clone()
-        };
+        let host = if grant.host.contains(':') { format!("[{}]", grant.host) } else { grant.host.clone() };
         format!("http {}://{host}:{}", grant.scheme, grant.port)
     });
-    let keyvalue = grants
-        .keyvalue
-        .iter()
-        .map(|bucket| format!("keyvalue {bucket}"));
+    let keyvalue = grants.keyvalue.iter().map(|bucket| format!("keyvalue {bucket}"));
     let all: Vec<String> = http.chain(keyvalue).collect();
-    if all.is_empty() {
-        "none".into()
-    } else {
-        all.join(", ")
-    }
+    if all.is_empty() { "none".into() } else { all.join(", ") }
 }
 
 fn limits(limits: &Limits) -> String {

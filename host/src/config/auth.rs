@@ -25,23 +25,14 @@ pub(super) fn read(table: &mut Table<'_, '_>, host: &HostSettings, folder: &Path
         table.wrong(&mode, "must be \"none\" (loopback only) or \"jwt\"");
     } else if is_jwt {
         if !has_keys {
-            table.missing(
-                "key",
-                "is needed with auth.mode = \"jwt\": add at least one [[auth.key]]",
-            );
+            table.missing("key", "is needed with auth.mode = \"jwt\": add at least one [[auth.key]]");
         }
     } else {
         for found in [&issuer, &audience].into_iter().flatten() {
-            table.wrong(
-                found,
-                "means something with auth.mode = \"jwt\" only, and it is \"none\"",
-            );
+            table.wrong(found, "means something with auth.mode = \"jwt\" only, and it is \"none\"");
         }
         if has_keys {
-            table.missing(
-                "key",
-                "means something with auth.mode = \"jwt\" only, and it is \"none\"",
-            );
+            table.missing("key", "means something with auth.mode = \"jwt\" only, and it is \"none\"");
         }
         refuse_public(table, host);
     }
@@ -59,11 +50,7 @@ pub(super) fn read(table: &mut Table<'_, '_>, host: &HostSettings, folder: &Path
             WatchPolicy::Own
         }
         Some(_) => {
-            wrong_watch(
-                table,
-                watch.as_ref(),
-                "must be \"self\", \"anyone\" or \"claims\"",
-            );
+            wrong_watch(table, watch.as_ref(), "must be \"self\", \"anyone\" or \"claims\"");
             WatchPolicy::Own
         }
     };
@@ -75,11 +62,7 @@ pub(super) fn read(table: &mut Table<'_, '_>, host: &HostSettings, folder: &Path
         },
         false => AuthMode::None,
     };
-    AuthSettings {
-        mode,
-        watch: policy,
-        query_token,
-    }
+    AuthSettings { mode, watch: policy, query_token }
 }
 
 fn wrong_watch(table: &Table<'_, '_>, watch: Option<&super::Found<String>>, message: &str) {
@@ -90,8 +73,7 @@ fn wrong_watch(table: &Table<'_, '_>, watch: Option<&super::Found<String>>, mess
 
 /// Without authentication anyone who reaches a listener is anybody.
 fn refuse_public(table: &Table<'_, '_>, host: &HostSettings) {
-    let listeners: [(&str, SocketAddr); 2] =
-        [("host.listen", host.listen), ("host.admin", host.admin)];
+    let listeners: [(&str, SocketAddr); 2] = [("host.listen", host.listen), ("host.admin", host.admin)];
     for (name, address) in listeners {
         if !address.ip().is_loopback() {
             let message = format!(
@@ -110,13 +92,10 @@ fn read_keys(tables: Vec<Table<'_, '_>>, folder: &Path) -> Vec<AuthKey> {
     for mut table in tables {
         let id = table.string("id");
         match &id {
-            None if count > 1 => table.missing(
-                "id",
-                "is needed with more than one key: the token's `kid` names it",
-            ),
-            Some(id) if !ids.insert(id.value.clone()) => {
-                table.wrong(id, "names another key as well")
+            None if count > 1 => {
+                table.missing("id", "is needed with more than one key: the token's `kid` names it")
             }
+            Some(id) if !ids.insert(id.value.clone()) => table.wrong(id, "names another key as well"),
             _ => {}
         }
         let secret = table.string("secret");
@@ -151,10 +130,7 @@ fn read_keys(tables: Vec<Table<'_, '_>>, folder: &Path) -> Vec<AuthKey> {
             }
             "EdDSA" => {
                 if let Some(secret) = &secret {
-                    table.wrong(
-                        secret,
-                        "is for \"HS256\"; \"EdDSA\" has a `public_key_file`",
-                    );
+                    table.wrong(secret, "is for \"HS256\"; \"EdDSA\" has a `public_key_file`");
                 }
                 read_public_key(&table, file, folder).map(|bytes| (KeyAlgorithm::EdDsa, bytes))
             }
@@ -164,11 +140,7 @@ fn read_keys(tables: Vec<Table<'_, '_>>, folder: &Path) -> Vec<AuthKey> {
             }
         };
         if let Some((algorithm, material)) = material {
-            keys.push(AuthKey {
-                id: id.map(|id| id.value),
-                algorithm,
-                material: material.into(),
-            });
+            keys.push(AuthKey { id: id.map(|id| id.value), algorithm, material: material.into() });
         }
     }
     keys

@@ -11,19 +11,14 @@ use crate::settings::{DeliverySettings, Grants, HttpGrant, Initial, Limits, Plug
 
 pub(super) fn read(tables: Vec<Table<'_, '_>>, folder: &Path) -> Vec<PluginSettings> {
     let mut names = BTreeSet::new();
-    tables
-        .into_iter()
-        .filter_map(|mut table| read_plugin(&mut table, &mut names, folder))
-        .collect()
+    tables.into_iter().filter_map(|mut table| read_plugin(&mut table, &mut names, folder)).collect()
 }
 
 fn is_plugin_name(name: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     name.len() <= 64
         && name.bytes().next().is_some_and(word)
-        && name
-            .bytes()
-            .all(|byte| word(byte) || b"-_.".contains(&byte))
+        && name.bytes().all(|byte| word(byte) || b"-_.".contains(&byte))
 }
 
 fn read_plugin(
@@ -33,21 +28,12 @@ fn read_plugin(
 ) -> Option<PluginSettings> {
     let name = table.string("name");
     match &name {
-        None => table.missing(
-            "name",
-            "is needed: it names the plugin in logs, metrics and checkpoints",
-        ),
+        None => table.missing("name", "is needed: it names the plugin in logs, metrics and checkpoints"),
         Some(name) if !is_plugin_name(&name.value) => {
-            table.wrong(
-                name,
-                "must be 1 to 64 of a-z, 0-9, `-`, `_`, `.`, and begin with a letter or digit",
-            );
+            table.wrong(name, "must be 1 to 64 of a-z, 0-9, `-`, `_`, `.`, and begin with a letter or digit");
         }
         Some(name) if !names.insert(name.value.clone()) => {
-            table.wrong(
-                name,
-                &format!("\"{}\" is another plugin's name as well", name.value),
-            );
+            table.wrong(name, &format!("\"{}\" is another plugin's name as well", name.value));
         }
         Some(_) => {}
     }
@@ -93,10 +79,7 @@ fn read_grants(table: &mut Table<'_, '_>) -> Grants {
     let mut seen = BTreeSet::new();
     for grant in &http {
         if !seen.insert((grant.scheme.clone(), grant.host.clone(), grant.port)) {
-            let message = format!(
-                "grants {}://{}:{} twice",
-                grant.scheme, grant.host, grant.port
-            );
+            let message = format!("grants {}://{}:{} twice", grant.scheme, grant.host, grant.port);
             table.missing("http", &message);
         }
     }
@@ -119,16 +102,10 @@ fn read_origin_table(table: &mut Table<'_, '_>) -> Option<HttpGrant> {
     let addresses = table.strings("addresses");
     let mut nets = Vec::new();
     for address in addresses {
-        let net = address
-            .value
-            .parse()
-            .or_else(|_| address.value.parse::<IpAddr>().map(ipnet::IpNet::from));
+        let net = address.value.parse().or_else(|_| address.value.parse::<IpAddr>().map(ipnet::IpNet::from));
         match net {
             Ok(net) => nets.push(net),
-            Err(_) => table.wrong(
-                &address,
-                "must be an address or a range such as \"10.0.0.0/8\"",
-            ),
+            Err(_) => table.wrong(&address, "must be an address or a range such as \"10.0.0.0/8\""),
         }
     }
     let Some(origin) = origin else {
@@ -149,46 +126,25 @@ fn read_origin_table(table: &mut Table<'_, '_>) -> Option<HttpGrant> {
 
 /// `scheme://host[:port]`; a literal address is granted by itself.
 pub(super) fn parse_origin(text: &str) -> Result<HttpGrant, String> {
-    let wrong = |what: &str| {
-        format!("\"{text}\" {what}; write an origin such as \"https://api.example.com\"")
-    };
+    let wrong =
+        |what: &str| format!("\"{text}\" {what}; write an origin such as \"https://api.example.com\"");
     let uri: http::Uri = text.parse().map_err(|_| wrong("is not a URL"))?;
-    let scheme = uri
-        .scheme_str()
-        .filter(|scheme| matches!(*scheme, "http" | "https"));
+    let scheme = uri.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https"));
     let scheme = scheme.ok_or_else(|| wrong("must begin with http:// or https://"))?;
     let authority = uri.authority().ok_or_else(|| wrong("names no host"))?;
     if authority.as_str().contains('@') {
         return Err(wrong("must not hold a user or password"));
     }
-    if uri
-        .path_and_query()
-        .is_some_and(|path| path.as_str() != "/")
-    {
+    if uri.path_and_query().is_some_and(|path| path.as_str() != "/") {
         return Err(wrong("is more than an origin: a grant has no path"));
     }
-    let host = authority
-        .host()
-        .trim_end_matches('.')
-        .trim_matches(['[', ']'])
-        .to_ascii_lowercase();
+    let host = authority.host().trim_end_matches('.').trim_matches(['[', ']']).to_ascii_lowercase();
     if host.is_empty() || host.contains('*') {
         return Err(wrong("must name one host"));
     }
-    let port = authority
-        .port_u16()
-        .unwrap_or(if scheme == "https" { 443 } else { 80 });
-    let addresses = host
-        .parse::<IpAddr>()
-        .map(ipnet::IpNet::from)
-        .into_iter()
-        .collect();
-    Ok(HttpGrant {
-        scheme: scheme.to_owned(),
-        host,
-        port,
-        addresses,
-    })
+    let port = authority.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
+    let addresses = host.parse::<IpAddr>().map(ipnet::IpNet::from).into_iter().collect();
+    Ok(HttpGrant { scheme: scheme.to_owned(), host, port, addresses })
 }
 
 fn read_limits(table: &mut Table<'_, '_>) -> Limits {
@@ -204,21 +160,14 @@ fn read_limits(table: &mut Table<'_, '_>) -> Limits {
     if log.value > 16 << 20 {
         table.wrong(&log, "must be at most \"16MiB\"");
     }
-    Limits {
-        memory: memory.value,
-        deadline: deadline.value,
-        log: log.value,
-    }
+    Limits { memory: memory.value, deadline: deadline.value, log: log.value }
 }
 
 fn read_delivery(table: &mut Table<'_, '_>) -> DeliverySettings {
     let backoff = table.duration("backoff", Duration::from_millis(100));
     let max_backoff = table.duration("max_backoff", Duration::from_secs(30));
     if backoff.value.is_zero() {
-        table.wrong(
-            &backoff,
-            "can't be 0: a failing receiver would be called without a pause",
-        );
+        table.wrong(&backoff, "can't be 0: a failing receiver would be called without a pause");
     } else if max_backoff.value < backoff.value {
         let message = format!(
             "is {} and backoff is {}: the longest pause can't be shorter than the first",

@@ -41,22 +41,14 @@ pub(super) fn parse<'t>(document: &Document<'_>, text: &'t str) -> Option<Spanne
     let (parsed, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let line = error.span().map_or(0, |span| document.line(&span));
-        document.push(
-            line,
-            String::new(),
-            format!("is not TOML: {}", error.message().replace('\n', " ")),
-        );
+        document.push(line, String::new(), format!("is not TOML: {}", error.message().replace('\n', " ")));
     }
     errors.is_empty().then_some(parsed)
 }
 
 impl<'e> Document<'e> {
     pub(super) fn new(text: &str, env: &'e dyn Fn(&str) -> Option<String>) -> Document<'e> {
-        Document {
-            text: text.to_owned(),
-            env,
-            errors: RefCell::default(),
-        }
+        Document { text: text.to_owned(), env, errors: RefCell::default() }
     }
 
     pub(super) fn root<'d>(&'d self, parsed: &'d Spanned<DeTable<'d>>) -> Table<'d, 'e> {
@@ -77,36 +69,23 @@ impl<'e> Document<'e> {
     }
 
     fn line(&self, span: &Range<usize>) -> usize {
-        self.text
-            .as_bytes()
-            .iter()
-            .take(span.start)
-            .filter(|byte| **byte == b'\n')
-            .count()
-            + 1
+        self.text.as_bytes().iter().take(span.start).filter(|byte| **byte == b'\n').count() + 1
     }
 
     fn push(&self, line: usize, key: String, message: String) {
-        self.errors
-            .borrow_mut()
-            .push(ConfigError { line, key, message });
+        self.errors.borrow_mut().push(ConfigError { line, key, message });
     }
 }
 
 impl<'d, 'e> Table<'d, 'e> {
     /// Something is wrong with a value.
     pub(super) fn wrong<T>(&self, found: &Found<T>, message: &str) {
-        self.document
-            .push(found.line, found.key.clone(), message.to_owned());
+        self.document.push(found.line, found.key.clone(), message.to_owned());
     }
 
     /// Something is wrong with the table as a whole, or with a key that is not there.
     pub(super) fn missing(&self, key: &str, message: &str) {
-        self.document.push(
-            self.line,
-            format!("{}{key}", self.prefix),
-            message.to_owned(),
-        );
+        self.document.push(self.line, format!("{}{key}", self.prefix), message.to_owned());
     }
 
     /// The value, whatever it is.
@@ -114,11 +93,7 @@ impl<'d, 'e> Table<'d, 'e> {
         self.known.insert(key.to_owned());
         let value = self.table?.get(key)?;
         let line = self.document.line(&value.span());
-        Some(Found {
-            key: format!("{}{key}", self.prefix),
-            line,
-            value: value.get_ref(),
-        })
+        Some(Found { key: format!("{}{key}", self.prefix), line, value: value.get_ref() })
     }
 
     fn expect<T>(
@@ -129,11 +104,7 @@ impl<'d, 'e> Table<'d, 'e> {
     ) -> Option<Found<T>> {
         let found = self.any(key)?;
         match read(found.value) {
-            Some(value) => Some(Found {
-                key: found.key,
-                line: found.line,
-                value,
-            }),
+            Some(value) => Some(Found { key: found.key, line: found.line, value }),
             None => {
                 let message = format!("must be {wanted}, not {}", found.value.type_str());
                 self.wrong(&found, &message);
@@ -150,11 +121,7 @@ impl<'d, 'e> Table<'d, 'e> {
 
     fn expanded(&self, found: Found<&str>) -> Option<Found<String>> {
         match values::expand(found.value, self.document.env) {
-            Ok(value) => Some(Found {
-                key: found.key,
-                line: found.line,
-                value,
-            }),
+            Ok(value) => Some(Found { key: found.key, line: found.line, value }),
             Err(message) => {
                 self.wrong(&found, &message);
                 None
@@ -165,25 +132,15 @@ impl<'d, 'e> Table<'d, 'e> {
     /// A list of texts.
     pub(super) fn strings(&mut self, key: &str) -> Vec<Found<String>> {
         let items = self.items(key);
-        items
-            .iter()
-            .filter_map(|item| self.item_text(item))
-            .collect()
+        items.iter().filter_map(|item| self.item_text(item)).collect()
     }
 
     /// A text given as one item of a list.
     pub(super) fn item_text(&self, item: &Found<&'d DeValue<'d>>) -> Option<Found<String>> {
         match item.value.as_str() {
-            Some(text) => self.expanded(Found {
-                key: item.key.clone(),
-                line: item.line,
-                value: text,
-            }),
+            Some(text) => self.expanded(Found { key: item.key.clone(), line: item.line, value: text }),
             None => {
-                self.wrong(
-                    item,
-                    &format!("must be a text in quotes, not {}", item.value.type_str()),
-                );
+                self.wrong(item, &format!("must be a text in quotes, not {}", item.value.type_str()));
                 None
             }
         }
@@ -204,8 +161,7 @@ impl<'d, 'e> Table<'d, 'e> {
 
     /// Yes or no.
     pub(super) fn boolean(&mut self, key: &str, default: bool) -> bool {
-        self.expect(key, "true or false", DeValue::as_bool)
-            .map_or(default, |found| found.value)
+        self.expect(key, "true or false", DeValue::as_bool).map_or(default, |found| found.value)
     }
 
     /// A whole number within a range.
@@ -218,10 +174,7 @@ impl<'d, 'e> Table<'d, 'e> {
         match value.filter(|value| range.contains(value)) {
             Some(value) => value,
             None => {
-                self.wrong(
-                    &found,
-                    &format!("must be {wanted}, not {}", found.value.as_str()),
-                );
+                self.wrong(&found, &format!("must be {wanted}, not {}", found.value.as_str()));
                 default
             }
         }
@@ -234,20 +187,12 @@ impl<'d, 'e> Table<'d, 'e> {
         wanted: &str,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Found<T> {
-        let absent = Found {
-            key: format!("{}{key}", self.prefix),
-            line: self.line,
-            value: default,
-        };
+        let absent = Found { key: format!("{}{key}", self.prefix), line: self.line, value: default };
         let Some(found) = self.string(key) else {
             return absent;
         };
         match parse(&found.value) {
-            Some(value) => Found {
-                key: found.key,
-                line: found.line,
-                value,
-            },
+            Some(value) => Found { key: found.key, line: found.line, value },
             None => {
                 self.wrong(&found, &format!("\"{}\" is not {wanted}", found.value));
                 absent
@@ -257,31 +202,18 @@ impl<'d, 'e> Table<'d, 'e> {
 
     /// Such as `"5s"`.
     pub(super) fn duration(&mut self, key: &str, default: Duration) -> Found<Duration> {
-        self.parsed(
-            key,
-            default,
-            "a duration; write for example \"5s\" or \"1m30s\"",
-            values::duration,
-        )
+        self.parsed(key, default, "a duration; write for example \"5s\" or \"1m30s\"", values::duration)
     }
 
     /// Such as `"32MiB"`, in bytes.
     pub(super) fn size(&mut self, key: &str, default: u64) -> Found<u64> {
-        self.parsed(
-            key,
-            default,
-            "a size; write for example \"64KiB\" or \"32MiB\"",
-            values::size,
-        )
+        self.parsed(key, default, "a size; write for example \"64KiB\" or \"32MiB\"", values::size)
     }
 
     /// Such as `"127.0.0.1:7070"`.
     pub(super) fn address(&mut self, key: &str, default: &str) -> Found<SocketAddr> {
-        let default = default
-            .parse()
-            .unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 0)));
-        let wanted =
-            "an address with a port; write for example \"127.0.0.1:7070\" or \"[::]:7070\"";
+        let default = default.parse().unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 0)));
+        let wanted = "an address with a port; write for example \"127.0.0.1:7070\" or \"[::]:7070\"";
         self.parsed(key, default, wanted, |text| text.parse().ok())
     }
 
@@ -308,14 +240,8 @@ impl<'d, 'e> Table<'d, 'e> {
         for item in items {
             match item.value.as_table() {
                 Some(table) => {
-                    tables.push(self.inside(
-                        key,
-                        Some(Found {
-                            key: item.key,
-                            line: item.line,
-                            value: table,
-                        }),
-                    ));
+                    tables
+                        .push(self.inside(key, Some(Found { key: item.key, line: item.line, value: table })));
                 }
                 None => self.wrong(&item, &format!("must be a table, written as [[{key}]]")),
             }
@@ -339,53 +265,36 @@ impl<'d, 'e> Table<'d, 'e> {
     pub(super) fn json(&mut self, key: &str) -> Option<Found<serde_json::Value>> {
         let found = self.any(key)?;
         let value = self.to_json(&found.key, found.line, found.value);
-        Some(Found {
-            key: found.key,
-            line: found.line,
-            value,
-        })
+        Some(Found { key: found.key, line: found.line, value })
     }
 
     fn to_json(&self, key: &str, line: usize, value: &DeValue<'_>) -> serde_json::Value {
         use serde_json::Value;
         match value {
             DeValue::String(text) => {
-                let found = Found {
-                    key: key.to_owned(),
-                    line,
-                    value: text.as_ref(),
-                };
-                self.expanded(found)
-                    .map_or(Value::Null, |found| Value::String(found.value))
+                let found = Found { key: key.to_owned(), line, value: text.as_ref() };
+                self.expanded(found).map_or(Value::Null, |found| Value::String(found.value))
             }
             DeValue::Integer(number) => {
                 let parsed = i64::from_str_radix(number.as_str(), number.radix());
                 parsed.map_or(Value::Null, Value::from)
             }
-            DeValue::Float(number) => number
-                .as_str()
-                .parse::<f64>()
-                .map_or(Value::Null, Value::from),
+            DeValue::Float(number) => number.as_str().parse::<f64>().map_or(Value::Null, Value::from),
             DeValue::Boolean(value) => Value::Bool(*value),
             DeValue::Datetime(date) => Value::String(date.to_string()),
             DeValue::Array(items) => {
                 let item = |(at, item): (usize, &Spanned<DeValue<'_>>)| {
-                    self.to_json(
-                        &format!("{key}[{at}]"),
-                        self.document.line(&item.span()),
-                        item.get_ref(),
-                    )
+                    self.to_json(&format!("{key}[{at}]"), self.document.line(&item.span()), item.get_ref())
                 };
                 Value::Array(items.iter().enumerate().map(item).collect())
             }
             DeValue::Table(table) => {
-                let entry =
-                    |(name, item): (&Spanned<std::borrow::Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
-                        let name = name.get_ref().to_string();
-                        let line = self.document.line(&item.span());
-                        let value = self.to_json(&format!("{key}.{name}"), line, item.get_ref());
-                        (name, value)
-                    };
+                let entry = |(name, item): (&Spanned<std::borrow::Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
+                    let name = name.get_ref().to_string();
+                    let line = self.document.line(&item.span());
+                    let value = self.to_json(&format!("{key}.{name}"), line, item.get_ref());
+                    (name, value)
+                };
                 Value::Object(table.iter().map(entry).collect())
             }
         }
@@ -400,23 +309,14 @@ impl Drop for Table<'_, '_> {
             if self.known.contains(name) {
                 continue;
             }
-            let near = self
-                .known
-                .iter()
-                .map(|known| (strsim::damerau_levenshtein(known, name), known));
-            let near = near
-                .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
-                .min();
+            let near = self.known.iter().map(|known| (strsim::damerau_levenshtein(known, name), known));
+            let near = near.filter(|(distance, known)| *distance <= 1 + known.len() / 4).min();
             let known: Vec<&str> = self.known.iter().map(String::as_str).collect();
             let message = match near {
                 Some((_, known)) => format!("is not a key; did you mean `{known}`?"),
                 None => format!("is not a key; there are {}", known.join(", ")),
             };
-            self.document.push(
-                self.document.line(&key.span()),
-                format!("{}{name}", self.prefix),
-                message,
-            );
+            self.document.push(self.document.line(&key.span()), format!("{}{name}", self.prefix), message);
         }
     }
 }

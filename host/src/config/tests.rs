@@ -24,10 +24,7 @@ fn an_empty_file_has_every_default() {
     assert_eq!(settings.host.listen.to_string(), "127.0.0.1:7070");
     assert_eq!(settings.presence.offline_grace, Duration::from_secs(5));
     assert_eq!(settings.presence.idle_after, None);
-    assert_eq!(
-        (settings.cluster.partitions, settings.cluster.leaves),
-        (64, 16)
-    );
+    assert_eq!((settings.cluster.partitions, settings.cluster.leaves), (64, 16));
     assert!(matches!(settings.auth.mode, AuthMode::None));
     assert_eq!(settings.auth.watch, WatchPolicy::Anyone);
     assert!(settings.host.data_dir.is_absolute());
@@ -38,11 +35,7 @@ fn an_empty_file_has_every_default() {
 fn with_defaults(text: &str) -> String {
     let is_key = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
     let line = |line: &str| match line.strip_prefix("# ") {
-        Some(rest)
-            if rest
-                .split_once(" = ")
-                .is_some_and(|(key, _)| key.bytes().all(is_key)) =>
-        {
+        Some(rest) if rest.split_once(" = ").is_some_and(|(key, _)| key.bytes().all(is_key)) => {
             rest.to_owned()
         }
         _ => line.to_owned(),
@@ -59,14 +52,7 @@ fn the_example_is_valid_and_its_comments_tell_the_defaults() {
     let text = include_str!("../../../presence.toml");
     let example = check(text).unwrap();
     let switched_on = with_defaults(text);
-    assert!(
-        switched_on
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .count()
-            > 40,
-        "{switched_on}"
-    );
+    assert!(switched_on.lines().filter(|line| !line.starts_with('#')).count() > 40, "{switched_on}");
     let full = check(&switched_on).unwrap();
     assert_eq!(format!("{full:?}"), format!("{example:?}"));
     let plugin = &example.plugins[0];
@@ -74,10 +60,7 @@ fn the_example_is_valid_and_its_comments_tell_the_defaults() {
     assert_eq!(plugin.config, r#"{"url":"http://127.0.0.1:8090/profiles"}"#);
     assert_eq!(plugin.initial, Initial::Current);
     assert_eq!(plugin.grants.http[0].port, 8090);
-    assert_eq!(
-        plugin.grants.http[0].addresses,
-        ["127.0.0.1/32".parse().unwrap()]
-    );
+    assert_eq!(plugin.grants.http[0].addresses, ["127.0.0.1/32".parse().unwrap()]);
 }
 
 #[test]
@@ -152,19 +135,14 @@ fn contradictions_name_both_values() {
         ]
     );
     let twice = "[[plugin]]\nname = \"a\"\npath = \"a\"\n[[plugin]]\nname = \"a\"\npath = \"b\"\n";
-    assert_eq!(
-        errors(twice),
-        ["presence.toml:5: plugin.name: \"a\" is another plugin's name as well"]
-    );
+    assert_eq!(errors(twice), ["presence.toml:5: plugin.name: \"a\" is another plugin's name as well"]);
 }
 
 #[test]
 fn jwt_keys_are_checked_and_never_shown() {
     assert_eq!(
         errors("[auth]\nmode = \"jwt\"\n"),
-        [
-            "presence.toml:1: auth.key: is needed with auth.mode = \"jwt\": add at least one [[auth.key]]"
-        ]
+        ["presence.toml:1: auth.key: is needed with auth.mode = \"jwt\": add at least one [[auth.key]]"]
     );
     let text = "[auth]\nmode = \"jwt\"\n[[auth.key]]\nid = \"a\"\nalgorithm = \"HS256\"\nsecret = \"hunter2\"\n\
                 [[auth.key]]\nid = \"a\"\nalgorithm = \"none\"\n[[auth.key]]\nalgorithm = \"EdDSA\"\n";
@@ -179,10 +157,8 @@ fn jwt_keys_are_checked_and_never_shown() {
             "presence.toml:10: auth.key.public_key_file: is needed with \"EdDSA\": a PEM file",
         ]
     );
-    let env =
-        |name: &str| (name == "SECRET").then(|| "0123456789abcdef0123456789abcdef".to_owned());
-    let text =
-        "[auth]\nmode = \"jwt\"\n[[auth.key]]\nalgorithm = \"HS256\"\nsecret = \"${SECRET}\"\n";
+    let env = |name: &str| (name == "SECRET").then(|| "0123456789abcdef0123456789abcdef".to_owned());
+    let text = "[auth]\nmode = \"jwt\"\n[[auth.key]]\nalgorithm = \"HS256\"\nsecret = \"${SECRET}\"\n";
     let settings = parse(text, Path::new("presence.toml"), &env).unwrap();
     assert!(!format!("{settings:?}").contains("0123456789abcdef"));
     assert_eq!(settings.auth.watch, WatchPolicy::Own);
@@ -199,10 +175,7 @@ fn jwt_keys_are_checked_and_never_shown() {
 fn no_toml_is_told_with_its_line() {
     let found = errors("[host]\nlisten = \n");
     assert_eq!(found.len(), 1, "{found:?}");
-    assert!(
-        found[0].starts_with("presence.toml:2: is not TOML: "),
-        "{found:?}"
-    );
+    assert!(found[0].starts_with("presence.toml:2: is not TOML: "), "{found:?}");
     let missing = load(Path::new("/nowhere/presence.toml"), &no_env).unwrap_err();
     assert!(missing.to_string().contains("--config"), "{missing}");
 }
@@ -212,10 +185,7 @@ fn paths_are_relative_to_the_file() {
     let text = "[host]\ndata_dir = \"data\"\n[[plugin]]\nname = \"a\"\npath = \"p/a.wasm\"\n";
     let settings = parse(text, Path::new("/etc/presence/presence.toml"), &no_env).unwrap();
     assert_eq!(settings.host.data_dir, Path::new("/etc/presence/data"));
-    assert_eq!(
-        settings.plugins[0].path,
-        Path::new("/etc/presence/p/a.wasm")
-    );
+    assert_eq!(settings.plugins[0].path, Path::new("/etc/presence/p/a.wasm"));
 }
 
 proptest! {

@@ -4,23 +4,13 @@ use std::time::Duration;
 
 /// `5s`, `1m30s`, `250ms`, `0s`, `90d`; at most ten years.
 pub(super) fn duration(text: &str) -> Option<Duration> {
-    let parsed = if text == "0" {
-        Duration::ZERO
-    } else {
-        humantime::parse_duration(text).ok()?
-    };
+    let parsed = if text == "0" { Duration::ZERO } else { humantime::parse_duration(text).ok()? };
     (parsed <= Duration::from_secs(10 * 366 * 86_400)).then_some(parsed)
 }
 
 /// `32MiB`, `64KiB`, `1GiB`, `512` (bytes).
 pub(super) fn size(text: &str) -> Option<u64> {
-    let units = [
-        ("KiB", 1 << 10),
-        ("MiB", 1 << 20),
-        ("GiB", 1 << 30),
-        ("B", 1),
-        ("", 1),
-    ];
+    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("B", 1), ("", 1)];
     let (unit, factor) = units.into_iter().find(|(unit, _)| text.ends_with(unit))?;
     let digits = text.strip_suffix(unit)?.trim_end();
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -41,19 +31,14 @@ pub(super) fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result
             expanded.push('$');
             rest = after;
         } else if let Some(inside) = rest.strip_prefix('{') {
-            let end = inside
-                .find('}')
-                .ok_or("has a `${` without a `}`; write `$$` for a dollar")?;
+            let end = inside.find('}').ok_or("has a `${` without a `}`; write `$$` for a dollar")?;
             let (name, default) = match inside[..end].split_once(":-") {
                 Some((name, default)) => (name, Some(default)),
                 None => (&inside[..end], None),
             };
             let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
             if name.is_empty() || !name.bytes().all(valid) {
-                return Err(format!(
-                    "has `${{{}}}`, which names no variable",
-                    &inside[..end]
-                ));
+                return Err(format!("has `${{{}}}`, which names no variable", &inside[..end]));
             }
             match env(name).filter(|value| !value.is_empty() || default.is_none()) {
                 Some(value) => expanded.push_str(&value),
@@ -86,15 +71,7 @@ mod tests {
         assert_eq!(size("32MiB"), Some(32 << 20));
         assert_eq!(size("64 KiB"), Some(64 << 10));
         assert_eq!(size("512"), Some(512));
-        for bad in [
-            "",
-            "MiB",
-            "1.5MiB",
-            "32MB",
-            "-1",
-            "99999999999999999999",
-            "20000000000GiB",
-        ] {
+        for bad in ["", "MiB", "1.5MiB", "32MB", "-1", "99999999999999999999", "20000000000GiB"] {
             assert_eq!(size(bad), None, "{bad}");
         }
     }
@@ -106,10 +83,7 @@ mod tests {
             "EMPTY" => Some(String::new()),
             _ => None,
         };
-        assert_eq!(
-            expand("x${A}y$$z${B:-two}${EMPTY:-3}", &env).unwrap(),
-            "xoney$ztwo3"
-        );
+        assert_eq!(expand("x${A}y$$z${B:-two}${EMPTY:-3}", &env).unwrap(), "xoney$ztwo3");
         assert_eq!(expand("${EMPTY}", &env).unwrap(), "");
         for bad in ["${B}", "$A", "${A", "${}", "${a b}"] {
             assert!(expand(bad, &env).is_err(), "{bad}");

@@ -50,35 +50,14 @@ mod tests {
     #[test]
     fn lines_are_commands_or_mistakes() {
         let user = |text| UserId::new(text).unwrap();
-        assert_eq!(
-            Command::parse(" i "),
-            Ok(Some(Command::Status(Status::Idle)))
-        );
-        assert_eq!(
-            Command::parse("o\r"),
-            Ok(Some(Command::Status(Status::Online)))
-        );
-        assert_eq!(
-            Command::parse("w zoë 🦀"),
-            Ok(Some(Command::Watch(user("zoë 🦀"))))
-        );
-        assert_eq!(
-            Command::parse("u  bob"),
-            Ok(Some(Command::Unwatch(user("bob"))))
-        );
+        assert_eq!(Command::parse(" i "), Ok(Some(Command::Status(Status::Idle))));
+        assert_eq!(Command::parse("o\r"), Ok(Some(Command::Status(Status::Online))));
+        assert_eq!(Command::parse("w zoë 🦀"), Ok(Some(Command::Watch(user("zoë 🦀")))));
+        assert_eq!(Command::parse("u  bob"), Ok(Some(Command::Unwatch(user("bob")))));
         assert_eq!(Command::parse("q"), Ok(Some(Command::Quit)));
         assert_eq!(Command::parse("  "), Ok(None));
-        assert_eq!(
-            Command::parse("w"),
-            Err(Mistake::User(InvalidUserId::Empty))
-        );
-        assert_eq!(
-            Command::parse("hello there"),
-            Err(Mistake::Unknown("hello there".into()))
-        );
-        assert_eq!(
-            Command::parse("q now"),
-            Err(Mistake::Unknown("q now".into()))
-        );
+        assert_eq!(Command::parse("w"), Err(Mistake::User(InvalidUserId::Empty)));
+        assert_eq!(Command::parse("hello there"), Err(Mistake::Unknown("hello there".into())));
+        assert_eq!(Command::parse("q now"), Err(Mistake::Unknown("q now".into())));
     }
 }

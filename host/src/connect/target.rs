@@ -34,11 +34,7 @@ pub(super) enum Unreachable {
     )]
     Nobody { at: String, why: String },
     #[error("{at} refuses this client with {detail}")]
-    Refused {
-        at: String,
-        status: StatusCode,
-        detail: String,
-    },
+    Refused { at: String, status: StatusCode, detail: String },
 }
 
 impl Unreachable {
@@ -53,24 +49,12 @@ impl Unreachable {
 
 impl Target {
     /// `url` is a host's listener for clients, with or without `/v1/connect`.
-    pub(super) fn new(
-        url: &str,
-        user: Option<&str>,
-        token: Option<&str>,
-    ) -> anyhow::Result<Target> {
-        let uri: Uri = url
-            .parse()
-            .with_context(|| format!("--url {url} is no URL"))?;
+    pub(super) fn new(url: &str, user: Option<&str>, token: Option<&str>) -> anyhow::Result<Target> {
+        let uri: Uri = url.parse().with_context(|| format!("--url {url} is no URL"))?;
         let (Some("ws"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-            bail!(
-                "--url {url}: give it as ws://HOST:PORT (TLS is for a proxy in front of the host)"
-            );
+            bail!("--url {url}: give it as ws://HOST:PORT (TLS is for a proxy in front of the host)");
         };
-        let path = if uri.path() == "/" {
-            "/v1/connect"
-        } else {
-            uri.path()
-        };
+        let path = if uri.path() == "/" { "/v1/connect" } else { uri.path() };
         let shown = format!("ws://{authority}{path}");
         let uri = match user {
             Some(user) => {
@@ -85,45 +69,23 @@ impl Target {
             value.set_sensitive(true);
             anyhow::Ok(value)
         });
-        Ok(Target {
-            shown,
-            uri,
-            authorization: authorization.transpose()?,
-        })
+        Ok(Target { shown, uri, authorization: authorization.transpose()? })
     }
 
     /// One attempt.
     pub(super) async fn connect(&self) -> Result<Socket, Unreachable> {
-        let nobody = |why: String| Unreachable::Nobody {
-            at: self.shown.clone(),
-            why,
-        };
-        let mut request = self
-            .uri
-            .clone()
-            .into_client_request()
-            .map_err(|error| nobody(error.to_string()))?;
-        request.headers_mut().insert(
-            SEC_WEBSOCKET_PROTOCOL,
-            HeaderValue::from_static(SUBPROTOCOL),
-        );
+        let nobody = |why: String| Unreachable::Nobody { at: self.shown.clone(), why };
+        let mut request =
+            self.uri.clone().into_client_request().map_err(|error| nobody(error.to_string()))?;
+        request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
         if let Some(authorization) = &self.authorization {
-            request
-                .headers_mut()
-                .insert(AUTHORIZATION, authorization.clone());
+            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
         }
         match timeout(PATIENCE, tokio_tungstenite::connect_async(request)).await {
             Ok(Ok((socket, _))) => Ok(socket),
             Ok(Err(SocketError::Http(response))) => {
-                let (status, body) = (
-                    response.status(),
-                    response.body().as_deref().unwrap_or_default(),
-                );
-                Err(Unreachable::Refused {
-                    at: self.shown.clone(),
-                    status,
-                    detail: detail(status, body),
-                })
+                let (status, body) = (response.status(), response.body().as_deref().unwrap_or_default());
+                Err(Unreachable::Refused { at: self.shown.clone(), status, detail: detail(status, body) })
             }
             Ok(Err(error)) => Err(nobody(error.to_string())),
             Err(_) => Err(nobody(format!("no answer within {} s", PATIENCE.as_secs()))),
@@ -142,10 +104,7 @@ mod tests {
             uri("ws://127.0.0.1:7070", Some("a/b 🦀")).unwrap(),
             "ws://127.0.0.1:7070/v1/connect?user=a%2Fb%20%F0%9F%A6%80"
         );
-        assert_eq!(
-            uri("ws://h:1/behind/proxy", None).unwrap(),
-            "ws://h:1/behind/proxy"
-        );
+        assert_eq!(uri("ws://h:1/behind/proxy", None).unwrap(), "ws://h:1/behind/proxy");
         for (url, user, part) in [
             ("wss://h", None, "ws://HOST:PORT"),
             ("http://h", None, "ws://HOST:PORT"),

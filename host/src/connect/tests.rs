@@ -48,11 +48,7 @@ impl Person {
         let (typed, commands) = mpsc::channel(TYPED_AHEAD);
         let screen = Screen::default();
         let mut client = Client::new(target, commands, screen.clone());
-        Person {
-            typed,
-            screen,
-            client: tokio::spawn(async move { client.run().await }),
-        }
+        Person { typed, screen, client: tokio::spawn(async move { client.run().await }) }
     }
 
     async fn types(&self, line: &str) {
@@ -92,11 +88,7 @@ async fn piped_commands_are_answered_before_the_end_of_the_input_ends_it() {
     let person = Person::sits_down(&gateway, Some("alice"), None);
     person.types("i").await;
     person.types("w bob").await;
-    let Person {
-        typed,
-        screen,
-        client,
-    } = person;
+    let Person { typed, screen, client } = person;
     drop(typed);
     soon(client).await.unwrap().unwrap();
     assert!(screen.text().contains("you are idle"), "{}", screen.text());
@@ -106,18 +98,10 @@ async fn piped_commands_are_answered_before_the_end_of_the_input_ends_it() {
 #[tokio::test]
 async fn no_input_at_all_comes_and_goes() {
     let mut gateway = Gateway::start(open_to_all()).await;
-    let Person {
-        typed,
-        screen,
-        client,
-    } = Person::sits_down(&gateway, Some("alice"), None);
+    let Person { typed, screen, client } = Person::sits_down(&gateway, Some("alice"), None);
     drop(typed);
     soon(client).await.unwrap().unwrap();
-    assert!(
-        screen.text().contains("connected as alice"),
-        "{}",
-        screen.text()
-    );
+    assert!(screen.text().contains("connected as alice"), "{}", screen.text());
     assert_eq!(gateway.driver.closed().await, "closed");
 }
 
@@ -131,20 +115,10 @@ async fn a_draining_host_is_left_and_found_again() {
     }
     person.screen.shows("watching bob").await;
     gateway.driver.mood.lock().unwrap().refuse = Some(Refused::Starting);
-    let goodbye = Outgoing::Goodbye {
-        reason: "draining",
-        retry_after_ms: Some(10),
-        code: 1001,
-    };
+    let goodbye = Outgoing::Goodbye { reason: "draining", retry_after_ms: Some(10), code: 1001 };
     gateway.driver.push(first, goodbye);
-    person
-        .screen
-        .shows("the host stops; connecting again in 0.0 s")
-        .await;
-    person
-        .screen
-        .shows("503 Service Unavailable: this host is still starting; trying again")
-        .await;
+    person.screen.shows("the host stops; connecting again in 0.0 s").await;
+    person.screen.shows("503 Service Unavailable: this host is still starting; trying again").await;
     gateway.driver.mood.lock().unwrap().refuse = None;
     gateway.driver.opened().await;
     // What the first session was told, the second is told as well.
@@ -159,39 +133,17 @@ async fn refusals_are_told_with_their_reason() {
     let gateway = Gateway::start(with_tokens()).await;
     let person = Person::sits_down(&gateway, None, Some("nonsense"));
     let error = person.outcome().await.0.unwrap_err().to_string();
-    assert!(
-        error.ends_with("401 Unauthorized: the token is not a JSON Web Token"),
-        "{error}"
-    );
+    assert!(error.ends_with("401 Unauthorized: the token is not a JSON Web Token"), "{error}");
     gateway.stop().await;
 
     let gateway = Gateway::start(open_to_all()).await;
     gateway.driver.mood.lock().unwrap().refuse = Some(Refused::Draining);
-    let error = Person::sits_down(&gateway, Some("alice"), None)
-        .outcome()
-        .await
-        .0
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.ends_with("503 Service Unavailable: this host is draining"),
-        "{error}"
-    );
+    let error = Person::sits_down(&gateway, Some("alice"), None).outcome().await.0.unwrap_err().to_string();
+    assert!(error.ends_with("503 Service Unavailable: this host is draining"), "{error}");
 
-    let free = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let error = Target::new(&format!("ws://{free}"), Some("a"), None)
-        .unwrap()
-        .connect()
-        .await
-        .unwrap_err();
-    assert!(
-        error.to_string().contains("is `presence serve` running"),
-        "{error}"
-    );
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let error = Target::new(&format!("ws://{free}"), Some("a"), None).unwrap().connect().await.unwrap_err();
+    assert!(error.to_string().contains("is `presence serve` running"), "{error}");
 }
 
 #[tokio::test]
@@ -199,11 +151,7 @@ async fn an_expired_token_ends_it() {
     let mut gateway = Gateway::start(open_to_all()).await;
     let person = Person::sits_down(&gateway, Some("alice"), None);
     let (connection, _) = gateway.driver.opened().await;
-    let goodbye = Outgoing::Goodbye {
-        reason: "expired",
-        retry_after_ms: None,
-        code: 4001,
-    };
+    let goodbye = Outgoing::Goodbye { reason: "expired", retry_after_ms: None, code: 4001 };
     gateway.driver.push(connection, goodbye);
     let error = person.outcome().await.0.unwrap_err().to_string();
     assert!(error.contains("the token has expired"), "{error}");

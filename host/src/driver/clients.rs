@@ -25,10 +25,7 @@ impl Driver {
             Event::Open(session, answer) => {
                 let outbox = session.outbox.clone();
                 let opened = self.open(now, session);
-                let key = opened
-                    .as_ref()
-                    .ok()
-                    .map(|opened| SessionKey(opened.connection.0));
+                let key = opened.as_ref().ok().map(|opened| SessionKey(opened.connection.0));
                 if answer.send(opened).is_err() {
                     // The client went away while it waited.
                     if let Some(key) = key {
@@ -39,19 +36,15 @@ impl Driver {
                 }
             }
             Event::Frame(connection) => self.sessions.handle_frame(now, SessionKey(connection.0)),
-            Event::Activity(connection) => {
-                self.sessions.handle_activity(now, SessionKey(connection.0))
-            }
+            Event::Activity(connection) => self.sessions.handle_activity(now, SessionKey(connection.0)),
             Event::SetStatus(connection, status, request) => {
-                self.sessions
-                    .handle_set_status(now, SessionKey(connection.0), status);
+                self.sessions.handle_set_status(now, SessionKey(connection.0), status);
                 self.answer(connection, request);
             }
             Event::Watch(connection, users, request) => {
                 self.sessions.handle_activity(now, SessionKey(connection.0));
                 if self.connections.contains_key(&SessionKey(connection.0)) {
-                    self.watchers
-                        .handle_watch(Watcher(connection.0), users, request);
+                    self.watchers.handle_watch(Watcher(connection.0), users, request);
                 }
             }
             Event::Unwatch(connection, users, request) => {
@@ -74,18 +67,8 @@ impl Driver {
         }
         let id = SessionId::Hosted(uuid::Uuid::now_v7().as_u128());
         let expires_at = session.expires_at.map(presence_core::time::Timestamp);
-        let key = self.sessions.handle_open(
-            now,
-            id.clone(),
-            session.user,
-            session.attributes,
-            expires_at,
-        );
-        Ok(Opened {
-            connection: Connection(key.0),
-            session: id,
-            instance: self.sessions.instance(),
-        })
+        let key = self.sessions.handle_open(now, id.clone(), session.user, session.attributes, expires_at);
+        Ok(Opened { connection: Connection(key.0), session: id, instance: self.sessions.instance() })
     }
 
     fn close(&mut self, now: Now, key: SessionKey, reason: &'static str) {
@@ -112,11 +95,7 @@ impl Driver {
             Query::Health(answer) => {
                 let ready = self.membership.is_ready() && self.drain.is_none();
                 let reason = (!ready).then(|| self.membership.phase().to_owned());
-                let _ = answer.send(Health {
-                    ready,
-                    reason,
-                    instance: self.sessions.instance(),
-                });
+                let _ = answer.send(Health { ready, reason, instance: self.sessions.instance() });
             }
             Query::Census(answer) => {
                 let _ = answer.send(self.census());
@@ -183,16 +162,10 @@ impl Driver {
                     code: 1001,
                 }
             }
-            labels::EXPIRED => Outgoing::Goodbye {
-                reason: labels::EXPIRED,
-                retry_after_ms: None,
-                code: 4001,
-            },
-            _ => Outgoing::Goodbye {
-                reason: labels::TIMEOUT,
-                retry_after_ms: None,
-                code: 4000,
-            },
+            labels::EXPIRED => {
+                Outgoing::Goodbye { reason: labels::EXPIRED, retry_after_ms: None, code: 4001 }
+            }
+            _ => Outgoing::Goodbye { reason: labels::TIMEOUT, retry_after_ms: None, code: 4000 },
         }
     }
 
@@ -203,20 +176,12 @@ impl Driver {
             quiet = false;
             match effect {
                 WatchEffect::Read(user) => self.read_record(user),
-                WatchEffect::Tell {
-                    watcher,
-                    user,
-                    status,
-                    since,
-                    revision,
-                } => {
+                WatchEffect::Tell { watcher, user, status, since, revision } => {
                     if let Some(outbox) = self.connections.get(&SessionKey(watcher.0)) {
                         outbox.push(Outgoing::Presence(user, status, since, revision));
                     }
                 }
-                WatchEffect::Done { watcher, request } => {
-                    self.answer(Connection(watcher.0), request)
-                }
+                WatchEffect::Done { watcher, request } => self.answer(Connection(watcher.0), request),
             }
         }
         quiet
@@ -227,15 +192,8 @@ impl Driver {
             return;
         }
         let last = self.membership.is_last();
-        tracing::info!(
-            sessions = self.connections.len(),
-            last,
-            "draining: clients are told to go elsewhere"
-        );
-        self.drain = Some(Drain {
-            deadline: now.tick + self.config.drain_timeout,
-            leaving: false,
-        });
+        tracing::info!(sessions = self.connections.len(), last, "draining: clients are told to go elsewhere");
+        self.drain = Some(Drain { deadline: now.tick + self.config.drain_timeout, leaving: false });
         self.membership.handle_drain(now);
         let until = (!last).then(|| now.wall + self.config.presence.drain_grace);
         self.sessions.handle_drain(now, until);
@@ -260,18 +218,10 @@ impl Driver {
             }
             return;
         }
-        let waiting: usize = self
-            .plugins
-            .unsettled()
-            .iter()
-            .map(|(_, count)| count)
-            .sum();
+        let waiting: usize = self.plugins.unsettled().iter().map(|(_, count)| count).sum();
         let settled = waiting == 0
             && self.sessions.unsettled() == 0
-            && self
-                .partitions
-                .values()
-                .all(|partition| partition.tracker.is_settled());
+            && self.partitions.values().all(|partition| partition.tracker.is_settled());
         if settled || over {
             drain.leaving = true;
             drain.deadline = now.tick + LEAVE_TIMEOUT;

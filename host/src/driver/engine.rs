@@ -225,9 +225,7 @@ impl Driver {
 
     fn handle_notice(&mut self, noticed: Noticed) {
         match noticed {
-            Noticed::Notice(notice) => self
-                .watchers
-                .handle_record(&notice.user, Some(notice.record)),
+            Noticed::Notice(notice) => self.watchers.handle_record(&notice.user, Some(notice.record)),
             Noticed::Missed => self.watchers.handle_missed(),
         }
     }
@@ -239,12 +237,7 @@ impl Driver {
                     self.sessions.handle_settled(&session);
                 }
             }
-            Outcome::Status {
-                plugin,
-                user,
-                partition,
-                sequence,
-            } => {
+            Outcome::Status { plugin, user, partition, sequence } => {
                 if let Some(count) = self.unsettled.get_mut(&user) {
                     *count -= 1;
                     if *count == 0 {
@@ -252,15 +245,11 @@ impl Driver {
                     }
                 }
                 if let Some(partition) = self.partitions.get_mut(&partition) {
-                    partition
-                        .checkpoints
-                        .handle_settled(&plugin, &user, sequence);
+                    partition.checkpoints.handle_settled(&plugin, &user, sequence);
                 }
             }
             Outcome::Cleanup { instance: None, .. } => self.membership.handle_everything_settled(),
-            Outcome::Cleanup {
-                instance: Some(_), ..
-            } => {}
+            Outcome::Cleanup { instance: Some(_), .. } => {}
         }
     }
 
@@ -268,11 +257,7 @@ impl Driver {
         self.sessions.handle_timeout(now);
         self.membership.handle_timeout(now);
         for (id, partition) in &mut self.partitions {
-            if partition
-                .tracker
-                .poll_timeout()
-                .is_some_and(|due| due <= now.tick)
-            {
+            if partition.tracker.poll_timeout().is_some_and(|due| due <= now.tick) {
                 partition.tracker.handle_timeout(now);
                 self.touched.insert(*id);
             }
@@ -288,21 +273,13 @@ impl Driver {
     fn poll_timeout(&self) -> Tick {
         let mut due = self.forget_due;
         let drain = self.drain.as_ref().map(|drain| drain.deadline);
-        for tick in [
-            self.sessions.poll_timeout(),
-            self.membership.poll_timeout(),
-            drain,
-        ]
-        .into_iter()
-        .flatten()
+        for tick in
+            [self.sessions.poll_timeout(), self.membership.poll_timeout(), drain].into_iter().flatten()
         {
             due = due.min(tick);
         }
         for partition in self.partitions.values() {
-            for tick in [
-                partition.tracker.poll_timeout(),
-                partition.checkpoints.poll_timeout(),
-            ] {
+            for tick in [partition.tracker.poll_timeout(), partition.checkpoints.poll_timeout()] {
                 due = tick.map_or(due, |tick| due.min(tick));
             }
         }

@@ -98,10 +98,7 @@ impl Driver {
         let store = self.store.clone();
         let operation = async move {
             let coverage = Coverage::Partitions([partition].into());
-            Completion::Loaded(
-                partition,
-                read(|| store.snapshot(coverage.clone(), claim)).await,
-            )
+            Completion::Loaded(partition, read(|| store.snapshot(coverage.clone(), claim)).await)
         };
         self.start(operation.boxed());
     }
@@ -129,21 +126,16 @@ impl Driver {
         let mut views = Vec::with_capacity(users.len());
         for user in users {
             let partition = self.partitions.get(&self.config.layout.partition(&user));
-            let known = partition
-                .filter(|partition| partition.loaded.is_some())
-                .map(|partition| {
-                    partition.tracker.known(&user).map(|known| StatusRecord {
-                        sessions: known.sessions,
-                        ..known.record
-                    })
-                });
+            let known = partition.filter(|partition| partition.loaded.is_some()).map(|partition| {
+                partition
+                    .tracker
+                    .known(&user)
+                    .map(|known| StatusRecord { sessions: known.sessions, ..known.record })
+            });
             views.push((user, known));
         }
         if views.iter().all(|(_, known)| known.is_some()) {
-            let views = views.into_iter().map(|(user, known)| UserView {
-                user,
-                record: known.flatten(),
-            });
+            let views = views.into_iter().map(|(user, known)| UserView { user, record: known.flatten() });
             // Whoever asked may have gone away.
             let _ = answer.send(Ok(views.collect()));
             return;
@@ -233,9 +225,7 @@ pub(super) async fn write_statuses(
     let mut written = Vec::with_capacity(documents.len());
     let mut pause = FIRST_PAUSE;
     loop {
-        let (sequences, error) = store
-            .put_fenced((Key::Owner(partition), claim), documents.clone())
-            .await;
+        let (sequences, error) = store.put_fenced((Key::Owner(partition), claim), documents.clone()).await;
         documents.drain(..sequences.len());
         written.extend(sequences);
         match error {

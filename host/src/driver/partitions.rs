@@ -22,9 +22,7 @@ const FORGET_BATCH: usize = 1000;
 impl Driver {
     pub(super) fn handle_completion(&mut self, now: Now, completion: Completion) {
         match completion {
-            Completion::Membership(key, result) => {
-                self.membership.handle_written(now, &key, result)
-            }
+            Completion::Membership(key, result) => self.membership.handle_written(now, &key, result),
             Completion::Instances(snapshot, follower) => {
                 self.instances_follower = Some(follower);
                 self.membership.handle_loaded(now, &snapshot.documents);
@@ -55,16 +53,9 @@ impl Driver {
     }
 
     pub(super) fn stop(&mut self, error: Option<String>) {
-        let undelivered_list = if self.undelivered > 0 {
-            self.plugins.unsettled_list(100)
-        } else {
-            Vec::new()
-        };
-        self.stopped = Some(Ending {
-            error,
-            undelivered: self.undelivered,
-            undelivered_list,
-        });
+        let undelivered_list =
+            if self.undelivered > 0 { self.plugins.unsettled_list(100) } else { Vec::new() };
+        self.stopped = Some(Ending { error, undelivered: self.undelivered, undelivered_list });
     }
 
     pub(super) fn handle_instance_updates(&mut self, now: Now, updates: Vec<Followed>) {
@@ -72,10 +63,7 @@ impl Driver {
             match followed {
                 Followed::Update(update) => self.membership.handle_update(now, &update),
                 Followed::Lost(reason) => {
-                    tracing::warn!(
-                        reason,
-                        "updates of the instances were missed: reading them again"
-                    );
+                    tracing::warn!(reason, "updates of the instances were missed: reading them again");
                     self.instances_follower = None;
                     self.load_instances(Sequence(0));
                 }
@@ -90,18 +78,8 @@ impl Driver {
             quiet = false;
             match effect {
                 MembershipEffect::Load(at_least) => self.load_instances(at_least),
-                MembershipEffect::Write {
-                    key,
-                    document,
-                    expect,
-                    lease,
-                } => {
-                    self.write(Put {
-                        key,
-                        document,
-                        expect,
-                        lease,
-                    });
+                MembershipEffect::Write { key, document, expect, lease } => {
+                    self.write(Put { key, document, expect, lease });
                 }
                 MembershipEffect::ReadOwner(partition) => self.read_owner(partition),
                 MembershipEffect::Everything(run) => {
@@ -150,14 +128,7 @@ impl Driver {
         };
         let tracker = Tracker::new(id, claim, config);
         let checkpoints = Checkpoints::new(self.membership.epoch());
-        self.partitions.insert(
-            id,
-            Partition {
-                tracker,
-                checkpoints,
-                loaded: None,
-            },
-        );
+        self.partitions.insert(id, Partition { tracker, checkpoints, loaded: None });
         self.load_partition(id, claim);
     }
 
@@ -177,12 +148,8 @@ impl Driver {
             }
         }
         for (key, _, document) in &snapshot.documents {
-            if let (Key::Sessions(_, _, user, instance), Document::Sessions(document)) =
-                (key, document)
-            {
-                partition
-                    .tracker
-                    .handle_document(now, user, *instance, Some(document));
+            if let (Key::Sessions(_, _, user, instance), Document::Sessions(document)) = (key, document) {
+                partition.tracker.handle_document(now, user, *instance, Some(document));
             }
         }
         partition.tracker.handle_loaded(now);
@@ -193,10 +160,7 @@ impl Driver {
 
     /// Follows all loaded partitions with one follower, once nothing is being loaded.
     fn follow_owned(&mut self) {
-        let loading = self
-            .partitions
-            .values()
-            .any(|partition| partition.loaded.is_none());
+        let loading = self.partitions.values().any(|partition| partition.loaded.is_none());
         let wanted: BTreeSet<PartitionId> = self.partitions.keys().copied().collect();
         if self.following
             || loading
@@ -207,15 +171,9 @@ impl Driver {
         }
         self.following = true;
         // New partitions go on from their snapshots, the others from where they were read.
-        let new = self
-            .partitions
-            .iter()
-            .filter(|(id, _)| !self.followed.contains(id));
+        let new = self.partitions.iter().filter(|(id, _)| !self.followed.contains(id));
         let from = new.filter_map(|(_, partition)| partition.loaded);
-        let from = from
-            .chain((!self.followed.is_empty()).then_some(self.position))
-            .min()
-            .unwrap_or_default();
+        let from = from.chain((!self.followed.is_empty()).then_some(self.position)).min().unwrap_or_default();
         for (id, partition) in &mut self.partitions {
             if self.followed.contains(id) {
                 partition.loaded = partition.loaded.max(Some(self.position));
@@ -243,10 +201,7 @@ impl Driver {
             match followed {
                 Followed::Update(update) => self.handle_update(now, &update),
                 Followed::Lost(reason) => {
-                    tracing::warn!(
-                        reason,
-                        "updates were missed: reading the owned partitions again"
-                    );
+                    tracing::warn!(reason, "updates were missed: reading the owned partitions again");
                     self.follower = None;
                     self.followed.clear();
                     let owned = self.membership.owned().clone();
@@ -275,10 +230,7 @@ impl Driver {
         let Some(partition) = self.partitions.get_mut(&id) else {
             return;
         };
-        if partition
-            .loaded
-            .is_some_and(|loaded| update.sequence <= loaded)
-        {
+        if partition.loaded.is_some_and(|loaded| update.sequence <= loaded) {
             return;
         }
         match (&update.key, &update.change) {
@@ -287,15 +239,11 @@ impl Driver {
                     Change::Put(Document::Sessions(document)) => Some(&**document),
                     _ => None,
                 };
-                partition
-                    .tracker
-                    .handle_document(now, user, *instance, document);
+                partition.tracker.handle_document(now, user, *instance, document);
                 self.touched.insert(id);
             }
             (Key::Owner(_), Change::Put(Document::Owner(claim))) => {
-                let other = claim
-                    .instance
-                    .is_some_and(|instance| instance != self.config.instance);
+                let other = claim.instance.is_some_and(|instance| instance != self.config.instance);
                 if other && update.sequence > partition.tracker.claim() {
                     tracing::warn!(partition = %id, "another instance has claimed a partition of this one");
                     if let Some(partition) = self.partitions.remove(&id) {
@@ -318,10 +266,8 @@ impl Driver {
                 quiet = false;
                 self.write_batch(id, batch);
             }
-            while let Some(transition) = self
-                .partitions
-                .get_mut(&id)
-                .and_then(|partition| partition.tracker.poll_transition())
+            while let Some(transition) =
+                self.partitions.get_mut(&id).and_then(|partition| partition.tracker.poll_transition())
             {
                 quiet = false;
                 self.tell(transition);
@@ -377,11 +323,7 @@ impl Driver {
 
     /// Keeps the counts of a partition that is this host's no more.
     fn give_up(&mut self, partition: &Partition) {
-        for (before, decided) in self
-            .transitions_before
-            .iter_mut()
-            .zip(partition.tracker.decided())
-        {
+        for (before, decided) in self.transitions_before.iter_mut().zip(partition.tracker.decided()) {
             *before += decided;
         }
     }
@@ -397,23 +339,17 @@ impl Driver {
             sessions: transition.sessions,
             generation: self.membership.generation(),
         };
-        self.store.notify(Notice {
-            user: transition.user.clone(),
-            record,
-        });
+        self.store.notify(Notice { user: transition.user.clone(), record });
         let Some(plugins) = self.status_plugins.get(&transition.hook()) else {
             return;
         };
         if let Some(partition) = self.partitions.get_mut(&transition.partition) {
             for plugin in plugins {
-                partition
-                    .checkpoints
-                    .handle_issued(plugin, &transition.user, transition.sequence);
+                partition.checkpoints.handle_issued(plugin, &transition.user, transition.sequence);
             }
         }
         *self.unsettled.entry(transition.user.clone()).or_default() += plugins.len() as u32;
-        self.plugins
-            .submit(plugins::Event::Status(transition.into()));
+        self.plugins.submit(plugins::Event::Status(transition.into()));
     }
 
     /// Writes the session documents that changed. Returns true when there was nothing to do.
@@ -422,23 +358,13 @@ impl Driver {
         while let Some(write) = self.sessions.poll_document() {
             quiet = false;
             let (partition, leaf) = self.config.layout.place(&write.user);
-            let key = Key::Sessions(
-                partition,
-                leaf,
-                write.user.clone(),
-                self.sessions.instance(),
-            );
+            let key = Key::Sessions(partition, leaf, write.user.clone(), self.sessions.instance());
             let store = self.store.clone();
             let operation = async move {
                 let result = match write.document {
                     Some(document) => {
                         let document = Document::Sessions(document);
-                        let put = Put {
-                            key,
-                            document,
-                            expect: Expect::Any,
-                            lease: None,
-                        };
+                        let put = Put { key, document, expect: Expect::Any, lease: None };
                         definite(|| store.put(put.clone())).await.map(|_| ())
                     }
                     None => definite(|| store.delete(key.clone(), Expect::Any)).await,
@@ -469,11 +395,7 @@ impl Driver {
     pub(super) fn write_last_checkpoints(&mut self) {
         let mut due = Vec::new();
         for (id, partition) in &mut self.partitions {
-            due.push((
-                *id,
-                partition.tracker.claim(),
-                partition.checkpoints.document_now(),
-            ));
+            due.push((*id, partition.tracker.claim(), partition.checkpoints.document_now()));
         }
         for (id, claim, document) in due {
             self.write_checkpoint(id, claim, document);
@@ -510,9 +432,8 @@ impl Driver {
         for (id, partition) in &mut self.partitions {
             let claim = partition.tracker.claim();
             while forgotten.len() < FORGET_BATCH
-                && let Some(user) = partition
-                    .tracker
-                    .poll_forgotten(now, |user| !unsettled.contains_key(user))
+                && let Some(user) =
+                    partition.tracker.poll_forgotten(now, |user| !unsettled.contains_key(user))
             {
                 forgotten.push((*id, claim, user));
             }

@@ -59,11 +59,7 @@ pub(super) struct Guard {
 
 impl Guard {
     pub(super) fn check(&self, request: &Parts) -> Result<(), Problem> {
-        let allowed = if self.loopback_host {
-            origin::loopback_host(request)
-        } else {
-            Ok(())
-        };
+        let allowed = if self.loopback_host { origin::loopback_host(request) } else { Ok(()) };
         allowed
             .and_then(|()| origin::same_origin(request))
             .map_err(|foreign| Problem::new(StatusCode::FORBIDDEN, foreign.to_string()))
@@ -86,11 +82,7 @@ pub(super) fn router(handle: Handle, deps: AdminDeps, traffic: Arc<Traffic>) -> 
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(print_metrics));
-    with_answers_to_the_rest(router).with_state(Desk {
-        handle,
-        deps,
-        traffic,
-    })
+    with_answers_to_the_rest(router).with_state(Desk { handle, deps, traffic })
 }
 
 /// A user as the API shows it. Of a user never seen everything but the status is null or 0.
@@ -191,26 +183,18 @@ fn bad_request(detail: impl Into<String>) -> Problem {
 }
 
 fn json(document: &impl Serialize) -> Response<Body> {
-    let text =
-        serde_json::to_string(document).expect("documents with text keys always become JSON");
+    let text = serde_json::to_string(document).expect("documents with text keys always become JSON");
     text_answer("application/json", text)
 }
 
 fn text_answer(kind: &'static str, text: String) -> Response<Body> {
     let mut response = Response::new(Body::from(text));
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-async fn ask<T>(
-    handle: &Handle,
-    question: impl FnOnce(oneshot::Sender<T>) -> Query,
-) -> Result<T, Problem> {
+async fn ask<T>(handle: &Handle, question: impl FnOnce(oneshot::Sender<T>) -> Query) -> Result<T, Problem> {
     let (answer, answered) = oneshot::channel();
     let asked = async {
         handle.send(Event::Query(question(answer))).await.ok()?;
@@ -219,20 +203,15 @@ async fn ask<T>(
     match timeout(PATIENCE, asked).await {
         Ok(Some(answer)) => Ok(answer),
         Ok(None) => Err(unavailable("this host is stopping".to_owned(), 5)),
-        Err(_) => Err(unavailable(
-            format!(
-                "no answer within {} s: this host is overloaded",
-                PATIENCE.as_secs()
-            ),
-            5,
-        )),
+        Err(_) => {
+            Err(unavailable(format!("no answer within {} s: this host is overloaded", PATIENCE.as_secs()), 5))
+        }
     }
 }
 
 async fn views(desk: &Desk, users: Vec<UserId>) -> Result<Vec<UserDocument>, Problem> {
     let views = ask(&desk.handle, |answer| Query::Users(users, answer)).await?;
-    let views =
-        views.map_err(|why| unavailable(format!("the statuses can't be read now: {why}"), 1))?;
+    let views = views.map_err(|why| unavailable(format!("the statuses can't be read now: {why}"), 1))?;
     Ok(views.into_iter().map(UserDocument::from).collect())
 }
 
@@ -244,16 +223,10 @@ async fn user(
     known_parameters(&uri, &[])?;
     let path = path.map_err(|_| bad_request("the user id is not percent-encoded UTF-8"))?;
     // The decoded segment, not the path: an encoded slash belongs to the user id.
-    let segment = path
-        .iter()
-        .find(|(name, _)| *name == "user")
-        .map(|(_, value)| value)
-        .unwrap_or_default();
+    let segment = path.iter().find(|(name, _)| *name == "user").map(|(_, value)| value).unwrap_or_default();
     let user = UserId::new(segment).map_err(|reason| bad_request(reason.to_string()))?;
     let document = views(&desk, vec![user]).await?.pop();
-    document
-        .map(|document| json(&document))
-        .ok_or_else(|| unavailable("the answer is empty".to_owned(), 1))
+    document.map(|document| json(&document)).ok_or_else(|| unavailable("the answer is empty".to_owned(), 1))
 }
 
 async fn users(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Problem> {
@@ -270,9 +243,7 @@ async fn users(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Pro
             "name 1 to {MAX_USERS_PER_QUERY} users as ?user=a&user=b, not {found}"
         )));
     }
-    Ok(json(&UsersDocument {
-        users: views(&desk, users).await?,
-    }))
+    Ok(json(&UsersDocument { users: views(&desk, users).await? }))
 }
 
 async fn dead_letters(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Problem> {
@@ -293,26 +264,16 @@ async fn dead_letters(State(desk): State<Desk>, uri: Uri) -> Result<Response<Bod
     let letters = match timeout(PATIENCE, desk.deps.store.dead_letters()).await {
         Ok(Ok(letters)) => letters,
         Ok(Err(error)) => {
-            return Err(unavailable(
-                format!("the dead letters can't be read now: {error}"),
-                1,
-            ));
+            return Err(unavailable(format!("the dead letters can't be read now: {error}"), 1));
         }
         Err(_) => return Err(unavailable("the store does not answer".to_owned(), 5)),
     };
     let wanted = |letter: &DeadLetter| {
-        plugin
-            .as_ref()
-            .is_none_or(|plugin| *plugin == letter.plugin)
+        plugin.as_ref().is_none_or(|plugin| *plugin == letter.plugin)
             && hook.as_ref().is_none_or(|hook| *hook == letter.hook)
     };
-    let mut dead_letters: Vec<_> = letters
-        .into_iter()
-        .rev()
-        .filter(wanted)
-        .take(limit)
-        .map(DeadLetterDocument::from)
-        .collect();
+    let mut dead_letters: Vec<_> =
+        letters.into_iter().rev().filter(wanted).take(limit).map(DeadLetterDocument::from).collect();
     dead_letters.reverse();
     Ok(json(&DeadLettersDocument { dead_letters }))
 }
@@ -323,9 +284,7 @@ fn known_parameters(uri: &Uri, known: &[&str]) -> Result<(), Problem> {
         None => Ok(()),
         Some((name, _)) => {
             let name: String = name.chars().take(40).collect();
-            Err(bad_request(format!(
-                "the query parameter `{name}` is not known here"
-            )))
+            Err(bad_request(format!("the query parameter `{name}` is not known here")))
         }
     }
 }
@@ -338,23 +297,15 @@ struct HealthDocument {
 
 async fn healthz(State(desk): State<Desk>) -> Result<Response<Body>, Problem> {
     let health = ask(&desk.handle, Query::Health).await?;
-    Ok(json(&HealthDocument {
-        status: "alive",
-        instance: health.instance.to_string(),
-    }))
+    Ok(json(&HealthDocument { status: "alive", instance: health.instance.to_string() }))
 }
 
 async fn readyz(State(desk): State<Desk>) -> Result<Response<Body>, Problem> {
     let health = ask(&desk.handle, Query::Health).await?;
     if health.ready {
-        return Ok(json(&HealthDocument {
-            status: "ready",
-            instance: health.instance.to_string(),
-        }));
+        return Ok(json(&HealthDocument { status: "ready", instance: health.instance.to_string() }));
     }
-    let reason = health
-        .reason
-        .unwrap_or_else(|| "no reason is known".to_owned());
+    let reason = health.reason.unwrap_or_else(|| "no reason is known".to_owned());
     Err(unavailable(format!("not ready: {reason}"), 1))
 }
 
@@ -362,14 +313,6 @@ async fn readyz(State(desk): State<Desk>) -> Result<Response<Body>, Problem> {
 async fn print_metrics(State(desk): State<Desk>) -> Result<Response<Body>, Problem> {
     let census = ask(&desk.handle, Query::Census).await.ok();
     let text = metrics::render(census.as_ref(), &desk.traffic, &desk.deps.metrics.plugins())
-        .map_err(|_| {
-            Problem::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the metrics could not be printed",
-            )
-        })?;
-    Ok(text_answer(
-        "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        text,
-    ))
+        .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be printed"))?;
+    Ok(text_answer("application/openmetrics-text; version=1.0.0; charset=utf-8", text))
 }

@@ -105,14 +105,12 @@ impl From<Denied> for Problem {
 }
 
 fn unauthorized(detail: String, challenge: &'static str) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, detail)
-        .with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+    Problem::new(StatusCode::UNAUTHORIZED, detail).with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
 }
 
 /// 503: the client may come back after so many seconds.
 pub fn unavailable(detail: String, after_seconds: u32) -> Problem {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
-        .with(RETRY_AFTER, HeaderValue::from(after_seconds))
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with(RETRY_AFTER, HeaderValue::from(after_seconds))
 }
 
 /// Tells who is asking.
@@ -134,21 +132,11 @@ impl Authenticator {
     pub fn new(settings: &AuthSettings) -> Result<Authenticator, KeyError> {
         let mode = match &settings.mode {
             AuthMode::None => Mode::None,
-            AuthMode::Jwt {
-                issuer,
-                audience,
-                keys,
-            } => Mode::Jwt(jwt::Verifier::new(
-                issuer.as_deref(),
-                audience.as_deref(),
-                keys,
-            )?),
+            AuthMode::Jwt { issuer, audience, keys } => {
+                Mode::Jwt(jwt::Verifier::new(issuer.as_deref(), audience.as_deref(), keys)?)
+            }
         };
-        Ok(Authenticator {
-            mode,
-            watch: settings.watch,
-            query_token: settings.query_token,
-        })
+        Ok(Authenticator { mode, watch: settings.watch, query_token: settings.query_token })
     }
 
     /// Who sends this request. `now` is in seconds since 1970.
@@ -158,21 +146,13 @@ impl Authenticator {
                 origin::loopback_only(request)?;
                 let text = query::single(request.uri.query(), "user")?.ok_or(Denied::NoUser)?;
                 let user = UserId::new(&text).map_err(Denied::User)?;
-                Ok(Identity {
-                    user,
-                    expires_at: None,
-                    watching: self.watching(Vec::new()),
-                })
+                Ok(Identity { user, expires_at: None, watching: self.watching(Vec::new()) })
             }
             Mode::Jwt(verifier) => {
                 let token = self.token(request)?.ok_or(Denied::NoToken)?;
                 let bearer = verifier.verify(&token, now)?;
                 let watching = self.watching(bearer.watch);
-                Ok(Identity {
-                    user: bearer.user,
-                    expires_at: Some(bearer.expires_at),
-                    watching,
-                })
+                Ok(Identity { user: bearer.user, expires_at: Some(bearer.expires_at), watching })
             }
         }
     }
@@ -200,15 +180,11 @@ impl Authenticator {
             }
             return Ok(Some(token.trim().to_owned()));
         }
-        let mut offered = offered_protocols(request)
-            .filter_map(|protocol| protocol.strip_prefix(BEARER_PROTOCOL));
+        let mut offered =
+            offered_protocols(request).filter_map(|protocol| protocol.strip_prefix(BEARER_PROTOCOL));
         if let Some(token) = offered.next() {
             let token = token.to_owned();
-            return if offered.next().is_some() {
-                Err(Denied::SeveralTokens)
-            } else {
-                Ok(Some(token))
-            };
+            return if offered.next().is_some() { Err(Denied::SeveralTokens) } else { Ok(Some(token)) };
         }
         if self.query_token {
             return Ok(query::single(request.uri.query(), "access_token")?);

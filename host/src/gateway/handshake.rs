@@ -3,8 +3,8 @@
 
 use axum::body::Body;
 use http::header::{
-    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
@@ -60,18 +60,10 @@ impl Handshake {
         if !lists(request, CONNECTION, "upgrade") || !lists(request, UPGRADE, "websocket") {
             return Err(BadHandshake::NoUpgrade);
         }
-        if request
-            .headers
-            .get(SEC_WEBSOCKET_VERSION)
-            .is_none_or(|version| version != "13")
-        {
+        if request.headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
             return Err(BadHandshake::Version);
         }
-        let key = request
-            .headers
-            .get(SEC_WEBSOCKET_KEY)
-            .ok_or(BadHandshake::Key)?
-            .as_bytes();
+        let key = request.headers.get(SEC_WEBSOCKET_KEY).ok_or(BadHandshake::Key)?.as_bytes();
         if key.len() != 24 || !key.ends_with(b"==") {
             return Err(BadHandshake::Key);
         }
@@ -82,10 +74,7 @@ impl Handshake {
         if !offers_known {
             return Err(BadHandshake::Protocol);
         }
-        Ok(Handshake {
-            accept: derive_accept_key(key),
-            speaks_presence,
-        })
+        Ok(Handshake { accept: derive_accept_key(key), speaks_presence })
     }
 
     /// The answer that switches protocols. Never repeats an offered token.
@@ -98,10 +87,7 @@ impl Handshake {
         let accept = HeaderValue::from_str(&self.accept).expect("base64 is a header value");
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
         if self.speaks_presence {
-            headers.insert(
-                SEC_WEBSOCKET_PROTOCOL,
-                HeaderValue::from_static(SUBPROTOCOL),
-            );
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
         }
         response
     }
@@ -110,21 +96,12 @@ impl Handshake {
 /// The offered subprotocols in their order.
 pub fn offered_protocols(request: &Parts) -> impl Iterator<Item = &str> {
     let values = request.headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
-    values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
+    values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim)
 }
 
 fn lists(request: &Parts, name: HeaderName, wanted: &str) -> bool {
-    let values = request
-        .headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
-    values
-        .flat_map(|value| value.split(','))
-        .any(|item| item.trim().eq_ignore_ascii_case(wanted))
+    let values = request.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(wanted))
 }
 
 #[cfg(test)]
@@ -140,9 +117,7 @@ mod tests {
         ];
         headers.retain(|(name, _)| change.iter().all(|(changed, _)| changed != name));
         let mut request = http::Request::builder();
-        let changed = change
-            .iter()
-            .filter_map(|(name, value)| Some((name.clone(), (*value)?)));
+        let changed = change.iter().filter_map(|(name, value)| Some((name.clone(), (*value)?)));
         for (name, value) in headers.into_iter().chain(changed) {
             request = request.header(name, value);
         }
@@ -153,10 +128,7 @@ mod tests {
     fn the_example_of_rfc_6455_is_answered_as_it_says() {
         let answer = Handshake::read(&request(&[])).unwrap().answer();
         assert_eq!(answer.status(), 101);
-        assert_eq!(
-            answer.headers()[SEC_WEBSOCKET_ACCEPT],
-            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        );
+        assert_eq!(answer.headers()[SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert!(!answer.headers().contains_key(SEC_WEBSOCKET_PROTOCOL));
     }
 
@@ -164,11 +136,7 @@ mod tests {
     fn presence_v1_is_chosen_if_offered_and_tokens_are_not_repeated() {
         let chosen = |offered| {
             let handshake = Handshake::read(&request(&[(SEC_WEBSOCKET_PROTOCOL, Some(offered))]))?;
-            Ok(handshake
-                .answer()
-                .headers()
-                .get(SEC_WEBSOCKET_PROTOCOL)
-                .cloned())
+            Ok(handshake.answer().headers().get(SEC_WEBSOCKET_PROTOCOL).cloned())
         };
         let ours = Ok(Some(HeaderValue::from_static("presence.v1")));
         assert_eq!(chosen("presence.v1"), ours);
@@ -182,10 +150,7 @@ mod tests {
         let refused = |name, value| Handshake::read(&request(&[(name, value)])).unwrap_err();
         assert_eq!(refused(CONNECTION, None), BadHandshake::NoUpgrade);
         assert_eq!(refused(UPGRADE, Some("h2c")), BadHandshake::NoUpgrade);
-        assert_eq!(
-            refused(SEC_WEBSOCKET_VERSION, Some("8")),
-            BadHandshake::Version
-        );
+        assert_eq!(refused(SEC_WEBSOCKET_VERSION, Some("8")), BadHandshake::Version);
         assert_eq!(refused(SEC_WEBSOCKET_KEY, None), BadHandshake::Key);
         assert_eq!(refused(SEC_WEBSOCKET_KEY, Some("short")), BadHandshake::Key);
     }

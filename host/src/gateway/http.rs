@@ -41,12 +41,8 @@ pub(super) fn router(door: Door) -> Router {
 }
 
 /// 404 and 405 as problem documents.
-pub(super) fn with_answers_to_the_rest<S: Clone + Send + Sync + 'static>(
-    router: Router<S>,
-) -> Router<S> {
-    router
-        .fallback(unknown_path)
-        .method_not_allowed_fallback(wrong_method)
+pub(super) fn with_answers_to_the_rest<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+    router.fallback(unknown_path).method_not_allowed_fallback(wrong_method)
 }
 
 async fn unknown_path(request: Request<Body>) -> Problem {
@@ -56,17 +52,14 @@ async fn unknown_path(request: Request<Body>) -> Problem {
 
 async fn wrong_method(request: Request<Body>) -> Problem {
     let detail = format!("{} is not possible here; GET is", request.method());
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
-        .with(ALLOW, HeaderValue::from_static("GET,HEAD"))
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).with(ALLOW, HeaderValue::from_static("GET,HEAD"))
 }
 
 async fn connect(State(door): State<Door>, request: Request<Body>) -> Response<Body> {
     match admit(&door, request).await {
         Ok(response) => response,
         Err(problem) => {
-            door.gate
-                .traffic
-                .count_refused(Refusal::of(problem.status()));
+            door.gate.traffic.count_refused(Refusal::of(problem.status()));
             problem.into()
         }
     }
@@ -75,23 +68,17 @@ async fn connect(State(door): State<Door>, request: Request<Body>) -> Response<B
 async fn admit(door: &Door, mut request: Request<Body>) -> Result<Response<Body>, Problem> {
     if request.method() != Method::GET {
         let detail = "a WebSocket is asked for with GET";
-        return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
-            .with(ALLOW, HeaderValue::from_static("GET")));
+        return Err(
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).with(ALLOW, HeaderValue::from_static("GET"))
+        );
     }
     let upgrade = hyper::upgrade::on(&mut request);
     let (parts, _) = request.into_parts();
     let identity = door.gate.authenticator.identify(&parts, now_in_seconds())?;
     let handshake = Handshake::read(&parts)?;
-    let slot = parts
-        .extensions
-        .get::<Arc<Slot>>()
-        .cloned()
-        .ok_or_else(|| {
-            Problem::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the request came without a connection",
-            )
-        })?;
+    let slot = parts.extensions.get::<Arc<Slot>>().cloned().ok_or_else(|| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the request came without a connection")
+    })?;
     let arrival = Box::new(Arrival {
         identity,
         attributes: attributes(&parts, slot.peer),
@@ -104,14 +91,8 @@ async fn admit(door: &Door, mut request: Request<Body>) -> Result<Response<Body>
     door.sessions.spawn(ws::session(arrival, verdict));
     match decided.await {
         Ok(Ok(())) => Ok(handshake.answer()),
-        Ok(Err(refused)) => Err(unavailable(
-            refused.to_string(),
-            retry_after_seconds(refused),
-        )),
-        Err(_) => Err(Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the session could not be opened",
-        )),
+        Ok(Err(refused)) => Err(unavailable(refused.to_string(), retry_after_seconds(refused))),
+        Err(_) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the session could not be opened")),
     }
 }
 
@@ -126,20 +107,13 @@ fn attributes(request: &Parts, peer: IpAddr) -> Attributes {
     let mut pairs = vec![("remote-address".to_owned(), peer.to_canonical().to_string())];
     if let Some(agent) = request.headers.get(USER_AGENT) {
         let agent = String::from_utf8_lossy(agent.as_bytes());
-        let end = (0..=agent.len().min(MAX_USER_AGENT_BYTES))
-            .rev()
-            .find(|at| agent.is_char_boundary(*at));
-        pairs.push((
-            "user-agent".to_owned(),
-            agent[..end.unwrap_or(0)].to_owned(),
-        ));
+        let end = (0..=agent.len().min(MAX_USER_AGENT_BYTES)).rev().find(|at| agent.is_char_boundary(*at));
+        pairs.push(("user-agent".to_owned(), agent[..end.unwrap_or(0)].to_owned()));
     }
     Attributes::new(pairs)
 }
 
 /// Seconds since 1970; 0 on a machine whose clock is before that.
 fn now_in_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

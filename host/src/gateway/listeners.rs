@@ -134,11 +134,7 @@ pub async fn bind(settings: &Settings) -> Result<Listeners, BindError> {
 
 fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
     let bound = || -> io::Result<(TcpListener, SocketAddr)> {
-        let socket = if address.is_ipv4() {
-            TcpSocket::new_v4()?
-        } else {
-            TcpSocket::new_v6()?
-        };
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         // A restarted host must not wait for the connections of the previous one to be forgotten.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
@@ -146,31 +142,14 @@ fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, Socket
         let address = listener.local_addr()?;
         Ok((listener, address))
     };
-    bound().map_err(|source| BindError::Address {
-        key,
-        address,
-        source,
-    })
+    bound().map_err(|source| BindError::Address { key, address, source })
 }
 
 /// Raises the soft limit of open files to the hard one; the limit then in force.
 fn raise_open_files() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum
-        && setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: maximum,
-                maximum,
-            },
-        )
-        .is_err()
-    {
-        tracing::debug!(
-            ?current,
-            ?maximum,
-            "the limit of open files could not be raised"
-        );
+    if current != maximum && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_err() {
+        tracing::debug!(?current, ?maximum, "the limit of open files could not be raised");
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
@@ -178,9 +157,7 @@ fn raise_open_files() -> u64 {
 /// What is left for clients when files, stores, plugins and the admin listener have theirs.
 fn client_share(open_files: u64) -> usize {
     let reserved = (open_files / 4).min(512);
-    usize::try_from(open_files - reserved)
-        .unwrap_or(usize::MAX)
-        .clamp(1, Semaphore::MAX_PERMITS)
+    usize::try_from(open_files - reserved).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS)
 }
 
 impl Listeners {
@@ -201,11 +178,7 @@ impl Listeners {
 
     #[cfg(test)]
     pub(super) fn limited(self, max_clients: usize, bounds: Bounds) -> Listeners {
-        Listeners {
-            max_clients,
-            bounds,
-            ..self
-        }
+        Listeners { max_clients, bounds, ..self }
     }
 
     /// Serves both listeners until `shutdown`, then waits a few seconds for connections to end. Whoever stops the
@@ -219,20 +192,9 @@ impl Listeners {
             traffic: traffic.clone(),
             bounds: self.bounds,
         });
-        let door = Door {
-            gate,
-            handle: handle.clone(),
-            sessions: tasks.clone(),
-        };
-        let guard = Guard {
-            loopback_host: self.admin_address.ip().to_canonical().is_loopback(),
-        };
-        let shared = Shared {
-            tasks: tasks.clone(),
-            shutdown,
-            traffic: traffic.clone(),
-            bounds: self.bounds,
-        };
+        let door = Door { gate, handle: handle.clone(), sessions: tasks.clone() };
+        let guard = Guard { loopback_host: self.admin_address.ip().to_canonical().is_loopback() };
+        let shared = Shared { tasks: tasks.clone(), shutdown, traffic: traffic.clone(), bounds: self.bounds };
         let clients = Counter {
             shared: shared.clone(),
             router: client_side::router(door),
@@ -251,10 +213,7 @@ impl Listeners {
         );
         tasks.close();
         if timeout(STOP_WAIT, tasks.wait()).await.is_err() {
-            tracing::warn!(
-                connections = tasks.len(),
-                "some connections did not end in time and are dropped"
-            );
+            tracing::warn!(connections = tasks.len(), "some connections did not end in time and are dropped");
         }
     }
 }
@@ -294,10 +253,7 @@ impl Counter {
                 }
             };
             if let Ok(permit) = places.clone().try_acquire_owned() {
-                let slot = Arc::new(Slot {
-                    peer: peer.ip(),
-                    _permit: permit,
-                });
+                let slot = Arc::new(Slot { peer: peer.ip(), _permit: permit });
                 self.shared.tasks.spawn(self.clone().converse(stream, slot));
                 continue;
             }
@@ -312,9 +268,7 @@ impl Counter {
                 );
             }
             if let Ok(permit) = turned_away.clone().try_acquire_owned() {
-                self.shared
-                    .tasks
-                    .spawn(turn_away(stream, permit, self.shared.bounds.close));
+                self.shared.tasks.spawn(turn_away(stream, permit, self.shared.bounds.close));
             }
         }
     }
@@ -322,10 +276,7 @@ impl Counter {
     /// Broken connections are nobody's fault; without file descriptors a pause lets others end.
     async fn pause_after(&self, error: &io::Error) {
         use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-        if !matches!(
-            error.kind(),
-            ConnectionAborted | ConnectionReset | Interrupted
-        ) {
+        if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
             tracing::warn!(%error, "a connection for {} could not be accepted; trying again", self.is_for);
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -336,8 +287,7 @@ impl Counter {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
         let (shutdown, bounds) = (self.shared.shutdown.clone(), self.shared.bounds);
-        let service =
-            hyper::service::service_fn(move |request| self.clone().answer(request, slot.clone()));
+        let service = hyper::service::service_fn(move |request| self.clone().answer(request, slot.clone()));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(bounds.head)

@@ -1,7 +1,6 @@
 //! `/metrics`: plain numbers in, OpenMetrics text out. Counts nothing itself.
 
 use std::fmt;
-use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -12,63 +11,35 @@ use prometheus_client::registry::Registry;
 
 use super::traffic::Traffic;
 use crate::driver::Census;
+use crate::plugins::PluginSet;
+use crate::plugins::metrics::{HookMetrics, PluginMetrics};
 
 /// Where the figures of the plugins come from.
 pub trait Metrics: Send + Sync + 'static {
-    /// One for each plugin and hook it exports.
-    fn plugins(&self) -> Vec<PluginFigures>;
+    /// One for each plugin.
+    fn plugins(&self) -> Vec<PluginMetrics>;
 }
 
-/// Counts since the start, of one hook of one plugin.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct PluginFigures {
-    /// The plugin's name.
-    pub plugin: Arc<str>,
-    /// The hook's name, as in the contract.
-    pub hook: &'static str,
-    /// Calls started.
-    pub calls: u64,
-    /// Events delivered.
-    pub delivered: u64,
-    /// Calls that failed, by kind: `retry`, `reject`, `trap`, `stalled`.
-    pub failures: Vec<(&'static str, u64)>,
-    /// Events given up.
-    pub dead_letters: u64,
-    /// Calls that were not the first for their event.
-    pub retries: u64,
-    /// Older transitions that gave way to newer ones.
-    pub coalesced: u64,
-    /// Finished calls by duration: upper bound in seconds, and how many calls fell between the bound before and this
-    /// one. Sorted; the last bound is infinite.
-    pub latency_buckets: Vec<(f64, u64)>,
-    /// The sum of all durations, in seconds.
-    pub latency_sum: f64,
-    /// Events waiting now.
-    pub queue_depth: u64,
-    /// Calls running now.
-    pub running: u64,
+impl Metrics for PluginSet {
+    fn plugins(&self) -> Vec<PluginMetrics> {
+        self.metrics()
+    }
 }
 
 /// The text for Prometheus. Without a census what it would tell is left out.
 pub(super) fn render(
     census: Option<&Census>,
     traffic: &Traffic,
-    plugins: &[PluginFigures],
+    plugins: &[PluginMetrics],
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("presence");
     let [frames_in, frames_out] = traffic.frames();
     registry.register_collector(Box::new(Figures {
         census: census.cloned(),
         accepted: traffic.accepted(),
-        refused: traffic
-            .refused()
-            .map(|(reason, count)| (reason.as_str(), count))
-            .collect(),
+        refused: traffic.refused().map(|(reason, count)| (reason.as_str(), count)).collect(),
         frames: vec![("in", frames_in), ("out", frames_out)],
-        errors: traffic
-            .errors()
-            .map(|(code, count)| (code.as_str(), count))
-            .collect(),
+        errors: traffic.errors().map(|(code, count)| (code.as_str(), count)).collect(),
         plugins: plugins.to_vec(),
     }));
     let mut text = String::new();
@@ -83,7 +54,7 @@ struct Figures {
     refused: Vec<(&'static str, u64)>,
     frames: Vec<(&'static str, u64)>,
     errors: Vec<(&'static str, u64)>,
-    plugins: Vec<PluginFigures>,
+    plugins: Vec<PluginMetrics>,
 }
 
 const STATUSES: [&str; 3] = ["online", "idle", "offline"];
@@ -107,20 +78,8 @@ impl Collector for Figures {
             "reason",
             &self.refused,
         )?;
-        labelled(
-            &mut encoder,
-            "gateway_frames",
-            "WebSocket frames of clients",
-            "direction",
-            &self.frames,
-        )?;
-        labelled(
-            &mut encoder,
-            "gateway_errors",
-            "Errors told to clients",
-            "code",
-            &self.errors,
-        )?;
+        labelled(&mut encoder, "gateway_frames", "WebSocket frames of clients", "direction", &self.frames)?;
+        labelled(&mut encoder, "gateway_errors", "Errors told to clients", "code", &self.errors)?;
         write_plugins(&mut encoder, &self.plugins)
     }
 }
@@ -144,133 +103,149 @@ fn labelled(
 }
 
 fn write_census(encoder: &mut DescriptorEncoder<'_>, census: &Census) -> fmt::Result {
-    let mut sessions = encoder.encode_descriptor(
-        "sessions",
-        "Sessions that this host holds",
-        None,
-        MetricType::Gauge,
-    )?;
-    for (status, count) in STATUSES
-        .into_iter()
-        .zip([census.sessions_online, census.sessions_idle])
-    {
-        sessions
-            .encode_family(&[("status", status)])?
-            .encode_gauge(&count)?;
+    let mut sessions =
+        encoder.encode_descriptor("sessions", "Sessions that this host holds", None, MetricType::Gauge)?;
+    for (status, count) in STATUSES.into_iter().zip([census.sessions_online, census.sessions_idle]) {
+        sessions.encode_family(&[("status", status)])?.encode_gauge(&count)?;
     }
     let help = "Users of the partitions that this host owns";
     let mut users = encoder.encode_descriptor("users", help, None, MetricType::Gauge)?;
     for (status, count) in STATUSES.into_iter().zip(census.users) {
-        users
-            .encode_family(&[("status", status)])?
-            .encode_gauge(&count)?;
+        users.encode_family(&[("status", status)])?.encode_gauge(&count)?;
     }
     let help = "Transitions decided by this host, by the new status";
-    let mut transitions =
-        encoder.encode_descriptor("transitions", help, None, MetricType::Counter)?;
+    let mut transitions = encoder.encode_descriptor("transitions", help, None, MetricType::Counter)?;
     for (status, count) in STATUSES.into_iter().zip(census.transitions) {
-        write_count(
-            &mut transitions.encode_family(&[("status", status)])?,
-            count,
-        )?;
+        write_count(&mut transitions.encode_family(&[("status", status)])?, count)?;
     }
-    encoder
-        .encode_descriptor(
-            "partitions_owned",
-            "Partitions that this host owns",
-            None,
-            MetricType::Gauge,
-        )?
-        .encode_gauge(&census.partitions.len())
-}
-
-type Figure = fn(&PluginFigures) -> u64;
-
-const PLUGIN_COUNTERS: [(&str, &str, Figure); 5] = [
-    ("hook_calls", "Hook calls started", |figures| figures.calls),
-    ("hook_delivered", "Events delivered", |figures| {
-        figures.delivered
-    }),
-    ("hook_dead_letters", "Events given up", |figures| {
-        figures.dead_letters
-    }),
-    (
-        "hook_retries",
-        "Calls that were not the first for their event",
-        |figures| figures.retries,
-    ),
-    (
-        "hook_coalesced",
-        "Older transitions that gave way to newer ones",
-        |figures| figures.coalesced,
-    ),
-];
-
-const PLUGIN_GAUGES: [(&str, &str, Figure); 2] = [
-    ("hook_queue_depth", "Events waiting", |figures| {
-        figures.queue_depth
-    }),
-    ("hook_running", "Calls running", |figures| figures.running),
-];
-
-fn write_plugins(encoder: &mut DescriptorEncoder<'_>, plugins: &[PluginFigures]) -> fmt::Result {
-    for (name, help, figure) in PLUGIN_COUNTERS {
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for figures in plugins {
-            write_count(&mut family.encode_family(&names(figures))?, figure(figures))?;
-        }
-    }
-    for (name, help, figure) in PLUGIN_GAUGES {
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for figures in plugins {
-            family
-                .encode_family(&names(figures))?
-                .encode_gauge(&figure(figures))?;
-        }
-    }
-    let mut failures = encoder.encode_descriptor(
-        "hook_failures",
-        "Hook calls that failed",
-        None,
-        MetricType::Counter,
-    )?;
-    for figures in plugins {
-        for (kind, count) in &figures.failures {
-            let [plugin, hook] = names(figures);
-            write_count(
-                &mut failures.encode_family(&[plugin, hook, ("kind", *kind)])?,
-                *count,
-            )?;
-        }
-    }
-    let help = "How long hook calls took, in seconds";
-    let mut latency =
-        encoder.encode_descriptor("hook_latency_seconds", help, None, MetricType::Histogram)?;
-    for figures in plugins {
-        let count = figures.latency_buckets.iter().map(|(_, count)| count).sum();
-        latency
-            .encode_family(&names(figures))?
-            .encode_histogram::<NoLabelSet>(
-                figures.latency_sum,
-                count,
-                &figures.latency_buckets,
-                None,
-            )?;
+    let help = "Decisions that gave way to a newer one before they were written";
+    let mut coalesced =
+        encoder.encode_descriptor("transitions_coalesced", help, None, MetricType::Counter)?;
+    write_count(&mut coalesced, census.coalesced)?;
+    for (name, help, count) in [
+        ("watched_users", "Users that clients of this host watch", census.watched),
+        ("partitions_owned", "Partitions that this host owns", census.partitions.len() as u64),
+    ] {
+        encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&count)?;
     }
     Ok(())
 }
 
-fn names(figures: &PluginFigures) -> [(&'static str, &str); 2] {
-    [("plugin", &figures.plugin), ("hook", figures.hook)]
+type OfHook = fn(&HookMetrics) -> u64;
+type OfPlugin = fn(&PluginMetrics) -> u64;
+
+const HOOK_COUNTERS: [(&str, &str, OfHook); 2] = [
+    ("hook_calls", "Hook calls that have ended", |hook| hook.calls),
+    ("hook_delivered", "Hook calls that delivered", |hook| hook.delivered),
+];
+
+const PLUGIN_COUNTERS: [(&str, &str, OfPlugin); 9] = [
+    ("plugin_dead_letters", "Events given up", |plugin| plugin.dead_letters),
+    ("plugin_dead_letters_lost", "Dead letters that could only be logged", |plugin| plugin.dead_letters_lost),
+    ("plugin_dead_letters_dropped", "Older dead letters that made room", |plugin| {
+        plugin.dead_letters_dropped
+    }),
+    ("plugin_retries", "Attempts that were put off to be repeated", |plugin| plugin.retries),
+    ("plugin_coalesced", "Older transitions that gave way to newer ones", |plugin| plugin.coalesced),
+    ("plugin_overflowed", "Events that found the queue full", |plugin| plugin.overflowed),
+    ("plugin_breaker_opened", "How often the breaker opened", |plugin| plugin.breaker_opened),
+    ("plugin_guests_started", "Guests instantiated", |plugin| plugin.guests_started),
+    ("plugin_log_bytes_cut", "Bytes of log text beyond limits.log", |plugin| plugin.log_bytes_cut),
+];
+
+const PLUGIN_GAUGES: [(&str, &str, OfPlugin); 4] = [
+    ("plugin_queue_depth", "Events waiting for their turn", |plugin| plugin.queued as u64),
+    ("plugin_backing_off", "Events waiting to be repeated", |plugin| plugin.backing_off as u64),
+    ("plugin_running", "Calls under way", |plugin| plugin.running as u64),
+    ("plugin_breaker_open", "1 while the plugin is left alone", |plugin| u64::from(plugin.breaker_open)),
+];
+
+fn write_plugins(encoder: &mut DescriptorEncoder<'_>, plugins: &[PluginMetrics]) -> fmt::Result {
+    for (name, help, figure) in PLUGIN_COUNTERS {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for plugin in plugins {
+            write_count(&mut family.encode_family(&[("plugin", &*plugin.plugin)])?, figure(plugin))?;
+        }
+    }
+    for (name, help, figure) in PLUGIN_GAUGES {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for plugin in plugins {
+            family.encode_family(&[("plugin", &*plugin.plugin)])?.encode_gauge(&figure(plugin))?;
+        }
+    }
+    let hooks: Vec<(&PluginMetrics, &HookMetrics)> =
+        plugins.iter().flat_map(|plugin| plugin.hooks.iter().map(move |hook| (plugin, hook))).collect();
+    write_hooks(encoder, &hooks)
+}
+
+fn write_hooks(encoder: &mut DescriptorEncoder<'_>, hooks: &[(&PluginMetrics, &HookMetrics)]) -> fmt::Result {
+    let names = |plugin: &PluginMetrics, hook: &HookMetrics| {
+        [("plugin", plugin.plugin.to_string()), ("hook", hook.hook.as_str().to_owned())]
+    };
+    for (name, help, figure) in HOOK_COUNTERS {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (plugin, hook) in hooks {
+            write_count(&mut family.encode_family(&names(plugin, hook))?, figure(hook))?;
+        }
+    }
+    let mut failures =
+        encoder.encode_descriptor("hook_failures", "Hook calls that failed", None, MetricType::Counter)?;
+    for (plugin, hook) in hooks {
+        for (kind, count) in &hook.failures {
+            let [plugin, hook] = names(plugin, hook);
+            let labels = [plugin, hook, ("kind", kind.as_str().to_owned())];
+            write_count(&mut failures.encode_family(&labels)?, *count)?;
+        }
+    }
+    let help = "How long hook calls took, in seconds";
+    let mut latency = encoder.encode_descriptor("hook_latency_seconds", help, None, MetricType::Histogram)?;
+    for (plugin, hook) in hooks {
+        let buckets = &hook.latency.buckets;
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let names = names(plugin, hook);
+        let mut family = latency.encode_family(&names)?;
+        family.encode_histogram::<NoLabelSet>(hook.latency.sum_seconds, count, buckets, None)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use presence_core::events::Hook;
     use presence_core::ids::PartitionId;
 
     use super::*;
     use crate::gateway::protocol::ErrorCode;
     use crate::gateway::traffic::Refusal;
+    use crate::plugins::metrics::{FailureKind, Histogram};
+
+    pub(in crate::gateway) fn webhook() -> PluginMetrics {
+        let kinds = FailureKind::ALL;
+        let hook = HookMetrics {
+            hook: Hook::UserOnline,
+            calls: 6,
+            delivered: 4,
+            failures: [(kinds[0], 1), (kinds[1], 0), (kinds[2], 1), (kinds[3], 0)],
+            latency: Histogram { buckets: vec![(0.001, 2), (0.01, 3), (f64::INFINITY, 1)], sum_seconds: 0.5 },
+        };
+        PluginMetrics {
+            plugin: "webhook".into(),
+            hooks: vec![hook],
+            retries: 1,
+            coalesced: 2,
+            overflowed: 0,
+            breaker_opened: 1,
+            dead_letters: 3,
+            dead_letters_lost: 0,
+            dead_letters_dropped: 0,
+            guests_started: 8,
+            log_bytes_cut: 0,
+            queued: 8,
+            backing_off: 1,
+            running: 2,
+            breaker_open: true,
+        }
+    }
 
     #[test]
     fn everything_is_printed_once_with_its_labels() {
@@ -285,39 +260,31 @@ mod tests {
             users: [2, 1, 7],
             transitions: [5, 4, 3],
             partitions: vec![PartitionId(0), PartitionId(9)],
+            watched: 6,
+            coalesced: 2,
         };
-        let figures = PluginFigures {
-            plugin: "webhook".into(),
-            hook: "user-online",
-            calls: 6,
-            delivered: 4,
-            failures: vec![("retry", 1), ("trap", 1)],
-            latency_buckets: vec![(0.001, 2), (0.01, 3), (f64::INFINITY, 1)],
-            latency_sum: 0.5,
-            queue_depth: 8,
-            ..PluginFigures::default()
-        };
+        let figures = webhook();
         let text = render(Some(&census), &traffic, &[figures]).unwrap();
         for line in [
             "presence_sessions{status=\"idle\"} 1",
             "presence_users{status=\"offline\"} 7",
             "presence_transitions_total{status=\"online\"} 5",
             "presence_partitions_owned 2",
+            "presence_watched_users 6",
+            "presence_transitions_coalesced_total 2",
             "presence_gateway_sessions_opened_total 1",
             "presence_gateway_connections_refused_total{reason=\"unauthorized\"} 1",
             "presence_gateway_frames_total{direction=\"in\"} 1",
             "presence_gateway_errors_total{code=\"forbidden\"} 1",
             "presence_hook_calls_total{plugin=\"webhook\",hook=\"user-online\"} 6",
             "presence_hook_failures_total{plugin=\"webhook\",hook=\"user-online\",kind=\"trap\"} 1",
-            "presence_hook_queue_depth{plugin=\"webhook\",hook=\"user-online\"} 8",
+            "presence_plugin_queue_depth{plugin=\"webhook\"} 8",
+            "presence_plugin_breaker_open{plugin=\"webhook\"} 1",
+            "presence_plugin_dead_letters_total{plugin=\"webhook\"} 3",
             "presence_hook_latency_seconds_count{plugin=\"webhook\",hook=\"user-online\"} 6",
             "presence_hook_latency_seconds_bucket{le=\"+Inf\",plugin=\"webhook\",hook=\"user-online\"} 6",
         ] {
-            assert_eq!(
-                text.lines().filter(|found| *found == line).count(),
-                1,
-                "{line} in\n{text}"
-            );
+            assert_eq!(text.lines().filter(|found| *found == line).count(), 1, "{line} in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
     }
@@ -326,9 +293,6 @@ mod tests {
     fn without_a_census_the_rest_is_printed() {
         let text = render(None, &Traffic::default(), &[]).unwrap();
         assert!(!text.contains("presence_sessions{"), "{text}");
-        assert!(
-            text.contains("presence_gateway_frames_total{direction=\"out\"} 0"),
-            "{text}"
-        );
+        assert!(text.contains("presence_gateway_frames_total{direction=\"out\"} 0"), "{text}");
     }
 }

@@ -36,10 +36,8 @@ pub fn loopback_only(request: &Parts) -> Result<(), Foreign> {
 
 /// The `Host` must name this machine, also where the request line holds a whole address.
 pub fn loopback_host(request: &Parts) -> Result<(), Foreign> {
-    let line_is_fine = request
-        .uri
-        .authority()
-        .is_none_or(|authority| is_loopback_authority(authority.as_str()));
+    let line_is_fine =
+        request.uri.authority().is_none_or(|authority| is_loopback_authority(authority.as_str()));
     match only_value(request, HOST) {
         Value::One(host) if line_is_fine && is_loopback_authority(host) => Ok(()),
         _ => Err(Foreign::Host),
@@ -51,8 +49,7 @@ pub fn same_origin(request: &Parts) -> Result<(), Foreign> {
     match (only_value(request, ORIGIN), only_value(request, HOST)) {
         (Value::Absent, _) => Ok(()),
         (Value::One(origin), Value::One(host))
-            if origin_authority(origin)
-                .is_some_and(|authority| authority.eq_ignore_ascii_case(host)) =>
+            if origin_authority(origin).is_some_and(|authority| authority.eq_ignore_ascii_case(host)) =>
         {
             Ok(())
         }
@@ -77,9 +74,7 @@ fn only_value(request: &Parts, name: HeaderName) -> Value<'_> {
 
 /// The `host:port` of an origin of a web page; none for `null`, other schemes and nonsense.
 fn origin_authority(origin: &str) -> Option<&str> {
-    let authority = origin
-        .strip_prefix("http://")
-        .or_else(|| origin.strip_prefix("https://"))?;
+    let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"))?;
     (!authority.is_empty() && !authority.contains(['/', '@', '?', '#'])).then_some(authority)
 }
 
@@ -89,22 +84,16 @@ fn is_loopback_authority(authority: &str) -> bool {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((host, port)) => {
-                return host
-                    .parse::<Ipv6Addr>()
-                    .is_ok_and(|address| address == Ipv6Addr::LOCALHOST)
+                return host.parse::<Ipv6Addr>().is_ok_and(|address| address == Ipv6Addr::LOCALHOST)
                     && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port));
             }
             None => return false,
         },
-        None => authority
-            .split_once(':')
-            .map_or((authority, None), |(host, port)| (host, Some(port))),
+        None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
     };
     port.is_none_or(is_port)
         && (host.eq_ignore_ascii_case("localhost")
-            || host
-                .parse::<Ipv4Addr>()
-                .is_ok_and(|address| address.is_loopback()))
+            || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback()))
 }
 
 fn is_port(text: &str) -> bool {
@@ -125,15 +114,9 @@ mod tests {
 
     #[test]
     fn loopback_hosts_pass_and_others_do_not() {
-        for host in [
-            "localhost",
-            "LocalHost:7070",
-            "127.0.0.1",
-            "127.0.0.1:0",
-            "127.9.8.7:80",
-            "[::1]",
-            "[::1]:7070",
-        ] {
+        for host in
+            ["localhost", "LocalHost:7070", "127.0.0.1", "127.0.0.1:0", "127.9.8.7:80", "[::1]", "[::1]:7070"]
+        {
             assert_eq!(loopback_only(&request(&[(HOST, host)])), Ok(()), "{host}");
         }
         let foreign = [
@@ -158,17 +141,10 @@ mod tests {
             "user@localhost",
         ];
         for host in foreign {
-            assert_eq!(
-                loopback_only(&request(&[(HOST, host)])),
-                Err(Foreign::Host),
-                "{host}"
-            );
+            assert_eq!(loopback_only(&request(&[(HOST, host)])), Err(Foreign::Host), "{host}");
         }
         assert_eq!(loopback_only(&request(&[])), Err(Foreign::Host));
-        assert_eq!(
-            loopback_only(&request(&[(HOST, "localhost"), (HOST, "localhost")])),
-            Err(Foreign::Host)
-        );
+        assert_eq!(loopback_only(&request(&[(HOST, "localhost"), (HOST, "localhost")])), Err(Foreign::Host));
     }
 
     #[test]
@@ -185,16 +161,8 @@ mod tests {
 
     #[test]
     fn pages_of_this_machine_pass_and_others_do_not() {
-        for origin in [
-            "http://localhost:3000",
-            "https://127.0.0.1",
-            "http://[::1]:8080",
-        ] {
-            assert_eq!(
-                loopback_only(&request(&[(HOST, "localhost"), (ORIGIN, origin)])),
-                Ok(()),
-                "{origin}"
-            );
+        for origin in ["http://localhost:3000", "https://127.0.0.1", "http://[::1]:8080"] {
+            assert_eq!(loopback_only(&request(&[(HOST, "localhost"), (ORIGIN, origin)])), Ok(()), "{origin}");
         }
         let foreign = [
             "null",
@@ -209,20 +177,13 @@ mod tests {
         ];
         for origin in foreign {
             let request = request(&[(HOST, "localhost"), (ORIGIN, origin)]);
-            assert_eq!(
-                loopback_only(&request),
-                Err(Foreign::PageElsewhere),
-                "{origin}"
-            );
+            assert_eq!(loopback_only(&request), Err(Foreign::PageElsewhere), "{origin}");
         }
     }
 
     #[test]
     fn the_admin_listener_answers_its_own_pages_only() {
-        let own = [
-            (HOST, "admin.internal:7071"),
-            (ORIGIN, "http://Admin.internal:7071"),
-        ];
+        let own = [(HOST, "admin.internal:7071"), (ORIGIN, "http://Admin.internal:7071")];
         assert_eq!(same_origin(&request(&own)), Ok(()));
         assert_eq!(same_origin(&request(&[(HOST, "localhost:7071")])), Ok(()));
         for origin in ["null", "http://localhost:3000", "https://example.org"] {

@@ -24,11 +24,7 @@ struct Document<'a> {
 impl Problem {
     /// `detail` is for the person who reads the answer: what failed, and what to do.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Problem {
-        Problem {
-            status,
-            detail: detail.into(),
-            headers: Vec::new(),
-        }
+        Problem { status, detail: detail.into(), headers: Vec::new() }
     }
 
     /// With one more header.
@@ -51,15 +47,11 @@ impl From<Problem> for Response<Body> {
             status: problem.status.as_u16(),
             detail: &problem.detail,
         };
-        let text =
-            serde_json::to_string(&document).expect("strings and numbers always become JSON");
+        let text = serde_json::to_string(&document).expect("strings and numbers always become JSON");
         let mut response = Response::new(Body::from(text));
         *response.status_mut() = problem.status;
         let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         for (name, value) in problem.headers {
             headers.insert(name, value);

@@ -81,11 +81,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them, in the order of the counters.
-    pub const ALL: [ErrorCode; 3] = [
-        ErrorCode::InvalidMessage,
-        ErrorCode::Forbidden,
-        ErrorCode::TooMany,
-    ];
+    pub const ALL: [ErrorCode; 3] = [ErrorCode::InvalidMessage, ErrorCode::Forbidden, ErrorCode::TooMany];
 
     /// The word in the message.
     pub fn as_str(self) -> &'static str {
@@ -144,21 +140,10 @@ pub struct Invalid {
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 enum Written {
-    SetStatus {
-        status: SettableStatus,
-        id: Option<String>,
-    },
-    Watch {
-        users: Vec<String>,
-        id: Option<String>,
-    },
-    Unwatch {
-        users: Vec<String>,
-        id: Option<String>,
-    },
-    Ping {
-        id: Option<String>,
-    },
+    SetStatus { status: SettableStatus, id: Option<String> },
+    Watch { users: Vec<String>, id: Option<String> },
+    Unwatch { users: Vec<String>, id: Option<String> },
+    Ping { id: Option<String> },
 }
 
 #[derive(Deserialize)]
@@ -171,36 +156,24 @@ enum SettableStatus {
 impl ClientMessage {
     /// Reads one text frame.
     pub fn parse(text: &str) -> Result<ClientMessage, Invalid> {
-        let written =
-            serde_json::from_str::<Written>(text).map_err(|error| explain(text, &error))?;
+        let written = serde_json::from_str::<Written>(text).map_err(|error| explain(text, &error))?;
         match written {
             Written::SetStatus { status, id } => {
                 let status = match status {
                     SettableStatus::Online => Status::Online,
                     SettableStatus::Idle => Status::Idle,
                 };
-                Ok(ClientMessage::SetStatus {
-                    status,
-                    id: checked_id(id)?,
-                })
+                Ok(ClientMessage::SetStatus { status, id: checked_id(id)? })
             }
             Written::Watch { users, id } => {
                 let id = checked_id(id)?;
-                Ok(ClientMessage::Watch {
-                    users: checked_users(&users, &id)?,
-                    id,
-                })
+                Ok(ClientMessage::Watch { users: checked_users(&users, &id)?, id })
             }
             Written::Unwatch { users, id } => {
                 let id = checked_id(id)?;
-                Ok(ClientMessage::Unwatch {
-                    users: checked_users(&users, &id)?,
-                    id,
-                })
+                Ok(ClientMessage::Unwatch { users: checked_users(&users, &id)?, id })
             }
-            Written::Ping { id } => Ok(ClientMessage::Ping {
-                id: checked_id(id)?,
-            }),
+            Written::Ping { id } => Ok(ClientMessage::Ping { id: checked_id(id)? }),
         }
     }
 }
@@ -210,27 +183,17 @@ fn explain(text: &str, error: &serde_json::Error) -> Invalid {
     let (explanation, id) = match serde_json::from_str::<serde_json::Value>(text) {
         Err(syntax) => (format!("not JSON: {syntax}"), None),
         Ok(serde_json::Value::Object(fields)) => {
-            let id = fields
-                .get("id")
-                .and_then(|id| id.as_str())
-                .filter(|id| id.len() <= MAX_ID_BYTES);
+            let id = fields.get("id").and_then(|id| id.as_str()).filter(|id| id.len() <= MAX_ID_BYTES);
             (error.to_string(), id.map(str::to_owned))
         }
         Ok(_) => ("a message is a JSON object with a `type`".to_owned(), None),
     };
-    Invalid {
-        code: ErrorCode::InvalidMessage,
-        explanation: shortened(explanation),
-        id,
-    }
+    Invalid { code: ErrorCode::InvalidMessage, explanation: shortened(explanation), id }
 }
 
 fn shortened(mut text: String) -> String {
     if text.len() > MAX_EXPLANATION_BYTES {
-        let end = (0..=MAX_EXPLANATION_BYTES)
-            .rev()
-            .find(|at| text.is_char_boundary(*at))
-            .unwrap_or(0);
+        let end = (0..=MAX_EXPLANATION_BYTES).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         text.truncate(end);
         text.push('…');
     }
@@ -241,10 +204,7 @@ fn checked_id(id: Option<String>) -> Result<Option<String>, Invalid> {
     match id {
         Some(id) if id.len() > MAX_ID_BYTES => Err(Invalid {
             code: ErrorCode::InvalidMessage,
-            explanation: format!(
-                "`id` has {} bytes; at most {MAX_ID_BYTES} are allowed",
-                id.len()
-            ),
+            explanation: format!("`id` has {} bytes; at most {MAX_ID_BYTES} are allowed", id.len()),
             id: None,
         }),
         id => Ok(id),
@@ -252,11 +212,7 @@ fn checked_id(id: Option<String>) -> Result<Option<String>, Invalid> {
 }
 
 fn checked_users(users: &[String], id: &Option<String>) -> Result<Vec<UserId>, Invalid> {
-    let invalid = |code, explanation| Invalid {
-        code,
-        explanation,
-        id: id.clone(),
-    };
+    let invalid = |code, explanation| Invalid { code, explanation, id: id.clone() };
     if users.is_empty() {
         let explanation = format!("`users` is empty; name 1 to {MAX_USERS_PER_MESSAGE} users");
         return Err(invalid(ErrorCode::InvalidMessage, explanation));
@@ -269,12 +225,8 @@ fn checked_users(users: &[String], id: &Option<String>) -> Result<Vec<UserId>, I
         return Err(invalid(ErrorCode::TooMany, explanation));
     }
     let checked = users.iter().enumerate().map(|(at, text)| {
-        UserId::new(text).map_err(|reason| {
-            invalid(
-                ErrorCode::InvalidMessage,
-                format!("`users[{at}]`: {reason}"),
-            )
-        })
+        UserId::new(text)
+            .map_err(|reason| invalid(ErrorCode::InvalidMessage, format!("`users[{at}]`: {reason}")))
     });
     checked.collect()
 }
@@ -356,8 +308,7 @@ const LAST_RFC3339: u64 = 253_402_300_799_999;
 
 /// A time in RFC 3339, UTC, with milliseconds. What lies past the year 9999 becomes its last millisecond.
 pub fn rfc3339(at: Timestamp) -> String {
-    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at.0.min(LAST_RFC3339)))
-        .to_string()
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at.0.min(LAST_RFC3339))).to_string()
 }
 
 #[cfg(test)]
@@ -377,29 +328,17 @@ mod tests {
     fn every_client_message_parses() {
         assert_eq!(
             ClientMessage::parse(r#"{"type":"set_status","status":"idle","id":"1"}"#),
-            Ok(ClientMessage::SetStatus {
-                status: Status::Idle,
-                id: Some("1".into())
-            })
+            Ok(ClientMessage::SetStatus { status: Status::Idle, id: Some("1".into()) })
         );
         assert_eq!(
             ClientMessage::parse(r#"{"users":["a/b","🦀 *,."],"type":"watch"}"#),
-            Ok(ClientMessage::Watch {
-                users: vec![user("a/b"), user("🦀 *,.")],
-                id: None
-            })
+            Ok(ClientMessage::Watch { users: vec![user("a/b"), user("🦀 *,.")], id: None })
         );
         assert_eq!(
             ClientMessage::parse(r#"{"type":"unwatch","users":["bob"],"id":null}"#),
-            Ok(ClientMessage::Unwatch {
-                users: vec![user("bob")],
-                id: None
-            })
+            Ok(ClientMessage::Unwatch { users: vec![user("bob")], id: None })
         );
-        assert_eq!(
-            ClientMessage::parse(r#"{"type":"ping"}"#),
-            Ok(ClientMessage::Ping { id: None })
-        );
+        assert_eq!(ClientMessage::parse(r#"{"type":"ping"}"#), Ok(ClientMessage::Ping { id: None }));
     }
 
     #[test]
@@ -409,57 +348,17 @@ mod tests {
             ("[1]", "a message is a JSON object", None),
             ("\"ping\"", "a message is a JSON object", None),
             (r#"{"id":"7"}"#, "missing field `type`", Some("7")),
-            (
-                r#"{"type":"shout","id":"7"}"#,
-                "unknown variant `shout`",
-                Some("7"),
-            ),
-            (
-                r#"{"type":"set_status","id":"7"}"#,
-                "missing field `status`",
-                Some("7"),
-            ),
-            (
-                r#"{"type":"set_status","status":"offline","id":"7"}"#,
-                "`online` or `idle`",
-                Some("7"),
-            ),
-            (
-                r#"{"type":"set_status","status":"idle","why":1}"#,
-                "unknown field `why`",
-                None,
-            ),
+            (r#"{"type":"shout","id":"7"}"#, "unknown variant `shout`", Some("7")),
+            (r#"{"type":"set_status","id":"7"}"#, "missing field `status`", Some("7")),
+            (r#"{"type":"set_status","status":"offline","id":"7"}"#, "`online` or `idle`", Some("7")),
+            (r#"{"type":"set_status","status":"idle","why":1}"#, "unknown field `why`", None),
             (r#"{"type":"ping","id":7}"#, "invalid type: integer", None),
-            (
-                r#"{"type":"watch","users":"bob"}"#,
-                "invalid type: string",
-                None,
-            ),
-            (
-                r#"{"type":"watch","users":[],"id":"7"}"#,
-                "`users` is empty",
-                Some("7"),
-            ),
-            (
-                r#"{"type":"watch","users":["a","..",""],"id":"7"}"#,
-                "`users[1]`: `.` and `..`",
-                Some("7"),
-            ),
-            (
-                r#"{"type":"watch","users":[""]}"#,
-                "must not be empty",
-                None,
-            ),
-            (
-                r#"{"type":"watch","users":["a\u0007"]}"#,
-                "control characters",
-                None,
-            ),
-            (
-                r#"{"type":"ping","type":"ping"}"#,
-                "duplicate field `type`",
-                None,
-            ),
+            (r#"{"type":"watch","users":"bob"}"#, "invalid type: string", None),
+            (r#"{"type":"watch","users":[],"id":"7"}"#, "`users` is empty", Some("7")),
+            (r#"{"type":"watch","users":["a","..",""],"id":"7"}"#, "`users[1]`: `.` and `..`", Some("7")),
+            (r#"{"type":"watch","users":[""]}"#, "must not be empty", None),
+            (r#"{"type":"watch","users":["a\u0007"]}"#, "control characters", None),
+            (r#"{"type":"ping","type":"ping"}"#, "duplicate field `type`", None),
         ];
         for (text, part, id) in cases {
             let (code, explanation, found) = invalid(text);
@@ -471,16 +370,12 @@ mod tests {
 
     #[test]
     fn long_things_are_refused_and_not_sent_back_i8() {
-        let (_, explanation, id) =
-            invalid(&format!(r#"{{"type":"ping","id":"{}"}}"#, "x".repeat(129)));
+        let (_, explanation, id) = invalid(&format!(r#"{{"type":"ping","id":"{}"}}"#, "x".repeat(129)));
         assert!(explanation.contains("129 bytes"), "{explanation}");
         assert_eq!(id, None);
         let (_, explanation, _) = invalid(&format!(r#"{{"type":"{}"}}"#, "é".repeat(5000)));
         assert!(explanation.len() <= MAX_EXPLANATION_BYTES + '…'.len_utf8());
-        let (_, explanation, _) = invalid(&format!(
-            r#"{{"type":"watch","users":["{}"]}}"#,
-            "x".repeat(257)
-        ));
+        let (_, explanation, _) = invalid(&format!(r#"{{"type":"watch","users":["{}"]}}"#, "x".repeat(257)));
         assert!(explanation.contains("at most 256 bytes"), "{explanation}");
         let many = vec!["\"u\""; 1001].join(",");
         let (code, explanation, _) = invalid(&format!(r#"{{"type":"watch","users":[{many}]}}"#));
@@ -517,16 +412,9 @@ mod tests {
             presence.to_text(),
             r#"{"type":"presence","user":"bob","status":"offline","since":null,"revision":0}"#
         );
+        assert_eq!(HostMessage::Pong { id: None }.to_text(), r#"{"type":"pong"}"#);
         assert_eq!(
-            HostMessage::Pong { id: None }.to_text(),
-            r#"{"type":"pong"}"#
-        );
-        assert_eq!(
-            HostMessage::Goodbye {
-                reason: "draining".into(),
-                retry_after_ms: Some(1200)
-            }
-            .to_text(),
+            HostMessage::Goodbye { reason: "draining".into(), retry_after_ms: Some(1200) }.to_text(),
             r#"{"type":"goodbye","reason":"draining","retry_after_ms":1200}"#
         );
     }
@@ -534,10 +422,7 @@ mod tests {
     #[test]
     fn times_are_rfc_3339_with_milliseconds() {
         assert_eq!(rfc3339(Timestamp(0)), "1970-01-01T00:00:00.000Z");
-        assert_eq!(
-            rfc3339(Timestamp(1_764_000_000_123)),
-            "2025-11-24T16:00:00.123Z"
-        );
+        assert_eq!(rfc3339(Timestamp(1_764_000_000_123)), "2025-11-24T16:00:00.123Z");
         assert_eq!(rfc3339(Timestamp(u64::MAX)), "9999-12-31T23:59:59.999Z");
     }
 
@@ -550,24 +435,16 @@ mod tests {
             if line.contains("status\":\"offline\",\"id\"") {
                 ClientMessage::parse(&line[3..]).expect_err("the mistake in the example");
             } else if let Some(text) = line.strip_prefix("C: {") {
-                ClientMessage::parse(&format!("{{{text}"))
-                    .unwrap_or_else(|error| panic!("{line}: {error}"));
+                ClientMessage::parse(&format!("{{{text}")).unwrap_or_else(|error| panic!("{line}: {error}"));
                 from_client += 1;
             } else if let Some(text) = line.strip_prefix("S: {") {
                 let text = format!("{{{text}");
                 let message: HostMessage<'_> =
                     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{line}: {error}"));
-                assert_eq!(
-                    message.to_text(),
-                    text,
-                    "fields are missing, unknown or in another order"
-                );
+                assert_eq!(message.to_text(), text, "fields are missing, unknown or in another order");
                 from_host += 1;
             }
         }
-        assert!(
-            from_client >= 8 && from_host >= 12,
-            "{from_client} {from_host}"
-        );
+        assert!(from_client >= 8 && from_host >= 12, "{from_client} {from_host}");
     }
 }

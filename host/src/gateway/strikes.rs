@@ -17,10 +17,7 @@ impl Strikes {
     /// Notes an error; true when it is one too many.
     pub fn strike(&mut self, now: Instant) -> bool {
         let recent = self.0.get_or_insert_default();
-        while recent
-            .front()
-            .is_some_and(|at| now.duration_since(*at) > SPAN)
-        {
+        while recent.front().is_some_and(|at| now.duration_since(*at) > SPAN) {
             recent.pop_front();
         }
         recent.push_back(now);

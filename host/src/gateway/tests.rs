@@ -21,13 +21,14 @@ use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tokio_util::sync::CancellationToken;
 
-use self::driver::{Driver, NoStore};
-use super::metrics::{Metrics, PluginFigures};
+use self::driver::{Driver, store_with_dead_letters};
+use super::metrics::Metrics;
 use super::ws::Bounds;
 use super::*;
+use crate::plugins::metrics::PluginMetrics;
 use crate::settings::{
-    AuthKey, AuthMode, AuthSettings, ClusterSettings, HostSettings, KeyAlgorithm, PresenceSettings,
-    Settings, StoreKind, WatchPolicy,
+    AuthKey, AuthMode, AuthSettings, ClusterSettings, HostSettings, KeyAlgorithm, PresenceSettings, Settings,
+    StoreKind, WatchPolicy,
 };
 
 /// Longer than anything here takes, shorter than a person's patience.
@@ -36,9 +37,7 @@ const BOUND: Duration = Duration::from_secs(20);
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    timeout(BOUND, future)
-        .await
-        .expect("nothing happened for 20 s")
+    timeout(BOUND, future).await.expect("nothing happened for 20 s")
 }
 
 fn settings(auth: AuthSettings) -> Settings {
@@ -76,41 +75,20 @@ fn settings(auth: AuthSettings) -> Settings {
 }
 
 pub(crate) fn open_to_all() -> AuthSettings {
-    AuthSettings {
-        mode: AuthMode::None,
-        watch: WatchPolicy::Anyone,
-        query_token: false,
-    }
+    AuthSettings { mode: AuthMode::None, watch: WatchPolicy::Anyone, query_token: false }
 }
 
 pub(crate) fn with_tokens() -> AuthSettings {
-    let key = AuthKey {
-        id: None,
-        algorithm: KeyAlgorithm::Hs256,
-        material: SECRET.into(),
-    };
-    let mode = AuthMode::Jwt {
-        issuer: None,
-        audience: None,
-        keys: vec![key],
-    };
-    AuthSettings {
-        mode,
-        watch: WatchPolicy::Own,
-        query_token: false,
-    }
+    let key = AuthKey { id: None, algorithm: KeyAlgorithm::Hs256, material: SECRET.into() };
+    let mode = AuthMode::Jwt { issuer: None, audience: None, keys: vec![key] };
+    AuthSettings { mode, watch: WatchPolicy::Own, query_token: false }
 }
 
 struct NoPlugins;
 
 impl Metrics for NoPlugins {
-    fn plugins(&self) -> Vec<PluginFigures> {
-        vec![PluginFigures {
-            plugin: "webhook".into(),
-            hook: "user-online",
-            calls: 3,
-            ..PluginFigures::default()
-        }]
+    fn plugins(&self) -> Vec<PluginMetrics> {
+        vec![super::metrics::tests::webhook()]
     }
 }
 
@@ -129,40 +107,21 @@ impl Gateway {
     }
 
     async fn with_limits(auth: AuthSettings, max_clients: usize, bounds: Bounds) -> Gateway {
-        let listeners = bind(&settings(auth))
-            .await
-            .unwrap()
-            .limited(max_clients, bounds);
+        let listeners = bind(&settings(auth)).await.unwrap().limited(max_clients, bounds);
         let (handle, queue) = Handle::channel(64);
         let (clients, admin) = (listeners.client_address(), listeners.admin_address());
         let shutdown = CancellationToken::new();
-        let deps = AdminDeps {
-            store: Arc::new(NoStore),
-            metrics: Arc::new(NoPlugins),
-        };
+        let deps =
+            AdminDeps { store: Arc::new(store_with_dead_letters().await), metrics: Arc::new(NoPlugins) };
         let serving = tokio::spawn(listeners.serve(handle, deps, shutdown.clone()));
-        Gateway {
-            clients,
-            admin,
-            driver: Driver::start(queue),
-            shutdown,
-            serving,
-        }
+        Gateway { clients, admin, driver: Driver::start(queue), shutdown, serving }
     }
 
-    async fn try_connect(
-        &self,
-        path: &str,
-        headers: &[(&str, &str)],
-    ) -> Result<Client, SocketError> {
-        let mut request = format!("ws://{}{path}", self.clients)
-            .into_client_request()
-            .unwrap();
+    async fn try_connect(&self, path: &str, headers: &[(&str, &str)]) -> Result<Client, SocketError> {
+        let mut request = format!("ws://{}{path}", self.clients).into_client_request().unwrap();
         for (name, value) in headers {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
-            request
-                .headers_mut()
-                .insert(name, HeaderValue::from_str(value).unwrap());
+            request.headers_mut().insert(name, HeaderValue::from_str(value).unwrap());
         }
         let (socket, response) = soon(tokio_tungstenite::connect_async(request)).await?;
         let protocol = response.headers().get("sec-websocket-protocol").cloned();
@@ -171,10 +130,7 @@ impl Gateway {
 
     /// A client whose `welcome` has come.
     async fn connect(&self, user: &str) -> Client {
-        let mut client = self
-            .try_connect(&format!("/v1/connect?user={user}"), &[])
-            .await
-            .unwrap();
+        let mut client = self.try_connect(&format!("/v1/connect?user={user}"), &[]).await.unwrap();
         assert_eq!(client.next().await["type"], "welcome");
         client
     }
@@ -183,17 +139,10 @@ impl Gateway {
     async fn refused(&self, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
         match self.try_connect(path, headers).await {
             Err(SocketError::Http(response)) => {
-                assert_eq!(
-                    response.headers()["content-type"],
-                    "application/problem+json"
-                );
-                let document: Value =
-                    serde_json::from_slice(response.body().as_deref().unwrap()).unwrap();
+                assert_eq!(response.headers()["content-type"], "application/problem+json");
+                let document: Value = serde_json::from_slice(response.body().as_deref().unwrap()).unwrap();
                 assert_eq!(document["status"], response.status().as_u16());
-                (
-                    response.status().as_u16(),
-                    document["detail"].as_str().unwrap().to_owned(),
-                )
+                (response.status().as_u16(), document["detail"].as_str().unwrap().to_owned())
             }
             Err(other) => panic!("{other}"),
             Ok(_) => panic!("{path} was let in"),
@@ -220,11 +169,7 @@ impl Client {
     /// The next JSON message.
     async fn next(&mut self) -> Value {
         loop {
-            match soon(self.socket.next())
-                .await
-                .expect("the connection ended")
-                .unwrap()
-            {
+            match soon(self.socket.next()).await.expect("the connection ended").unwrap() {
                 Message::Text(text) => return serde_json::from_str(&text).unwrap(),
                 Message::Ping(_) | Message::Pong(_) => {}
                 other => panic!("{other:?}"),
@@ -259,9 +204,5 @@ async fn raw(address: SocketAddr, request: &str) -> (String, String) {
 }
 
 async fn get(address: SocketAddr, path: &str) -> (String, String) {
-    raw(
-        address,
-        &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"),
-    )
-    .await
+    raw(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).await
 }

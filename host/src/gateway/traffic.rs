@@ -21,13 +21,8 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order of the counters.
-    pub const ALL: [Refusal; 5] = [
-        Refusal::BadRequest,
-        Refusal::Unauthorized,
-        Refusal::Forbidden,
-        Refusal::Unavailable,
-        Refusal::Full,
-    ];
+    pub const ALL: [Refusal; 5] =
+        [Refusal::BadRequest, Refusal::Unauthorized, Refusal::Forbidden, Refusal::Unavailable, Refusal::Full];
 
     /// The label.
     pub fn as_str(self) -> &'static str {
@@ -94,26 +89,16 @@ impl Traffic {
 
     /// Refusals so far, by reason.
     pub fn refused(&self) -> impl Iterator<Item = (Refusal, u64)> {
-        Refusal::ALL.into_iter().map(|reason| {
-            (
-                reason,
-                self.refused[reason as usize].load(Ordering::Relaxed),
-            )
-        })
+        Refusal::ALL.into_iter().map(|reason| (reason, self.refused[reason as usize].load(Ordering::Relaxed)))
     }
 
     /// Frames so far: in, out.
     pub fn frames(&self) -> [u64; 2] {
-        [
-            self.frames_in.load(Ordering::Relaxed),
-            self.frames_out.load(Ordering::Relaxed),
-        ]
+        [self.frames_in.load(Ordering::Relaxed), self.frames_out.load(Ordering::Relaxed)]
     }
 
     /// Errors so far, by code.
     pub fn errors(&self) -> impl Iterator<Item = (ErrorCode, u64)> {
-        ErrorCode::ALL
-            .into_iter()
-            .map(|code| (code, self.errors[code as usize].load(Ordering::Relaxed)))
+        ErrorCode::ALL.into_iter().map(|code| (code, self.errors[code as usize].load(Ordering::Relaxed)))
     }
 }

@@ -61,10 +61,7 @@ pub(super) enum NotOpened {
 
 /// Opens a session, tells the HTTP side by `verdict` whether to switch protocols, and serves the session to its end.
 /// A task of its own, so that a client that leaves in between can't leave an opened session behind.
-pub(super) async fn session(
-    arrival: Box<Arrival>,
-    verdict: oneshot::Sender<Result<(), NotOpened>>,
-) {
+pub(super) async fn session(arrival: Box<Arrival>, verdict: oneshot::Sender<Result<(), NotOpened>>) {
     if let Some(connection) = Box::pin(open(arrival, verdict)).await {
         connection.run().await;
     }
@@ -74,14 +71,7 @@ async fn open(
     arrival: Box<Arrival>,
     verdict: oneshot::Sender<Result<(), NotOpened>>,
 ) -> Option<Box<Connection>> {
-    let Arrival {
-        identity,
-        attributes,
-        upgrade,
-        slot,
-        gate,
-        handle,
-    } = *arrival;
+    let Arrival { identity, attributes, upgrade, slot, gate, handle } = *arrival;
     let outbox = Arc::new(Outbox::default());
     let session = NewSession {
         user: identity.user.clone(),
@@ -102,16 +92,11 @@ async fn open(
         }
     };
     let stream = match verdict.send(Ok(())) {
-        Ok(()) => upgrade
-            .await
-            .ok()
-            .and_then(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>().ok()),
+        Ok(()) => upgrade.await.ok().and_then(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>().ok()),
         Err(_) => None,
     };
     let Some(parts) = stream else {
-        let _ = handle
-            .send(Event::Closed(opened.connection, labels::CLOSED))
-            .await;
+        let _ = handle.send(Event::Closed(opened.connection, labels::CLOSED)).await;
         return None;
     };
     let early = parts.read_buf.to_vec();
@@ -133,11 +118,7 @@ async fn open(
         watching: identity.watching,
         watched: None,
         strikes: Strikes::default(),
-        welcome: Some(Box::new(Outgoing::Welcome(
-            opened.session,
-            opened.instance,
-            Status::Online,
-        ))),
+        welcome: Some(Box::new(Outgoing::Welcome(opened.session, opened.instance, Status::Online))),
         _slot: slot,
     };
     Some(Box::new(connection))
@@ -163,12 +144,7 @@ enum Ending {
     /// One frame could not be written within the bound.
     Stuck,
     /// The host sends the client away.
-    Goodbye {
-        reason: &'static str,
-        retry_after_ms: Option<u64>,
-        code: u16,
-        label: &'static str,
-    },
+    Goodbye { reason: &'static str, retry_after_ms: Option<u64>, code: u16, label: &'static str },
 }
 
 impl Ending {
@@ -182,12 +158,7 @@ impl Ending {
     };
 
     const fn sent_away(reason: &'static str, code: u16) -> Ending {
-        Ending::Goodbye {
-            reason,
-            retry_after_ms: None,
-            code,
-            label: labels::ABUSE,
-        }
+        Ending::Goodbye { reason, retry_after_ms: None, code, label: labels::ABUSE }
     }
 
     /// The reason in `session-disconnected`.
@@ -210,9 +181,7 @@ impl From<SocketError> for Ending {
     fn from(error: SocketError) -> Ending {
         match error {
             SocketError::Capacity(_) => Ending::TOO_LARGE,
-            SocketError::Utf8(_) => {
-                Ending::sent_away(goodbyes::PROTOCOL_ERROR, close_codes::NOT_UTF8)
-            }
+            SocketError::Utf8(_) => Ending::sent_away(goodbyes::PROTOCOL_ERROR, close_codes::NOT_UTF8),
             SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Ending::Broken,
             SocketError::Protocol(_) | SocketError::AttackAttempt => {
                 Ending::sent_away(goodbyes::PROTOCOL_ERROR, close_codes::PROTOCOL_ERROR)
@@ -291,9 +260,7 @@ impl Connection {
 
     async fn send(&mut self, frame: Outgoing) -> Result<(), Ending> {
         let message = match &frame {
-            Outgoing::Ok(id) => HostMessage::Ok {
-                id: id.as_deref().map(Into::into),
-            },
+            Outgoing::Ok(id) => HostMessage::Ok { id: id.as_deref().map(Into::into) },
             Outgoing::Presence(user, status, since, revision) => HostMessage::Presence {
                 user: user.as_str().into(),
                 status: *status,
@@ -311,18 +278,9 @@ impl Connection {
                 }
             }
             Outgoing::Ping => return self.write(Message::Ping(Default::default())).await,
-            Outgoing::Goodbye {
-                reason,
-                retry_after_ms,
-                code,
-            } => {
+            Outgoing::Goodbye { reason, retry_after_ms, code } => {
                 let (reason, retry_after_ms, code) = (*reason, *retry_after_ms, *code);
-                return Err(Ending::Goodbye {
-                    reason,
-                    retry_after_ms,
-                    code,
-                    label: reason,
-                });
+                return Err(Ending::Goodbye { reason, retry_after_ms, code, label: reason });
             }
         };
         let text = message.to_text();
@@ -347,21 +305,16 @@ impl Connection {
                 Ok(message) => self.obey(message).await,
                 Err(invalid) => {
                     self.handle.send(Event::Frame(self.id)).await?;
-                    self.complain(invalid.code, invalid.explanation, invalid.id)
-                        .await
+                    self.complain(invalid.code, invalid.explanation, invalid.id).await
                 }
             },
             Message::Binary(_) => {
                 self.handle.send(Event::Frame(self.id)).await?;
-                let explanation =
-                    "binary frames are not understood: messages are JSON in text frames";
-                self.complain(ErrorCode::InvalidMessage, explanation.to_owned(), None)
-                    .await
+                let explanation = "binary frames are not understood: messages are JSON in text frames";
+                self.complain(ErrorCode::InvalidMessage, explanation.to_owned(), None).await
             }
             // The library answers a Ping by itself, with the next read or write.
-            Message::Ping(_) | Message::Pong(_) => {
-                Ok(self.handle.send(Event::Frame(self.id)).await?)
-            }
+            Message::Ping(_) | Message::Pong(_) => Ok(self.handle.send(Event::Frame(self.id)).await?),
             Message::Close(_) => Err(Ending::Closed),
             Message::Frame(_) => Ok(()),
         }
@@ -369,10 +322,9 @@ impl Connection {
 
     async fn obey(&mut self, message: ClientMessage) -> Result<(), Ending> {
         match message {
-            ClientMessage::SetStatus { status, id } => Ok(self
-                .handle
-                .send(Event::SetStatus(self.id, status, id))
-                .await?),
+            ClientMessage::SetStatus { status, id } => {
+                Ok(self.handle.send(Event::SetStatus(self.id, status, id)).await?)
+            }
             ClientMessage::Watch { users, id } => match self.may_watch(&users) {
                 Ok(()) => Ok(self.handle.send(Event::Watch(self.id, users, id)).await?),
                 Err((code, explanation)) => {
@@ -393,9 +345,7 @@ impl Connection {
             }
             ClientMessage::Ping { id } => {
                 self.handle.send(Event::Frame(self.id)).await?;
-                let pong = HostMessage::Pong {
-                    id: id.map(Into::into),
-                };
+                let pong = HostMessage::Pong { id: id.map(Into::into) };
                 self.write(Message::text(pong.to_text())).await
             }
         }
@@ -403,18 +353,13 @@ impl Connection {
 
     /// All or nothing: either every user of the message is noted as watched, or none.
     fn may_watch(&mut self, users: &[UserId]) -> Result<(), (ErrorCode, String)> {
-        if let Some(user) = users
-            .iter()
-            .find(|user| !self.watching.allows(&self.user, user))
-        {
+        if let Some(user) = users.iter().find(|user| !self.watching.allows(&self.user, user)) {
             let explanation = format!("this session may not watch {:?}", user.as_str());
             return Err((ErrorCode::Forbidden, explanation));
         }
         let watched = self.watched.get_or_insert_default();
-        let new: HashSet<&UserId, RandomState> = users
-            .iter()
-            .filter(|user| !watched.contains(*user))
-            .collect();
+        let new: HashSet<&UserId, RandomState> =
+            users.iter().filter(|user| !watched.contains(*user)).collect();
         if watched.len() + new.len() > MAX_WATCHED {
             let explanation = format!(
                 "this session watches {} users; with this message there would be more than {MAX_WATCHED}",
@@ -426,44 +371,22 @@ impl Connection {
         Ok(())
     }
 
-    async fn complain(
-        &mut self,
-        code: ErrorCode,
-        message: String,
-        id: Option<String>,
-    ) -> Result<(), Ending> {
+    async fn complain(&mut self, code: ErrorCode, message: String, id: Option<String>) -> Result<(), Ending> {
         self.gate.traffic.count_error(code);
-        let error = HostMessage::Error {
-            code,
-            message: message.into(),
-            id: id.map(Into::into),
-        };
+        let error = HostMessage::Error { code, message: message.into(), id: id.map(Into::into) };
         self.write(Message::text(error.to_text())).await?;
-        if self.strikes.strike(Instant::now()) {
-            Err(Ending::ABUSE)
-        } else {
-            Ok(())
-        }
+        if self.strikes.strike(Instant::now()) { Err(Ending::ABUSE) } else { Ok(()) }
     }
 
     async fn end(mut self: Box<Self>, ending: Ending) {
         tracing::debug!(user = %self.user, connection = self.id.0, ?ending, "a connection ends");
         let patience = self.gate.bounds.close;
-        if let Ending::Goodbye {
-            reason,
-            retry_after_ms,
-            code,
-            ..
-        } = ending
-        {
+        if let Ending::Goodbye { reason, retry_after_ms, code, .. } = ending {
             // Whether it arrives is the client's affair; the session ends either way.
             let _ = timeout(patience, self.say_goodbye(reason, retry_after_ms, code)).await;
         }
         // A driver that has stopped has ended all sessions.
-        let _ = self
-            .handle
-            .send(Event::Closed(self.id, ending.label()))
-            .await;
+        let _ = self.handle.send(Event::Closed(self.id, ending.label())).await;
         match ending {
             Ending::Broken | Ending::Stuck => {}
             Ending::Closed => {
@@ -482,16 +405,10 @@ impl Connection {
         retry_after_ms: Option<u64>,
         code: u16,
     ) -> Result<(), SocketError> {
-        let goodbye = HostMessage::Goodbye {
-            reason: reason.into(),
-            retry_after_ms,
-        };
+        let goodbye = HostMessage::Goodbye { reason: reason.into(), retry_after_ms };
         self.socket.send(Message::text(goodbye.to_text())).await?;
         self.gate.traffic.count_frame_out();
-        let close = CloseFrame {
-            code: CloseCode::from(code),
-            reason: reason.into(),
-        };
+        let close = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
         self.socket.send(Message::Close(Some(close))).await
     }
 }

@@ -95,20 +95,12 @@ pub(super) fn examine(engine: &Engine, component: &Component) -> Result<Admitted
             Export::Wrong(problem) => problems.push(problem),
         }
     }
-    let wrong_export = |problem: &Problem| {
-        matches!(
-            problem,
-            Problem::ExportVersion { .. } | Problem::UnknownExport(_)
-        )
-    };
+    let wrong_export =
+        |problem: &Problem| matches!(problem, Problem::ExportVersion { .. } | Problem::UnknownExport(_));
     if admitted.hooks.is_empty() && !problems.iter().any(wrong_export) {
         problems.push(Problem::NoHook(instead(&others)));
     }
-    if problems.is_empty() {
-        Ok(admitted)
-    } else {
-        Err(problems)
-    }
+    if problems.is_empty() { Ok(admitted) } else { Err(problems) }
 }
 
 fn instead(others: &[String]) -> String {
@@ -121,9 +113,9 @@ fn instead(others: &[String]) -> String {
 /// Interfaces that hold types alone are satisfied by the component itself.
 fn types_only(engine: &Engine, item: &ComponentItem) -> bool {
     match item {
-        ComponentItem::ComponentInstance(instance) => instance
-            .exports(engine)
-            .all(|(_, export)| matches!(export.ty, ComponentItem::Type(_))),
+        ComponentItem::ComponentInstance(instance) => {
+            instance.exports(engine).all(|(_, export)| matches!(export.ty, ComponentItem::Type(_)))
+        }
         ComponentItem::Type(_) => true,
         _ => false,
     }
@@ -147,22 +139,13 @@ impl Name<'_> {
             let mut numbers = version.splitn(3, '.').map(str::parse);
             Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
         });
-        Some(Name {
-            package,
-            interface,
-            series,
-        })
+        Some(Name { package, interface, series })
     }
 }
 
 fn import_problem(name: &str) -> Option<Problem> {
     let unknown = || Some(Problem::UnknownImport(name.to_owned()));
-    let Some(Name {
-        package,
-        interface,
-        series,
-    }) = Name::parse(name)
-    else {
+    let Some(Name { package, interface, series }) = Name::parse(name) else {
         return unknown();
     };
     if package == PACKAGE {
@@ -176,14 +159,8 @@ fn import_problem(name: &str) -> Option<Problem> {
             }),
         };
     }
-    let linked = WASI
-        .iter()
-        .any(|(known, interfaces)| *known == package && interfaces.contains(&interface));
-    if linked && series == Some(WASI_SERIES) {
-        None
-    } else {
-        unknown()
-    }
+    let linked = WASI.iter().any(|(known, interfaces)| *known == package && interfaces.contains(&interface));
+    if linked && series == Some(WASI_SERIES) { None } else { unknown() }
 }
 
 enum Export {
@@ -195,29 +172,18 @@ enum Export {
 }
 
 fn classify_export(name: &str) -> Export {
-    let Some(Name {
-        package,
-        interface,
-        series,
-    }) = Name::parse(name)
-    else {
+    let Some(Name { package, interface, series }) = Name::parse(name) else {
         return Export::Foreign;
     };
     if package != PACKAGE {
         return Export::Foreign;
     }
     if series != Some(CONTRACT_SERIES) {
-        let problem = Problem::ExportVersion {
-            export: name.to_owned(),
-            ours: CONTRACT,
-            remedy: remedy(series),
-        };
+        let problem =
+            Problem::ExportVersion { export: name.to_owned(), ours: CONTRACT, remedy: remedy(series) };
         return Export::Wrong(problem);
     }
-    match Hook::ALL
-        .into_iter()
-        .find(|hook| hook.as_str() == interface)
-    {
+    match Hook::ALL.into_iter().find(|hook| hook.as_str() == interface) {
         Some(hook) => Export::Hook(hook),
         None if interface == "configure" => Export::Configure,
         None => Export::Wrong(Problem::UnknownExport(name.to_owned())),
@@ -254,21 +220,9 @@ mod tests {
         let check = |bytes: &[u8]| check_header(bytes).map_err(|problem| problem.to_string());
         assert_eq!(check(b"\0asm\x0d\0\x01\0rest"), Ok(()));
         assert!(check(b"").unwrap_err().contains("empty"));
-        assert!(
-            check(b"#!/bin/sh")
-                .unwrap_err()
-                .contains("not a WebAssembly file")
-        );
-        assert!(
-            check(b"\0asm\x01\0\0\0")
-                .unwrap_err()
-                .contains("wasm32-wasip2")
-        );
-        assert!(
-            check(b"\0asm")
-                .unwrap_err()
-                .contains("not a WebAssembly file")
-        );
+        assert!(check(b"#!/bin/sh").unwrap_err().contains("not a WebAssembly file"));
+        assert!(check(b"\0asm\x01\0\0\0").unwrap_err().contains("wasm32-wasip2"));
+        assert!(check(b"\0asm").unwrap_err().contains("not a WebAssembly file"));
     }
 
     #[test]
@@ -303,14 +257,9 @@ mod tests {
 
     #[test]
     fn a_component_without_hooks_is_refused_and_told_what_it_exports() {
-        let found = problems(&format!(
-            r#"(component {EXPORT} (export "wasi:cli/run@0.2.6" (instance $e)))"#
-        ));
+        let found = problems(&format!(r#"(component {EXPORT} (export "wasi:cli/run@0.2.6" (instance $e)))"#));
         assert_eq!(found.len(), 1);
-        assert!(
-            found[0].contains("exports no hook")
-                && found[0].contains("it exports `wasi:cli/run@0.2.6`")
-        );
+        assert!(found[0].contains("exports no hook") && found[0].contains("it exports `wasi:cli/run@0.2.6`"));
         assert!(problems("(component)")[0].contains("exports no hook"));
     }
 

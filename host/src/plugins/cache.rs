@@ -54,26 +54,19 @@ impl CodeCache {
     pub fn open(data_dir: &Path) -> Result<CodeCache, CompileError> {
         let folder = data_dir.join("plugins-cache");
         match private_folder(&folder) {
-            Ok(()) => Ok(CodeCache {
-                folder,
-                makeshift: false,
-            }),
+            Ok(()) => Ok(CodeCache { folder, makeshift: false }),
             Err(reason) => {
                 tracing::warn!(
                     folder = %folder.display(),
                     %reason,
                     "the cache of compiled plugins is not used: plugins are compiled at every start"
                 );
-                let folder =
-                    std::env::temp_dir().join(format!("presence-{:032x}", fastrand::u128(..)));
+                let folder = std::env::temp_dir().join(format!("presence-{:032x}", fastrand::u128(..)));
                 private_folder(&folder).map_err(|reason| CompileError::Files {
                     path: folder.clone(),
                     error: std::io::Error::other(reason),
                 })?;
-                Ok(CodeCache {
-                    folder,
-                    makeshift: true,
-                })
+                Ok(CodeCache { folder, makeshift: true })
             }
         }
     }
@@ -91,10 +84,7 @@ impl CodeCache {
             match load(engine, &code) {
                 Ok(component) => {
                     mark_used(&code);
-                    return Ok(Compiled {
-                        component,
-                        cached: true,
-                    });
+                    return Ok(Compiled { component, cached: true });
                 }
                 Err(error) => {
                     tracing::warn!(file = %code.display(), "compiled code is unusable and compiled anew: {error:#}");
@@ -103,28 +93,16 @@ impl CodeCache {
             }
         }
         self.compile_to(mode, bytes, &code).await?;
-        let component =
-            load(engine, &code).map_err(|error| CompileError::Invalid(format!("{error:#}")))?;
+        let component = load(engine, &code).map_err(|error| CompileError::Invalid(format!("{error:#}")))?;
         self.prune(&code);
-        Ok(Compiled {
-            component,
-            cached: false,
-        })
+        Ok(Compiled { component, cached: false })
     }
 
     /// Compiles beside the final place, then renames: a file of the cache is whole or absent.
-    async fn compile_to(
-        &self,
-        mode: &CompileMode,
-        bytes: &[u8],
-        code: &Path,
-    ) -> Result<(), CompileError> {
+    async fn compile_to(&self, mode: &CompileMode, bytes: &[u8], code: &Path) -> Result<(), CompileError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let scratch = |kind: &str| {
-            self.folder
-                .join(format!("{}-{number}.{kind}", std::process::id()))
-        };
+        let scratch = |kind: &str| self.folder.join(format!("{}-{number}.{kind}", std::process::id()));
         let (input, output) = (Scratch(scratch("input")), Scratch(scratch("output")));
         fs::write(&input.0, bytes).map_err(CompileError::files(&input.0))?;
         compile(mode, &input.0, &output.0).await?;
@@ -221,12 +199,10 @@ impl Hasher for Sha256Hasher {
 /// Lower-case hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            _ = write!(text, "{byte:02x}");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[allow(unsafe_code)]
@@ -251,19 +227,12 @@ mod tests {
         let engine = new_engine().unwrap();
         let bytes = quiet_component();
         let find = async |cache: &CodeCache| {
-            cache
-                .component(&engine, &CompileMode::InProcess, "d1", &bytes)
-                .await
-                .unwrap()
-                .cached
+            cache.component(&engine, &CompileMode::InProcess, "d1", &bytes).await.unwrap().cached
         };
         let cache = CodeCache::open(folder.path()).unwrap();
         assert!(!find(&cache).await);
         assert!(find(&cache).await);
-        let files: Vec<_> = fs::read_dir(&cache.folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect();
+        let files: Vec<_> = fs::read_dir(&cache.folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert_eq!(files.len(), 1, "nothing but the code is left: {files:?}");
         fs::write(&files[0], b"nonsense").unwrap();
         assert!(!find(&cache).await);
@@ -291,8 +260,7 @@ mod tests {
         let cache = CodeCache::open(folder.path()).unwrap();
         let write = |name: String, age: u64| {
             let file = fs::File::create(cache.folder.join(name)).unwrap();
-            file.set_modified(SystemTime::now() - Duration::from_secs(age))
-                .unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
         };
         for age in 0..=MAX_FILES as u64 {
             write(format!("{age}.code"), age);

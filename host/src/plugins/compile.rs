@@ -79,10 +79,7 @@ pub enum CompileError {
 
 impl CompileError {
     pub(super) fn files(path: &Path) -> impl FnOnce(std::io::Error) -> CompileError + '_ {
-        move |error| CompileError::Files {
-            path: path.to_owned(),
-            error,
-        }
+        move |error| CompileError::Files { path: path.to_owned(), error }
     }
 }
 
@@ -99,10 +96,7 @@ pub fn compile_in_this_process(input: &Path, output: &Path) -> anyhow::Result<()
 fn limit(resource: Resource, wanted: u64) -> std::io::Result<()> {
     let now = rustix::process::getrlimit(resource);
     let lower = |present: Option<u64>| Some(present.map_or(wanted, |present| present.min(wanted)));
-    let limits = Rlimit {
-        current: lower(now.current),
-        maximum: lower(now.maximum),
-    };
+    let limits = Rlimit { current: lower(now.current), maximum: lower(now.maximum) };
     Ok(rustix::process::setrlimit(resource, limits)?)
 }
 
@@ -110,18 +104,13 @@ fn limit(resource: Resource, wanted: u64) -> std::io::Result<()> {
 fn compile_file(input: &Path, output: &Path) -> Result<(), CompileError> {
     let bytes = std::fs::read(input).map_err(CompileError::files(input))?;
     let engine = new_engine().map_err(|error| CompileError::Invalid(error.to_string()))?;
-    let code = engine
-        .precompile_component(&bytes)
-        .map_err(|error| CompileError::Invalid(format!("{error:#}")))?;
+    let code =
+        engine.precompile_component(&bytes).map_err(|error| CompileError::Invalid(format!("{error:#}")))?;
     std::fs::write(output, code).map_err(CompileError::files(output))
 }
 
 /// Compiles `input` to `output`, where the mode says.
-pub(super) async fn compile(
-    mode: &CompileMode,
-    input: &Path,
-    output: &Path,
-) -> Result<(), CompileError> {
+pub(super) async fn compile(mode: &CompileMode, input: &Path, output: &Path) -> Result<(), CompileError> {
     match mode {
         CompileMode::Child(program) => compile_in_child(program, input, output).await,
         CompileMode::InProcess => {
@@ -136,27 +125,17 @@ pub(super) async fn compile(
 async fn compile_in_child(program: &Path, input: &Path, output: &Path) -> Result<(), CompileError> {
     // The child gets no environment: it parses what others wrote, and secrets are kept in variables.
     let mut child = Command::new(program)
-        .args([
-            OsStr::new(COMPILE_VERB),
-            input.as_os_str(),
-            output.as_os_str(),
-        ])
+        .args([OsStr::new(COMPILE_VERB), input.as_os_str(), output.as_os_str()])
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .map_err(|error| CompileError::NotStarted {
-            program: program.to_owned(),
-            error,
-        })?;
+        .map_err(|error| CompileError::NotStarted { program: program.to_owned(), error })?;
     match tokio::time::timeout(WALL_LIMIT, ended(&mut child)).await {
         Err(_) => Err(CompileError::TooSlow),
-        Ok(Err(error)) => Err(CompileError::NotStarted {
-            program: program.to_owned(),
-            error,
-        }),
+        Ok(Err(error)) => Err(CompileError::NotStarted { program: program.to_owned(), error }),
         Ok(Ok((status, _))) if status.success() => Ok(()),
         Ok(Ok((status, complaint))) => match (status.code(), complaint.split_once(INVALID)) {
             (Some(_), Some((_, reason))) => Err(CompileError::Invalid(reason.trim().to_owned())),
@@ -169,10 +148,7 @@ async fn compile_in_child(program: &Path, input: &Path, output: &Path) -> Result
 const INVALID: &str = "it is not a valid component: ";
 
 fn died(status: &str, complaint: &str) -> CompileError {
-    CompileError::Died {
-        status: status.to_owned(),
-        complaint: complaint.trim().to_owned(),
-    }
+    CompileError::Died { status: status.to_owned(), complaint: complaint.trim().to_owned() }
 }
 
 /// Waits for the child's end and what it complained of.
@@ -184,10 +160,7 @@ async fn ended(child: &mut Child) -> std::io::Result<(std::process::ExitStatus, 
         // What comes after the limit is read too, or the child would wait for a reader for ever.
         tokio::io::copy(&mut limited.into_inner(), &mut tokio::io::sink()).await?;
     }
-    Ok((
-        child.wait().await?,
-        String::from_utf8_lossy(&complaint).into_owned(),
-    ))
+    Ok((child.wait().await?, String::from_utf8_lossy(&complaint).into_owned()))
 }
 
 #[cfg(test)]

@@ -59,27 +59,14 @@ impl<'a> SessionTexts<'a> {
         reason: &'a str,
         duration_ms: u64,
     ) -> session_disconnected::Disconnect<'_> {
-        session_disconnected::Disconnect {
-            session: self.record(),
-            reason,
-            duration_ms,
-        }
+        session_disconnected::Disconnect { session: self.record(), reason, duration_ms }
     }
 }
 
 fn pairs(attributes: &Attributes) -> Vec<(&str, &str)> {
-    attributes
-        .pairs()
-        .iter()
-        .map(|(key, value)| (key.as_str(), value.as_str()))
-        .collect()
+    attributes.pairs().iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
 }
 
 pub(super) fn sweep<'a>(sweep: &'a Sweep, scope: cleanup::Scope<'a>) -> cleanup::Sweep<'a> {
-    cleanup::Sweep {
-        cause: &sweep.cause,
-        scope,
-        chunk: sweep.chunk,
-        last: sweep.last,
-    }
+    cleanup::Sweep { cause: &sweep.cause, scope, chunk: sweep.chunk, last: sweep.last }
 }

@@ -42,12 +42,7 @@ impl DeadLetters {
         let carry = async move {
             while let Some(letter) = letters.recv().await {
                 match keep(&store, &letter.letter).await {
-                    Ok(dropped) => {
-                        _ = letter
-                            .counters
-                            .dead_letters_dropped
-                            .fetch_add(dropped, Relaxed)
-                    }
+                    Ok(dropped) => _ = letter.counters.dead_letters_dropped.fetch_add(dropped, Relaxed),
                     Err(error) => lose(&letter, &error.to_string()),
                 }
                 settled.settle(&letter.plugin, std::iter::once(letter.payload));
@@ -65,19 +60,13 @@ impl DeadLetters {
         plugin: Arc<str>,
         counters: Arc<PluginCounters>,
     ) {
-        let letter = Letter {
-            letter,
-            payload,
-            plugin,
-            counters,
-        };
+        let letter = Letter { letter, payload, plugin, counters };
         letter.counters.dead_letters_open.fetch_add(1, Relaxed);
         if let Err(refused) = self.sender.try_send(letter) {
             let letter = refused.into_inner();
             letter.counters.dead_letters_open.fetch_sub(1, Relaxed);
             lose(&letter, "too many wait for the store");
-            self.outcomes
-                .settle(&letter.plugin, std::iter::once(letter.payload));
+            self.outcomes.settle(&letter.plugin, std::iter::once(letter.payload));
         }
     }
 }
@@ -85,12 +74,7 @@ impl DeadLetters {
 fn lose(letter: &Letter, reason: &str) {
     letter.counters.dead_letters_lost.fetch_add(1, Relaxed);
     let (plugin, event_id) = (&letter.letter.plugin, &letter.letter.event_id);
-    tracing::error!(
-        plugin,
-        event_id,
-        reason,
-        "a dead letter is not kept in the store, only in this log"
-    );
+    tracing::error!(plugin, event_id, reason, "a dead letter is not kept in the store, only in this log");
 }
 
 async fn keep(store: &SharedStore, letter: &DeadLetter) -> Result<u64, StoreError> {

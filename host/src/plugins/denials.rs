@@ -18,10 +18,7 @@ pub struct Denials {
 impl Denials {
     /// Nothing denied yet.
     pub fn new(plugin: Arc<str>) -> Denials {
-        Denials {
-            plugin,
-            told: Mutex::default(),
-        }
+        Denials { plugin, told: Mutex::default() }
     }
 
     /// Logs a denial, unless the same one was logged a moment ago.
@@ -41,10 +38,7 @@ impl Denials {
 
     fn is_new(&self, what: &str, now: Instant) -> bool {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told
-            .get(what)
-            .is_some_and(|last| now.duration_since(*last) < AGAIN_AFTER)
-        {
+        if told.get(what).is_some_and(|last| now.duration_since(*last) < AGAIN_AFTER) {
             return false;
         }
         if told.len() >= MAX_KINDS {

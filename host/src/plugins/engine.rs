@@ -39,9 +39,7 @@ impl GuestRuntime {
     pub fn start() -> Result<GuestRuntime, EngineError> {
         let engine = new_engine()?;
         start_ticker(&engine)?;
-        let threads = std::thread::available_parallelism()
-            .map_or(1, NonZeroUsize::get)
-            .min(MAX_THREADS);
+        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_THREADS);
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads)
             .max_blocking_threads(16)
@@ -49,11 +47,7 @@ impl GuestRuntime {
             .enable_all()
             .build()?;
         let handle = runtime.handle().clone();
-        Ok(GuestRuntime {
-            engine,
-            handle,
-            runtime: Mutex::new(Some(runtime)),
-        })
+        Ok(GuestRuntime { engine, handle, runtime: Mutex::new(Some(runtime)) })
     }
 
     /// The one engine.
@@ -68,11 +62,7 @@ impl GuestRuntime {
 
     /// Ends all tasks at their next pause, without waiting for it.
     pub fn stop(&self) {
-        let runtime = self
-            .runtime
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(runtime) = runtime {
             runtime.shutdown_background();
         }
@@ -110,8 +100,5 @@ fn start_ticker(engine: &Engine) -> std::io::Result<()> {
             }
         }
     };
-    std::thread::Builder::new()
-        .name("guest-epochs".to_owned())
-        .spawn(tick)
-        .map(drop)
+    std::thread::Builder::new().name("guest-epochs".to_owned()).spawn(tick).map(drop)
 }

@@ -26,11 +26,7 @@ const DIGEST: &str = "sha256-";
 /// 32 hexadecimal digits of its SHA-256; a dot in a plugin's name as `~`. (Dots separate what a webhook signs.)
 pub(super) fn write_event_id(id: &mut String, plugin: &str, payload: &Payload) {
     id.clear();
-    id.extend(
-        plugin
-            .chars()
-            .map(|character| if character == '.' { '~' } else { character }),
-    );
+    id.extend(plugin.chars().map(|character| if character == '.' { '~' } else { character }));
     id.push(':');
     id.push_str(payload.hook().as_str());
     id.push(':');
@@ -106,10 +102,7 @@ fn session_json(session: &Session) -> Value {
 fn session_event_json(event: &SessionEvent) -> Value {
     match &event.change {
         SessionChange::Connected => session_json(&event.session),
-        SessionChange::Disconnected {
-            reason,
-            duration_ms,
-        } => json!({
+        SessionChange::Disconnected { reason, duration_ms } => json!({
             "session": session_json(&event.session),
             "reason": reason,
             "duration_ms": duration_ms,
@@ -132,10 +125,7 @@ fn sweep_json(sweep: &Sweep) -> Value {
 pub(super) fn describe(plugin: &str, payload: &Payload, why: &str) -> String {
     let hook: Hook = payload.hook();
     let user = payload.user().map_or("-", |user| user.as_str());
-    format!(
-        "{plugin} {hook} {user} {} ({why})",
-        event_id(plugin, payload)
-    )
+    format!("{plugin} {hook} {user} {} ({why})", event_id(plugin, payload))
 }
 
 #[cfg(test)]
@@ -150,31 +140,22 @@ mod tests {
 
     #[test]
     fn ids_are_stable_short_and_plain() {
-        let status =
-            |user: &str| event_id("my.plugin", &Payload::Status(transition(user, 7).into()));
+        let status = |user: &str| event_id("my.plugin", &Payload::Status(transition(user, 7).into()));
         assert_eq!(status("alice"), "my~plugin:user-online:alice:7");
         let digest = "my~plugin:user-online:sha256-2bd806c97f0e00af1a1fc3328fa763a9:7";
         assert_eq!(status("alice smith").len(), digest.len());
         for user in ["alice.smith", "a:b", "ä", "sha256-x", &"x".repeat(256)] {
-            assert!(
-                status(user).starts_with("my~plugin:user-online:sha256-"),
-                "{user}"
-            );
+            assert!(status(user).starts_with("my~plugin:user-online:sha256-"), "{user}");
         }
-        let longest = event_id(
-            &"p".repeat(64),
-            &Payload::Status(transition(&"x".repeat(64), u64::MAX).into()),
-        );
+        let longest =
+            event_id(&"p".repeat(64), &Payload::Status(transition(&"x".repeat(64), u64::MAX).into()));
         assert!(longest.len() <= 200 && longest.is_ascii());
     }
 
     #[test]
     fn ids_of_sessions_and_cleanups() {
         let session = Payload::Session(session_event("alice", 5).into());
-        assert_eq!(
-            event_id("p", &session),
-            "p:session-connected:00000000-0000-0000-0000-000000000005"
-        );
+        assert_eq!(event_id("p", &session), "p:session-connected:00000000-0000-0000-0000-000000000005");
         let sweep = |scope| Sweep {
             cause: labels::INSTANCE_LOST.into(),
             scope,
@@ -182,15 +163,9 @@ mod tests {
             last: true,
             run: "12-1-0".into(),
         };
-        let lost = Scope::Lost {
-            instance: InstanceId(9),
-            sessions: Arc::default(),
-        };
+        let lost = Scope::Lost { instance: InstanceId(9), sessions: Arc::default() };
         let lost = Payload::Cleanup(sweep(lost).into());
-        assert_eq!(
-            event_id("p", &lost),
-            "p:cleanup:00000000-0000-0000-0000-000000000009:3"
-        );
+        assert_eq!(event_id("p", &lost), "p:cleanup:00000000-0000-0000-0000-000000000009:3");
         let everything = Payload::Cleanup(sweep(Scope::Everything).into());
         assert_eq!(event_id("p", &everything), "p:cleanup:everything:12-1-0:3");
         assert_eq!(

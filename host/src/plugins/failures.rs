@@ -23,15 +23,8 @@ struct Window {
 
 impl Failures {
     pub(super) fn new(plugin: Arc<str>) -> Failures {
-        let window = Window {
-            began: Instant::now(),
-            warnings: 0,
-            suppressed: 0,
-        };
-        Failures {
-            plugin,
-            window: Mutex::new(window),
-        }
+        let window = Window { began: Instant::now(), warnings: 0, suppressed: 0 };
+        Failures { plugin, window: Mutex::new(window) }
     }
 
     /// An attempt failed and will be repeated.
@@ -39,42 +32,13 @@ impl Failures {
         let plugin = &*self.plugin;
         let hook = payload.hook().as_str();
         let user = payload.user().map(|user| user.as_str());
-        let admitted = self
-            .window
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .admit(Instant::now());
+        let admitted = self.window.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now());
         match admitted {
-            Some(0) => tracing::warn!(
-                plugin,
-                hook,
-                user,
-                event_id,
-                attempt,
-                cause,
-                "a hook failed"
-            ),
+            Some(0) => tracing::warn!(plugin, hook, user, event_id, attempt, cause, "a hook failed"),
             Some(suppressed) => {
-                tracing::warn!(
-                    plugin,
-                    hook,
-                    user,
-                    event_id,
-                    attempt,
-                    cause,
-                    suppressed,
-                    "a hook failed"
-                );
+                tracing::warn!(plugin, hook, user, event_id, attempt, cause, suppressed, "a hook failed");
             }
-            None => tracing::debug!(
-                plugin,
-                hook,
-                user,
-                event_id,
-                attempt,
-                cause,
-                "a hook failed"
-            ),
+            None => tracing::debug!(plugin, hook, user, event_id, attempt, cause, "a hook failed"),
         }
     }
 }
@@ -102,11 +66,7 @@ mod tests {
     #[test]
     fn warnings_are_few_and_say_how_many_there_were() {
         let now = Instant::now();
-        let mut window = Window {
-            began: now,
-            warnings: 0,
-            suppressed: 0,
-        };
+        let mut window = Window { began: now, warnings: 0, suppressed: 0 };
         let admitted = (0..100).filter(|_| window.admit(now).is_some()).count();
         assert_eq!(admitted, MAX_WARNINGS as usize);
         assert_eq!(window.admit(now + WINDOW), Some(90));

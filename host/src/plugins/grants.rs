@@ -44,21 +44,14 @@ impl Origin {
         }
         let host = authority.host();
         let host = host.strip_suffix('.').unwrap_or(host);
-        let host = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'))
-            .unwrap_or(host);
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         // `authority.port_u16` is none for "no port" and for "no number": a strange port must not become 80.
         let port = match authority.port() {
             Some(port) => port.as_u16(),
             None if authority.as_str().len() == authority.host().len() => default_port,
             None => return None,
         };
-        (!host.is_empty()).then(|| Origin {
-            scheme,
-            host: host.to_ascii_lowercase(),
-            port,
-        })
+        (!host.is_empty()).then(|| Origin { scheme, host: host.to_ascii_lowercase(), port })
     }
 
     fn is(&self, grant: &HttpGrant) -> bool {
@@ -73,17 +66,8 @@ impl std::fmt::Display for Origin {
 }
 
 /// As it is written in presence.toml: default ports left out, IPv6 in brackets.
-fn write_origin(
-    f: &mut impl std::fmt::Write,
-    scheme: &str,
-    host: &str,
-    port: u16,
-) -> std::fmt::Result {
-    let brackets = if host.contains(':') {
-        ("[", "]")
-    } else {
-        ("", "")
-    };
+fn write_origin(f: &mut impl std::fmt::Write, scheme: &str, host: &str, port: u16) -> std::fmt::Result {
+    let brackets = if host.contains(':') { ("[", "]") } else { ("", "") };
     write!(f, "{scheme}://{}{host}{}", brackets.0, brackets.1)?;
     match (scheme, port) {
         ("http", 80) | ("https", 443) => Ok(()),
@@ -104,25 +88,15 @@ fn same_host(asked: &str, granted: &str) -> bool {
 /// The position of the grant that allows a URL.
 pub fn allow(grants: &[HttpGrant], uri: &Uri) -> Result<usize, Denied> {
     let origin = Origin::of(uri).ok_or(Denied::Malformed)?;
-    grants
-        .iter()
-        .position(|grant| origin.is(grant))
-        .ok_or(Denied::Origin(origin))
+    grants.iter().position(|grant| origin.is(grant)).ok_or(Denied::Origin(origin))
 }
 
 /// The URL with the grant's own spelling of its host: what was checked is what is resolved and connected to.
 pub fn normalise(grant: &HttpGrant, uri: Uri) -> Result<Uri, http::Error> {
-    let brackets = if grant.host.contains(':') {
-        ("[", "]")
-    } else {
-        ("", "")
-    };
+    let brackets = if grant.host.contains(':') { ("[", "]") } else { ("", "") };
     Uri::builder()
         .scheme(grant.scheme.as_str())
-        .authority(format!(
-            "{}{}{}:{}",
-            brackets.0, grant.host, brackets.1, grant.port
-        ))
+        .authority(format!("{}{}{}:{}", brackets.0, grant.host, brackets.1, grant.port))
         .path_and_query(uri.path_and_query().map_or("/", |path| path.as_str()))
         .build()
 }
@@ -131,14 +105,8 @@ pub fn normalise(grant: &HttpGrant, uri: Uri) -> Result<Uri, http::Error> {
 pub fn allow_address(grant: &HttpGrant, address: IpAddr) -> bool {
     let plain = address.to_canonical();
     !is_special(address)
-        || grant
-            .addresses
-            .iter()
-            .any(|range| range.contains(&address) || range.contains(&plain))
-        || grant
-            .host
-            .parse::<IpAddr>()
-            .is_ok_and(|literal| literal == address)
+        || grant.addresses.iter().any(|range| range.contains(&address) || range.contains(&plain))
+        || grant.host.parse::<IpAddr>().is_ok_and(|literal| literal == address)
 }
 
 /// Addresses that are not the public internet: this machine, its networks, and ranges with a purpose of their own.
@@ -172,9 +140,7 @@ fn is_special_v6(address: Ipv6Addr) -> bool {
     }
     // NAT64 leads to the IPv4 address inside.
     if s[..6] == [0x64, 0xff9b, 0, 0, 0, 0] {
-        return is_special_v4(Ipv4Addr::from_bits(
-            (u32::from(s[6]) << 16) | u32::from(s[7]),
-        ));
+        return is_special_v4(Ipv4Addr::from_bits((u32::from(s[6]) << 16) | u32::from(s[7])));
     }
     // Only 2000::/3 is the public internet, and not all of it.
     (s[0] & 0xe000) != 0x2000
@@ -195,32 +161,20 @@ pub fn line_with_origin(grants: &[HttpGrant], wanted: &Origin) -> String {
 /// The line of `[plugin.grants]` in which one origin may lead to more addresses.
 pub fn line_with_addresses(grants: &[HttpGrant], origin: usize, wanted: &[IpAddr]) -> String {
     let more = |at| if at == origin { wanted } else { &[] };
-    let entries: Vec<String> = grants
-        .iter()
-        .enumerate()
-        .map(|(at, grant)| entry(grant, more(at)))
-        .collect();
+    let entries: Vec<String> = grants.iter().enumerate().map(|(at, grant)| entry(grant, more(at))).collect();
     format!("http = [{}]", entries.join(", "))
 }
 
 /// The line of `[plugin.grants]` with one more bucket.
 pub fn line_with_bucket(buckets: &[String], wanted: &str) -> String {
     let wanted = wanted.to_owned();
-    let entries: Vec<String> = buckets
-        .iter()
-        .chain([&wanted])
-        .map(|bucket| format!("{bucket:?}"))
-        .collect();
+    let entries: Vec<String> = buckets.iter().chain([&wanted]).map(|bucket| format!("{bucket:?}")).collect();
     format!("keyvalue = [{}]", entries.join(", "))
 }
 
 /// Addresses for a message, comma between them.
 pub fn list(addresses: &[IpAddr]) -> String {
-    addresses
-        .iter()
-        .map(IpAddr::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
+    addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn entry(grant: &HttpGrant, more: &[IpAddr]) -> String {
@@ -229,28 +183,15 @@ fn entry(grant: &HttpGrant, more: &[IpAddr]) -> String {
     let literal = |range: &&ipnet::IpNet| {
         // A literal address grants itself: the settings list it, the file does not.
         !(range.prefix_len() == range.max_prefix_len()
-            && grant
-                .host
-                .parse::<IpAddr>()
-                .is_ok_and(|address| address == range.addr()))
+            && grant.host.parse::<IpAddr>().is_ok_and(|address| address == range.addr()))
     };
-    let mut addresses: Vec<String> = grant
-        .addresses
-        .iter()
-        .filter(literal)
-        .map(|range| format!("\"{range}\""))
-        .collect();
-    addresses.extend(
-        more.iter()
-            .map(|address| format!("\"{}\"", ipnet::IpNet::from(*address))),
-    );
+    let mut addresses: Vec<String> =
+        grant.addresses.iter().filter(literal).map(|range| format!("\"{range}\"")).collect();
+    addresses.extend(more.iter().map(|address| format!("\"{}\"", ipnet::IpNet::from(*address))));
     if addresses.is_empty() {
         format!("\"{origin}\"")
     } else {
-        format!(
-            "{{ origin = \"{origin}\", addresses = [{}] }}",
-            addresses.join(", ")
-        )
+        format!("{{ origin = \"{origin}\", addresses = [{}] }}", addresses.join(", "))
     }
 }
 
@@ -263,10 +204,7 @@ mod tests {
             scheme: scheme.to_owned(),
             host: host.to_owned(),
             port,
-            addresses: addresses
-                .iter()
-                .map(|range| range.parse().unwrap())
-                .collect(),
+            addresses: addresses.iter().map(|range| range.parse().unwrap()).collect(),
         }
     }
 
@@ -309,17 +247,13 @@ mod tests {
 
     #[test]
     fn what_was_checked_is_what_is_connected_to() {
-        let normalised = |grant: HttpGrant, url: &str| {
-            normalise(&grant, url.parse().unwrap()).unwrap().to_string()
-        };
+        let normalised =
+            |grant: HttpGrant, url: &str| normalise(&grant, url.parse().unwrap()).unwrap().to_string();
         assert_eq!(
             normalised(grant("http", "profiles", 80, &[]), "http://PROFILES./a?b"),
             "http://profiles:80/a?b"
         );
-        assert_eq!(
-            normalised(grant("https", "::1", 444, &[]), "https://[0:0::1]:444"),
-            "https://[::1]:444/"
-        );
+        assert_eq!(normalised(grant("https", "::1", 444, &[]), "https://[0:0::1]:444"), "https://[::1]:444/");
     }
 
     #[test]
@@ -333,10 +267,7 @@ mod tests {
             "http://profiles:/",
         ] {
             let verdict = url.parse().map(|uri| allow(&grants, &uri));
-            assert!(
-                matches!(verdict, Ok(Err(Denied::Malformed)) | Err(_)),
-                "{url}: {verdict:?}"
-            );
+            assert!(matches!(verdict, Ok(Err(Denied::Malformed)) | Err(_)), "{url}: {verdict:?}");
         }
     }
 
@@ -412,10 +343,7 @@ mod tests {
         assert!(allow_address(&open, "::ffff:10.1.1.1".parse().unwrap()));
         assert!(allow_address(&open, "8.8.8.8".parse().unwrap()));
         assert!(!allow_address(&open, "192.168.1.1".parse().unwrap()));
-        assert!(!allow_address(
-            &grant("http", "profiles", 80, &[]),
-            "10.1.1.1".parse().unwrap()
-        ));
+        assert!(!allow_address(&grant("http", "profiles", 80, &[]), "10.1.1.1".parse().unwrap()));
         let literal = grant("http", "127.0.0.1", 80, &[]);
         assert!(allow_address(&literal, "127.0.0.1".parse().unwrap()));
         assert!(!allow_address(&literal, "127.0.0.2".parse().unwrap()));
@@ -424,14 +352,8 @@ mod tests {
     #[test]
     fn the_line_to_add_is_ready_to_paste() {
         let origin = Origin::of(&"http://127.0.0.1:8090/x".parse().unwrap()).unwrap();
-        assert_eq!(
-            line_with_origin(&[], &origin),
-            r#"http = ["http://127.0.0.1:8090"]"#
-        );
-        let grants = [
-            grant("http", "::1", 81, &["::1/128"]),
-            grant("https", "a.b", 443, &["10.0.0.0/8"]),
-        ];
+        assert_eq!(line_with_origin(&[], &origin), r#"http = ["http://127.0.0.1:8090"]"#);
+        let grants = [grant("http", "::1", 81, &["::1/128"]), grant("https", "a.b", 443, &["10.0.0.0/8"])];
         assert_eq!(
             line_with_origin(&grants, &origin),
             r#"http = ["http://[::1]:81", { origin = "https://a.b", addresses = ["10.0.0.0/8"] }, "http://127.0.0.1:8090"]"#
@@ -440,9 +362,6 @@ mod tests {
             line_with_addresses(&grants, 1, &["192.168.0.4".parse().unwrap()]),
             r#"http = ["http://[::1]:81", { origin = "https://a.b", addresses = ["10.0.0.0/8", "192.168.0.4/32"] }]"#
         );
-        assert_eq!(
-            line_with_bucket(&["a".to_owned()], "b"),
-            r#"keyvalue = ["a", "b"]"#
-        );
+        assert_eq!(line_with_bucket(&["a".to_owned()], "b"), r#"keyvalue = ["a", "b"]"#);
     }
 }

@@ -51,20 +51,13 @@ pub struct GuestState {
 
 impl WasiView for GuestState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView {
-            ctx: &mut self.wasi,
-            table: &mut self.table,
-        }
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
     }
 }
 
 impl WasiHttpView for GuestState {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView {
-            hooks: &mut self.outbound,
-            table: &mut self.table,
-            ctx: &mut self.http_context,
-        }
+        WasiHttpCtxView { hooks: &mut self.outbound, table: &mut self.table, ctx: &mut self.http_context }
     }
 }
 
@@ -132,18 +125,12 @@ impl Guest {
         loaded: &Loaded,
         watch: &mut Watch,
     ) -> Result<Guest, NoGuest> {
-        let (deadline, memory_limit) = (
-            loaded.settings.limits.deadline,
-            loaded.settings.limits.memory,
-        );
+        let (deadline, memory_limit) = (loaded.settings.limits.deadline, loaded.settings.limits.memory);
         let until = begin(&mut store, deadline);
         let instantiate = loaded.instance_pre().instantiate_async(&mut store);
         let ended = watch.run(until, instantiate, || ()).await;
         let instance = outcome(ended, &store, memory_limit, deadline).map_err(NoGuest::Start)?;
-        let exports = loaded
-            .indices()
-            .load(&mut store, &instance)
-            .map_err(NoGuest::Types)?;
+        let exports = loaded.indices().load(&mut store, &instance).map_err(NoGuest::Types)?;
         if let Some(configure) = &exports.configure {
             let call = configure.call_configure(&mut store, &loaded.settings.config);
             let ended = watch.run(until, call, || ()).await;
@@ -151,13 +138,7 @@ impl Guest {
                 .map_err(NoGuest::Configure)?
                 .map_err(|reason| NoGuest::Refused(shorten(&reason)))?;
         }
-        Ok(Guest {
-            store,
-            exports,
-            deadline,
-            memory_limit,
-            calls: 0,
-        })
+        Ok(Guest { store, exports, deadline, memory_limit, calls: 0 })
     }
 
     /// Calls the hook of an event. `now` is when the call begins; `paused` is called once if it does not end at once.
@@ -189,17 +170,8 @@ impl Guest {
     }
 
     /// The call and nothing around it, for measuring.
-    pub(super) async fn call_bare(
-        &mut self,
-        payload: &Payload,
-        attempt: u32,
-    ) -> wasmtime::Result<Answer> {
-        let context = types::Context {
-            event_id: "bare",
-            attempt,
-            time_left_ms: 1000,
-            attributes: &[],
-        };
+    pub(super) async fn call_bare(&mut self, payload: &Payload, attempt: u32) -> wasmtime::Result<Answer> {
+        let context = types::Context { event_id: "bare", attempt, time_left_ms: 1000, attributes: &[] };
         // Far away: what is measured is not interrupted.
         self.store.set_epoch_deadline(1 << 40);
         dispatch(&mut self.store, &self.exports, context, payload).await
@@ -286,10 +258,7 @@ async fn dispatch(
             let texts = SessionTexts::new(&event.session);
             match &event.change {
                 SessionChange::Connected => call!(session_connected, texts.record()),
-                SessionChange::Disconnected {
-                    reason,
-                    duration_ms,
-                } => {
+                SessionChange::Disconnected { reason, duration_ms } => {
                     call!(session_disconnected, texts.disconnect(reason, *duration_ms))
                 }
             }
@@ -299,12 +268,8 @@ async fn dispatch(
             Scope::Lost { instance, sessions } => {
                 let instance = instance.to_string();
                 let texts: Vec<SessionTexts> = sessions.iter().map(SessionTexts::new).collect();
-                let sessions: Vec<types::Session> =
-                    texts.iter().map(SessionTexts::record).collect();
-                let lost = cleanup::Lost {
-                    instance: &instance,
-                    sessions: &sessions,
-                };
+                let sessions: Vec<types::Session> = texts.iter().map(SessionTexts::record).collect();
+                let lost = cleanup::Lost { instance: &instance, sessions: &sessions };
                 call!(cleanup, sweep(event, cleanup::Scope::Lost(lost)))
             }
         },
@@ -339,10 +304,7 @@ fn outcome<T>(
 }
 
 fn out_of_time(deadline: Duration) -> String {
-    format!(
-        "it still computed when limits.deadline ({}) had passed",
-        humantime::format_duration(deadline)
-    )
+    format!("it still computed when limits.deadline ({}) had passed", humantime::format_duration(deadline))
 }
 
 /// The reason and the place, in one line.
@@ -352,10 +314,7 @@ fn explain(error: &wasmtime::Error, deadline: Duration) -> String {
     }
     let reason = match error.downcast_ref::<wasmtime::Trap>() {
         Some(wasmtime::Trap::Interrupt) => out_of_time(deadline),
-        Some(trap) => trap
-            .to_string()
-            .trim_start_matches("wasm trap: ")
-            .to_owned(),
+        Some(trap) => trap.to_string().trim_start_matches("wasm trap: ").to_owned(),
         None => match error.root_cause().to_string() {
             reason if reason.contains("fuel allocated for hostcalls") => {
                 format!("it gave the host more than {HOSTCALL_FUEL} bytes at once")
@@ -385,16 +344,10 @@ fn top_frame(backtrace: &WasmBacktrace) -> Option<String> {
     let text = backtrace.to_string();
     // Lines look like `0: 0x1f2 - module!function`.
     let function = |name| str::rsplit_once(name, '!').map_or(name, |(_, function)| function);
-    let places = || {
-        text.lines()
-            .filter_map(|line| line.trim().split_once(" - "))
-    };
+    let places = || text.lines().filter_map(|line| line.trim().split_once(" - "));
     let names = || places().map(|(_, name)| function(name.trim()));
     let plain = |name: &&str| !MACHINERY.iter().any(|part| name.contains(part));
-    names()
-        .find(plain)
-        .or_else(|| names().next())
-        .map(str::to_owned)
+    names().find(plain).or_else(|| names().next()).map(str::to_owned)
 }
 
 /// Texts of guests are bounded and stay one line.

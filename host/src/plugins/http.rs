@@ -75,10 +75,7 @@ impl OriginClient {
         }
     }
 
-    async fn request(
-        &self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, legacy::Error> {
+    async fn request(&self, request: Request<RequestBody>) -> Result<Response<Incoming>, legacy::Error> {
         match self {
             OriginClient::Plain(client) => client.request(request).await,
             OriginClient::Tls(client) => client.request(request).await,
@@ -102,16 +99,8 @@ impl HttpAccess {
         grants: Vec<HttpGrant>,
         denials: Arc<Denials>,
     ) -> std::io::Result<HttpAccess> {
-        let clients = grants
-            .iter()
-            .map(OriginClient::new)
-            .collect::<Result<_, _>>()?;
-        Ok(HttpAccess {
-            plugin,
-            grants,
-            clients,
-            denials,
-        })
+        let clients = grants.iter().map(OriginClient::new).collect::<Result<_, _>>()?;
+        Ok(HttpAccess { plugin, grants, clients, denials })
     }
 
     /// The client for a request, or why there is none; tells the operator what is missing.
@@ -139,10 +128,7 @@ impl HttpAccess {
     fn prohibited(&self, origin: usize, addresses: &[IpAddr]) -> Error {
         let line = grants::line_with_addresses(&self.grants, origin, addresses);
         let host = &self.grants[origin].host;
-        let what = format!(
-            "the private address of {host} ({})",
-            grants::list(addresses)
-        );
+        let what = format!("the private address of {host} ({})", grants::list(addresses));
         self.denials.tell(&what, &line);
         Error::DestinationIpProhibited
     }
@@ -155,22 +141,16 @@ impl HttpAccess {
         let origin = self.admit(&request)?;
         let mut request = request;
         let uri = std::mem::take(request.uri_mut());
-        *request.uri_mut() = grants::normalise(&self.grants[origin], uri)
-            .map_err(|_| Error::HttpRequestUriInvalid)?;
+        *request.uri_mut() =
+            grants::normalise(&self.grants[origin], uri).map_err(|_| Error::HttpRequestUriInvalid)?;
         let limited = |body: WasiBody| Limited::new(body, MAX_REQUEST_BYTES).boxed_unsync();
         let answer = self.clients[origin].request(request.map(limited));
-        let patience = options
-            .first_byte_timeout
-            .unwrap_or(FIRST_BYTE_TIMEOUT)
-            .min(FIRST_BYTE_TIMEOUT);
+        let patience = options.first_byte_timeout.unwrap_or(FIRST_BYTE_TIMEOUT).min(FIRST_BYTE_TIMEOUT);
         let response = tokio::time::timeout(patience, answer)
             .await
             .map_err(|_| Error::HttpResponseTimeout)?
             .map_err(|error| self.classify(origin, &error))?;
-        let pause = options
-            .between_bytes_timeout
-            .unwrap_or(BETWEEN_BYTES_TIMEOUT)
-            .min(BETWEEN_BYTES_TIMEOUT);
+        let pause = options.between_bytes_timeout.unwrap_or(BETWEEN_BYTES_TIMEOUT).min(BETWEEN_BYTES_TIMEOUT);
         Ok(response.map(|body| ResponseBody::new(body, MAX_RESPONSE_BYTES, pause).boxed_unsync()))
     }
 
@@ -184,10 +164,7 @@ impl HttpAccess {
                     return self.prohibited(origin, addresses);
                 }
                 Some(ResolveError::Lookup(reason)) => {
-                    return Error::DnsError {
-                        rcode: Some(reason.to_string()),
-                        info_code: None,
-                    };
+                    return Error::DnsError { rcode: Some(reason.to_string()), info_code: None };
                 }
                 None => {}
             }
@@ -199,11 +176,7 @@ impl HttpAccess {
             }
             cause = part.source();
         }
-        if error.is_connect() {
-            Error::DestinationUnavailable
-        } else {
-            Error::ConnectionTerminated
-        }
+        if error.is_connect() { Error::DestinationUnavailable } else { Error::ConnectionTerminated }
     }
 }
 
@@ -229,12 +202,7 @@ type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Sent = Box<dyn Future<Output = Result<(Response<WasiBody>, Done), Error>> + Send>;
 
 impl WasiHttpHooks for Outbound {
-    fn send_request(
-        &mut self,
-        request: Request<WasiBody>,
-        options: Option<RequestOptions>,
-        _: Done,
-    ) -> Sent {
+    fn send_request(&mut self, request: Request<WasiBody>, options: Option<RequestOptions>, _: Done) -> Sent {
         let access = self.0.clone();
         Box::new(async move {
             let response = access.send(request, options.unwrap_or_default()).await?;

@@ -84,10 +84,5 @@ pub trait KeyValue: Send + Sync + 'static {
     fn delete<'a>(&'a self, bucket: Bucket<'a>, key: &'a str) -> Answer<'a, ()>;
 
     /// The keys that begin with `prefix` and come after `after`, in order of their bytes.
-    fn keys<'a>(
-        &'a self,
-        bucket: Bucket<'a>,
-        prefix: &'a str,
-        after: Option<&'a str>,
-    ) -> Answer<'a, Page>;
+    fn keys<'a>(&'a self, bucket: Bucket<'a>, prefix: &'a str, after: Option<&'a str>) -> Answer<'a, Page>;
 }

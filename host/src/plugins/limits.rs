@@ -77,10 +77,6 @@ mod tests {
         assert!(limits.memory_growing(60, 70, None).unwrap());
         assert!(limits.memory_growing(0, 30, None).unwrap());
         assert!(!limits.memory_growing(70, 71, None).unwrap());
-        assert!(
-            !limits
-                .table_growing(0, MAX_TABLE_ELEMENTS + 1, None)
-                .unwrap()
-        );
+        assert!(!limits.table_growing(0, MAX_TABLE_ELEMENTS + 1, None).unwrap());
     }
 }

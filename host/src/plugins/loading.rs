@@ -95,17 +95,9 @@ impl Loader {
         compile: CompileMode,
         keyvalue: Arc<dyn KeyValue>,
     ) -> Result<Loader, Problem> {
-        let linker =
-            new_linker(runtime.engine()).map_err(|error| Problem::Host(format!("{error:#}")))?;
+        let linker = new_linker(runtime.engine()).map_err(|error| Problem::Host(format!("{error:#}")))?;
         let cache = CodeCache::open(data_dir).map_err(Problem::Compile)?;
-        Ok(Loader {
-            runtime,
-            linker,
-            cache,
-            compile,
-            compilers: Semaphore::new(MAX_COMPILERS),
-            keyvalue,
-        })
+        Ok(Loader { runtime, linker, cache, compile, compilers: Semaphore::new(MAX_COMPILERS), keyvalue })
     }
 
     /// Loads one plugin; all that is wrong with it at once.
@@ -114,13 +106,11 @@ impl Loader {
         settings: &PluginSettings,
         generation: u64,
     ) -> Result<Arc<Loaded>, PluginError> {
-        self.try_load(settings, generation)
-            .await
-            .map_err(|problems| PluginError {
-                plugin: settings.name.as_str().into(),
-                path: settings.path.clone(),
-                problems,
-            })
+        self.try_load(settings, generation).await.map_err(|problems| PluginError {
+            plugin: settings.name.as_str().into(),
+            path: settings.path.clone(),
+            problems,
+        })
     }
 
     async fn try_load(
@@ -134,9 +124,7 @@ impl Loader {
         let engine = self.runtime.engine();
         let compiled = {
             let _turn = self.compilers.acquire().await;
-            self.cache
-                .component(engine, &self.compile, &digest, &bytes)
-                .await
+            self.cache.component(engine, &self.compile, &digest, &bytes).await
         };
         let compiled = compiled.map_err(Problem::Compile).map_err(one)?;
         let admitted = admission::examine(engine, &compiled.component)?;
@@ -149,16 +137,7 @@ impl Loader {
         let (http, buckets) = self.capabilities(&name, &settings.grants).map_err(one)?;
         let description = describe(settings, digest, bytes.len(), admitted, compiled.cached);
         let settings = settings.clone();
-        let loaded = Loaded {
-            name,
-            generation,
-            settings,
-            description,
-            instance_pre,
-            indices,
-            http,
-            buckets,
-        };
+        let loaded = Loaded { name, generation, settings, description, instance_pre, indices, http, buckets };
         let loaded = Arc::new(loaded);
         self.try_out(loaded.clone()).await?;
         Ok(loaded)
@@ -185,17 +164,14 @@ impl Loader {
     async fn try_out(&self, loaded: Arc<Loaded>) -> Result<(), Vec<Problem>> {
         let trial = async move { Guest::start(&loaded, &mut Watch::new()).await.map(drop) };
         let ended = self.runtime.handle().spawn(trial).await;
-        ended
-            .map_err(|error| one(Problem::Host(error.to_string())))?
-            .map_err(|no_guest| match no_guest {
-                NoGuest::Types(problems) => problems,
-                NoGuest::Start(failure) => one(Problem::Start(failure.into_text())),
-                NoGuest::Configure(failure) => one(Problem::Start(format!(
-                    "its function `configure` failed: {}",
-                    failure.into_text()
-                ))),
-                NoGuest::Refused(reason) => one(Problem::Configure(reason)),
-            })
+        ended.map_err(|error| one(Problem::Host(error.to_string())))?.map_err(|no_guest| match no_guest {
+            NoGuest::Types(problems) => problems,
+            NoGuest::Start(failure) => one(Problem::Start(failure.into_text())),
+            NoGuest::Configure(failure) => {
+                one(Problem::Start(format!("its function `configure` failed: {}", failure.into_text())))
+            }
+            NoGuest::Refused(reason) => one(Problem::Configure(reason)),
+        })
     }
 }
 
@@ -213,9 +189,7 @@ fn one(problem: Problem) -> Vec<Problem> {
 }
 
 async fn read(path: &Path) -> Result<Vec<u8>, Problem> {
-    let found = tokio::fs::metadata(path)
-        .await
-        .map_err(Problem::Unreadable)?;
+    let found = tokio::fs::metadata(path).await.map_err(Problem::Unreadable)?;
     if found.len() > MAX_FILE_BYTES {
         return Err(Problem::TooLarge(found.len()));
     }

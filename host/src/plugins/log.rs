@@ -55,8 +55,7 @@ impl CallLog {
     pub fn begin(&self, hook: Option<Hook>) {
         self.left.store(self.budget, Relaxed);
         self.cut.store(0, Relaxed);
-        self.hook
-            .store(hook.map_or(u8::MAX, |hook| hook as u8), Relaxed);
+        self.hook.store(hook.map_or(u8::MAX, |hook| hook as u8), Relaxed);
     }
 
     /// The call has ended: unfinished lines are written. Returns how many bytes were cut.
@@ -124,25 +123,16 @@ impl CallLog {
 
     fn hook_name(&self) -> &'static str {
         let hook = usize::from(self.hook.load(Relaxed));
-        Hook::ALL
-            .get(hook)
-            .map_or("configure", |hook| hook.as_str())
+        Hook::ALL.get(hook).map_or("configure", |hook| hook.as_str())
     }
 
     fn entry(&self, level: log::Level, message: &str, fields: &[(String, String)]) {
-        let texts = fields
-            .iter()
-            .map(|(key, value)| key.len() + value.len() + 2)
-            .sum::<usize>();
+        let texts = fields.iter().map(|(key, value)| key.len() + value.len() + 2).sum::<usize>();
         if !self.afford((message.len() + texts) as u64 + LINE_COST) {
             return;
         }
-        let (plugin, hook, fields, message) = (
-            &*self.plugin,
-            self.hook_name(),
-            Fields(fields),
-            Printable(message),
-        );
+        let (plugin, hook, fields, message) =
+            (&*self.plugin, self.hook_name(), Fields(fields), Printable(message));
         macro_rules! event {
             ($level:ident) => {
                 tracing::$level!(target: "presence::guest", plugin, hook, "{message}{fields}")
@@ -186,9 +176,7 @@ struct Fields<'a>(&'a [(String, String)]);
 
 impl fmt::Display for Fields<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0
-            .iter()
-            .try_for_each(|(key, value)| write!(f, " {}={}", Printable(key), Printable(value)))
+        self.0.iter().try_for_each(|(key, value)| write!(f, " {}={}", Printable(key), Printable(value)))
     }
 }
 
@@ -221,9 +209,6 @@ mod tests {
 
     #[test]
     fn control_characters_are_made_visible() {
-        assert_eq!(
-            Printable("a\nb\x1b[31mc\td").to_string(),
-            "a\\nb\\u{1b}[31mc\td"
-        );
+        assert_eq!(Printable("a\nb\x1b[31mc\td").to_string(), "a\\nb\\u{1b}[31mc\td");
     }
 }

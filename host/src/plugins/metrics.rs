@@ -96,12 +96,8 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// All, in order.
-    pub const ALL: [FailureKind; 4] = [
-        FailureKind::Retry,
-        FailureKind::Reject,
-        FailureKind::Trap,
-        FailureKind::Stalled,
-    ];
+    pub const ALL: [FailureKind; 4] =
+        [FailureKind::Retry, FailureKind::Reject, FailureKind::Trap, FailureKind::Stalled];
 
     /// `retry`, `reject`, `trap`, `stalled`: for labels.
     pub fn as_str(self) -> &'static str {
@@ -152,24 +148,15 @@ impl PluginCounters {
     /// The numbers of one hook.
     pub(super) fn hook(&self, hook: Hook) -> HookMetrics {
         let counters = &self.hooks[hook as usize];
-        let bounds = BOUNDS_NANOS
-            .iter()
-            .map(|nanos| *nanos as f64 / 1e9)
-            .chain([f64::INFINITY]);
-        let buckets: Vec<(f64, u64)> = bounds
-            .zip(&counters.latency)
-            .map(|(bound, count)| (bound, count.load(Relaxed)))
-            .collect();
+        let bounds = BOUNDS_NANOS.iter().map(|nanos| *nanos as f64 / 1e9).chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> =
+            bounds.zip(&counters.latency).map(|(bound, count)| (bound, count.load(Relaxed))).collect();
         HookMetrics {
             hook,
             calls: buckets.iter().map(|(_, count)| count).sum(),
             delivered: counters.delivered.load(Relaxed),
-            failures: FailureKind::ALL
-                .map(|kind| (kind, counters.failures[kind as usize].load(Relaxed))),
-            latency: Histogram {
-                buckets,
-                sum_seconds: counters.nanos.load(Relaxed) as f64 / 1e9,
-            },
+            failures: FailureKind::ALL.map(|kind| (kind, counters.failures[kind as usize].load(Relaxed))),
+            latency: Histogram { buckets, sum_seconds: counters.nanos.load(Relaxed) as f64 / 1e9 },
         }
     }
 }
@@ -182,23 +169,10 @@ mod tests {
     fn calls_fall_into_the_bucket_that_holds_them() {
         let counters = PluginCounters::default();
         counters.ended(Hook::UserIdle, Duration::from_nanos(1000), None);
-        counters.ended(
-            Hook::UserIdle,
-            Duration::from_nanos(1001),
-            Some(FailureKind::Trap),
-        );
-        counters.ended(
-            Hook::UserIdle,
-            Duration::from_secs(11),
-            Some(FailureKind::Stalled),
-        );
+        counters.ended(Hook::UserIdle, Duration::from_nanos(1001), Some(FailureKind::Trap));
+        counters.ended(Hook::UserIdle, Duration::from_secs(11), Some(FailureKind::Stalled));
         let metrics = counters.hook(Hook::UserIdle);
-        let filled: Vec<_> = metrics
-            .latency
-            .buckets
-            .iter()
-            .filter(|(_, count)| *count > 0)
-            .collect();
+        let filled: Vec<_> = metrics.latency.buckets.iter().filter(|(_, count)| *count > 0).collect();
         assert_eq!(filled, [&(1e-6, 1), &(2.5e-6, 1), &(f64::INFINITY, 1)]);
         assert_eq!((metrics.calls, metrics.delivered), (3, 1));
         assert_eq!(metrics.failures[2], (FailureKind::Trap, 1));

@@ -41,28 +41,16 @@ struct Left {
 impl Shared {
     fn of(payload: &Payload) -> Option<Shared> {
         match payload {
-            Payload::Session(event) => {
-                Some(Shared::Session(event.session.id.clone(), event.hook()))
-            }
-            Payload::Cleanup(sweep) => Some(Shared::Cleanup(
-                instance(sweep),
-                sweep.run.clone(),
-                sweep.chunk,
-            )),
+            Payload::Session(event) => Some(Shared::Session(event.session.id.clone(), event.hook())),
+            Payload::Cleanup(sweep) => Some(Shared::Cleanup(instance(sweep), sweep.run.clone(), sweep.chunk)),
             Payload::Status(_) => None,
         }
     }
 
     fn outcome(&self) -> Outcome {
         match self {
-            Shared::Session(session, hook) => Outcome::Session {
-                session: session.clone(),
-                hook: *hook,
-            },
-            Shared::Cleanup(instance, _, chunk) => Outcome::Cleanup {
-                instance: *instance,
-                chunk: *chunk,
-            },
+            Shared::Session(session, hook) => Outcome::Session { session: session.clone(), hook: *hook },
+            Shared::Cleanup(instance, _, chunk) => Outcome::Cleanup { instance: *instance, chunk: *chunk },
         }
     }
 }
@@ -88,10 +76,7 @@ impl Outcomes {
             1 => {}
             plugins => {
                 let mut state = self.lock();
-                let left = state.shared.entry(shared).or_insert(Left {
-                    plugins: 0,
-                    submitted: 0,
-                });
+                let left = state.shared.entry(shared).or_insert(Left { plugins: 0, submitted: 0 });
                 left.plugins += plugins;
                 left.submitted += 1;
             }

@@ -6,9 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use presence_core::delivery::{
-    Delivery, DeliveryConfig, Job, JobId, Payload, Settled, Settlement, Verdict,
-};
+use presence_core::delivery::{Delivery, DeliveryConfig, Job, JobId, Payload, Settled, Settlement, Verdict};
 use presence_core::events::Hook;
 use presence_core::time::Tick;
 use tokio::sync::Notify;
@@ -151,9 +149,7 @@ impl Plugin {
                 continue;
             };
             // At least a millisecond: what is overdue already is waited for by a worker that is at work.
-            let pause = due
-                .since(self.surroundings.clock.tick())
-                .max(Duration::from_millis(1));
+            let pause = due.since(self.surroundings.clock.tick()).max(Duration::from_millis(1));
             tokio::select! {
                 () = self.alarm.notified() => {}
                 () = tokio::time::sleep(pause) => {
@@ -174,27 +170,13 @@ impl Plugin {
         if settled.is_empty() {
             return;
         }
-        let done = settled.drain(..).filter_map(
-            |Settled {
-                 payload,
-                 settlement,
-             }| match settlement {
-                Settlement::Delivered | Settlement::Superseded => Some(payload),
-                Settlement::DeadLetter {
-                    reason,
-                    error,
-                    attempts,
-                } => {
-                    self.give_up(
-                        payload,
-                        &format!("{reason:?}").to_lowercase(),
-                        error,
-                        attempts,
-                    );
-                    None
-                }
-            },
-        );
+        let done = settled.drain(..).filter_map(|Settled { payload, settlement }| match settlement {
+            Settlement::Delivered | Settlement::Superseded => Some(payload),
+            Settlement::DeadLetter { reason, error, attempts } => {
+                self.give_up(payload, &format!("{reason:?}").to_lowercase(), error, attempts);
+                None
+            }
+        });
         self.surroundings.outcomes.settle(&self.name, done);
     }
 
@@ -212,14 +194,7 @@ impl Plugin {
             attempts,
             at: self.surroundings.clock.wall().0,
         };
-        let DeadLetter {
-            plugin,
-            hook,
-            user,
-            event_id,
-            error,
-            ..
-        } = &letter;
+        let DeadLetter { plugin, hook, user, event_id, error, .. } = &letter;
         let (attempt, cause) = (attempts, error);
         tracing::error!(
             plugin,
@@ -232,22 +207,13 @@ impl Plugin {
             "a hook was given up: see `presence plugin dead-letters`"
         );
         self.counters.dead_letters.fetch_add(1, Relaxed);
-        self.surroundings.dead_letters.push(
-            letter,
-            payload,
-            self.name.clone(),
-            self.counters.clone(),
-        );
+        self.surroundings.dead_letters.push(letter, payload, self.name.clone(), self.counters.clone());
     }
 
     /// A call wrote more than its budget.
     pub(super) fn tell_cut(&self, payload: &Payload, event_id: &str, cut: u64) {
         self.counters.log_bytes_cut.fetch_add(cut, Relaxed);
-        let (plugin, hook, limit) = (
-            &*self.name,
-            payload.hook().as_str(),
-            self.loaded().settings.limits.log,
-        );
+        let (plugin, hook, limit) = (&*self.name, payload.hook().as_str(), self.loaded().settings.limits.log);
         tracing::warn!(
             plugin,
             hook,
@@ -269,11 +235,7 @@ impl Plugin {
         let list = self.lock().delivery.unsettled_list(limit);
         list.iter()
             .map(|(payload, attempts, why)| {
-                let why = if *attempts > 0 {
-                    format!("{why}; attempts: {attempts}")
-                } else {
-                    why.clone()
-                };
+                let why = if *attempts > 0 { format!("{why}; attempts: {attempts}") } else { why.clone() };
                 events::describe(&self.name, payload, &why)
             })
             .collect()
@@ -282,11 +244,8 @@ impl Plugin {
     /// The numbers of this moment.
     pub(super) fn metrics(&self) -> PluginMetrics {
         let state = self.lock();
-        let (depth, counts, breaker_open) = (
-            state.delivery.depth(),
-            state.delivery.counters(),
-            state.delivery.breaker_open(),
-        );
+        let (depth, counts, breaker_open) =
+            (state.delivery.depth(), state.delivery.counters(), state.delivery.breaker_open());
         drop(state);
         let counters = &self.counters;
         PluginMetrics {

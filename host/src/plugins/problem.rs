@@ -107,17 +107,10 @@ pub struct PluginError {
 
 impl fmt::Display for PluginError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "plugin `{}` ({}) can't be used:",
-            self.plugin,
-            self.path.display()
-        )?;
+        write!(f, "plugin `{}` ({}) can't be used:", self.plugin, self.path.display())?;
         match self.problems.as_slice() {
             [problem] => write!(f, " {problem}"),
-            problems => problems
-                .iter()
-                .try_for_each(|problem| write!(f, "\n  - {problem}")),
+            problems => problems.iter().try_for_each(|problem| write!(f, "\n  - {problem}")),
         }
     }
 }

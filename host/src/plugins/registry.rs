@@ -53,22 +53,16 @@ pub struct PluginSet {
 
 impl std::fmt::Debug for PluginSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PluginSet")
-            .field("plugins", &self.descriptions)
-            .finish_non_exhaustive()
+        f.debug_struct("PluginSet").field("plugins", &self.descriptions).finish_non_exhaustive()
     }
 }
 
 impl PluginSet {
     /// Loads all plugins and starts their workers. If any can't be used none runs, and all errors come back at once.
     /// Compiling takes seconds per MB the first time.
-    pub async fn load(
-        settings: &[PluginSettings],
-        deps: Deps,
-    ) -> Result<PluginSet, Vec<PluginError>> {
+    pub async fn load(settings: &[PluginSettings], deps: Deps) -> Result<PluginSet, Vec<PluginError>> {
         let host_failed = |problem| vec![for_all(&deps.data_dir, problem)];
-        let (runtime, loader) =
-            loader(&deps.data_dir, deps.compile.clone()).map_err(host_failed)?;
+        let (runtime, loader) = loader(&deps.data_dir, deps.compile.clone()).map_err(host_failed)?;
         let (mut loaded, mut errors) = (Vec::new(), Vec::new());
         for ended in load_all(&loader, settings).await {
             match ended {
@@ -76,28 +70,17 @@ impl PluginSet {
                 Err(error) => errors.push(error),
             }
         }
-        if errors.is_empty() {
-            Ok(PluginSet::start(runtime, loaded, deps))
-        } else {
-            Err(errors)
-        }
+        if errors.is_empty() { Ok(PluginSet::start(runtime, loaded, deps)) } else { Err(errors) }
     }
 
     fn start(runtime: Arc<GuestRuntime>, loaded: Vec<Arc<Loaded>>, deps: Deps) -> PluginSet {
         let outcomes = Arc::new(Outcomes::default());
         let (dead_letters, carry) = DeadLetters::new(deps.store, outcomes.clone());
-        let surroundings = Surroundings {
-            clock: deps.clock,
-            outcomes,
-            dead_letters,
-        };
+        let surroundings = Surroundings { clock: deps.clock, outcomes, dead_letters };
         let handle = runtime.handle().clone();
         let _inside = handle.enter();
         let mut tasks = vec![handle.spawn(carry)];
-        let descriptions = loaded
-            .iter()
-            .map(|loaded| loaded.description.clone())
-            .collect();
+        let descriptions = loaded.iter().map(|loaded| loaded.description.clone()).collect();
         let mut plugins = Vec::new();
         for loaded in loaded {
             let workers = loaded.settings.delivery.concurrency.max(1);
@@ -106,13 +89,7 @@ impl PluginSet {
             tasks.extend((0..workers).map(|_| handle.spawn(Worker::new(plugin.clone()).run())));
             plugins.push(plugin);
         }
-        PluginSet {
-            runtime,
-            plugins,
-            descriptions,
-            surroundings,
-            tasks: Mutex::new(tasks),
-        }
+        PluginSet { runtime, plugins, descriptions, surroundings, tasks: Mutex::new(tasks) }
     }
 
     /// What was loaded, in the order of presence.toml.
@@ -130,10 +107,7 @@ impl PluginSet {
     pub async fn shutdown(&self) {
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.iter().for_each(JoinHandle::abort);
-        if tokio::time::timeout(STOP_PATIENCE, join_all(tasks))
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(STOP_PATIENCE, join_all(tasks)).await.is_err() {
             tracing::warn!("some plugins did not stop in time and end with the process");
         }
         self.runtime.stop();
@@ -142,19 +116,12 @@ impl PluginSet {
 
 impl Plugins for PluginSet {
     fn hooks(&self) -> Vec<(Arc<str>, BTreeSet<Hook>)> {
-        self.plugins
-            .iter()
-            .map(|plugin| (plugin.name.clone(), plugin.hooks.clone()))
-            .collect()
+        self.plugins.iter().map(|plugin| (plugin.name.clone(), plugin.hooks.clone())).collect()
     }
 
     fn submit(&self, event: Payload) {
         let hook = event.hook();
-        let wanting = || {
-            self.plugins
-                .iter()
-                .filter(|plugin| plugin.hooks.contains(&hook))
-        };
+        let wanting = || self.plugins.iter().filter(|plugin| plugin.hooks.contains(&hook));
         self.surroundings.outcomes.expect(&event, wanting().count());
         for plugin in wanting() {
             plugin.submit(event.clone());
@@ -166,10 +133,7 @@ impl Plugins for PluginSet {
     }
 
     fn unsettled(&self) -> Vec<(Arc<str>, usize)> {
-        self.plugins
-            .iter()
-            .map(|plugin| (plugin.name.clone(), plugin.unsettled()))
-            .collect()
+        self.plugins.iter().map(|plugin| (plugin.name.clone(), plugin.unsettled())).collect()
     }
 
     fn unsettled_list(&self, limit: usize) -> Vec<String> {
@@ -192,43 +156,24 @@ pub async fn check(
         Err(problem) => vec![Err(for_all(data_dir, problem))],
         Ok((_runtime, loader)) => {
             let ended = load_all(&loader, settings).await;
-            ended
-                .into_iter()
-                .map(|ended| ended.map(|loaded| loaded.description.clone()))
-                .collect()
+            ended.into_iter().map(|ended| ended.map(|loaded| loaded.description.clone())).collect()
         }
     }
 }
 
-pub(super) fn loader(
-    data_dir: &Path,
-    compile: CompileMode,
-) -> Result<(Arc<GuestRuntime>, Loader), Problem> {
-    let runtime =
-        Arc::new(GuestRuntime::start().map_err(|error| Problem::Host(error.to_string()))?);
+pub(super) fn loader(data_dir: &Path, compile: CompileMode) -> Result<(Arc<GuestRuntime>, Loader), Problem> {
+    let runtime = Arc::new(GuestRuntime::start().map_err(|error| Problem::Host(error.to_string()))?);
     let keyvalue: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
     let loader = Loader::new(runtime.clone(), data_dir, compile, keyvalue)?;
     Ok((runtime, loader))
 }
 
-async fn load_all(
-    loader: &Loader,
-    settings: &[PluginSettings],
-) -> Vec<Result<Arc<Loaded>, PluginError>> {
+async fn load_all(loader: &Loader, settings: &[PluginSettings]) -> Vec<Result<Arc<Loaded>, PluginError>> {
     /// Of plugins loaded at start; a reload counts on.
     const FIRST_GENERATION: u64 = 1;
-    join_all(
-        settings
-            .iter()
-            .map(|settings| loader.load(settings, FIRST_GENERATION)),
-    )
-    .await
+    join_all(settings.iter().map(|settings| loader.load(settings, FIRST_GENERATION))).await
 }
 
 fn for_all(data_dir: &Path, problem: Problem) -> PluginError {
-    PluginError {
-        plugin: "(any)".into(),
-        path: data_dir.to_owned(),
-        problems: vec![problem],
-    }
+    PluginError { plugin: "(any)".into(), path: data_dir.to_owned(), problems: vec![problem] }
 }

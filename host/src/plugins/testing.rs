@@ -14,9 +14,7 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
 use crate::settings::{DeliverySettings, Grants, Initial, Limits, PluginSettings};
-use crate::store::{
-    Coverage, DeadLetter, Follower, Notice, Notices, Put, Snapshot, Store, StoreError,
-};
+use crate::store::{Coverage, DeadLetter, Follower, Notice, Notices, Put, Snapshot, Store, StoreError};
 
 /// A folder of its own for one test, gone afterwards.
 pub(crate) struct Folder(PathBuf);
@@ -51,24 +49,16 @@ fn component(module: &str, world: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let contract = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-sdk/wit");
     resolve.push_dir(contract).unwrap();
-    for (name, text) in [
-        ("wasi.wit", include_str!("testing/wasi.wit")),
-        ("clocks.wit", include_str!("testing/clocks.wit")),
-    ] {
+    for (name, text) in
+        [("wasi.wit", include_str!("testing/wasi.wit")), ("clocks.wit", include_str!("testing/clocks.wit"))]
+    {
         resolve.push_str(name, text).unwrap();
     }
-    let package = resolve
-        .push_str("world.wit", include_str!("testing/world.wit"))
-        .unwrap();
+    let package = resolve.push_str("world.wit", include_str!("testing/world.wit")).unwrap();
     let world = resolve.select_world(&[package], Some(world)).unwrap();
     let mut bytes = wat::parse_str(module).unwrap();
     embed_component_metadata(&mut bytes, &resolve, world, StringEncoding::UTF8).unwrap();
-    ComponentEncoder::default()
-        .module(&bytes)
-        .unwrap()
-        .validate(true)
-        .encode()
-        .unwrap()
+    ComponentEncoder::default().module(&bytes).unwrap().validate(true).encode().unwrap()
 }
 
 /// Delivers everything; exports `user-online` and `user-idle`.
@@ -89,11 +79,7 @@ pub(crate) fn settings(name: &str, path: PathBuf) -> PluginSettings {
         config: "{}".to_owned(),
         initial: Initial::Current,
         grants: Grants::default(),
-        limits: Limits {
-            memory: 16 << 20,
-            deadline: Duration::from_millis(200),
-            log: 4096,
-        },
+        limits: Limits { memory: 16 << 20, deadline: Duration::from_millis(200), log: 4096 },
         delivery: DeliverySettings {
             concurrency: 4,
             queue: 4096,
@@ -129,10 +115,7 @@ pub(crate) fn session_event(user: &str, session: u128) -> SessionEvent {
         connected_at: Timestamp(1),
         attributes: Attributes::new(vec![("user-agent".to_owned(), "test".to_owned())]),
     };
-    SessionEvent {
-        session,
-        change: SessionChange::Connected,
-    }
+    SessionEvent { session, change: SessionChange::Connected }
 }
 
 /// Keeps dead letters; is never asked for anything else.
@@ -172,18 +155,11 @@ impl Store for LetterBox {
         unreachable!("{NEVER_ASKED}")
     }
 
-    fn snapshot(
-        &self,
-        _: Coverage,
-        _: Sequence,
-    ) -> BoxFuture<'static, Result<Snapshot, StoreError>> {
+    fn snapshot(&self, _: Coverage, _: Sequence) -> BoxFuture<'static, Result<Snapshot, StoreError>> {
         unreachable!("{NEVER_ASKED}")
     }
 
-    fn sessions_of(
-        &self,
-        _: InstanceId,
-    ) -> BoxFuture<'static, Result<Vec<(Key, Document)>, StoreError>> {
+    fn sessions_of(&self, _: InstanceId) -> BoxFuture<'static, Result<Vec<(Key, Document)>, StoreError>> {
         unreachable!("{NEVER_ASKED}")
     }
 

@@ -11,8 +11,7 @@ use presence_core::ids::SessionId;
 
 use super::metrics::{FailureKind, PluginMetrics};
 use super::testing::{
-    Folder, LetterBox, letter_box, quiet_component, session_event, settings, transition,
-    zoo_component,
+    Folder, LetterBox, letter_box, quiet_component, session_event, settings, transition, zoo_component,
 };
 use super::{CompileMode, Deps, Outcome, PluginSet, Plugins, check};
 use crate::clock::Clock;
@@ -44,24 +43,16 @@ impl Running {
             })
             .collect();
         let letters = letter_box();
-        let set = PluginSet::load(&settings, deps(&folder, letters.clone()))
-            .await
-            .unwrap();
-        Running {
-            set,
-            letters,
-            _folder: folder,
-        }
+        let set = PluginSet::load(&settings, deps(&folder, letters.clone())).await.unwrap();
+        Running { set, letters, _folder: folder }
     }
 
     fn online(&self, user: &str, revision: u64) {
-        self.set
-            .submit(Payload::Status(transition(user, revision).into()));
+        self.set.submit(Payload::Status(transition(user, revision).into()));
     }
 
     fn connected(&self, user: &str, session: u128) {
-        self.set
-            .submit(Payload::Session(session_event(user, session).into()));
+        self.set.submit(Payload::Session(session_event(user, session).into()));
     }
 
     /// Waits for so many outcomes.
@@ -88,11 +79,7 @@ impl Running {
 
     fn failures(&self, hook: Hook, kind: FailureKind) -> u64 {
         let metrics = self.metrics(0);
-        let hook = metrics
-            .hooks
-            .iter()
-            .find(|metrics| metrics.hook == hook)
-            .unwrap();
+        let hook = metrics.hooks.iter().find(|metrics| metrics.hook == hook).unwrap();
         hook.failures[kind as usize].1
     }
 }
@@ -111,12 +98,7 @@ fn unchanged(_: &mut PluginSettings) {}
 /// What `check` says of a file.
 async fn verdict(folder: &Folder, path: PathBuf) -> String {
     let settings = [settings("p", path)];
-    let mut checked = check(
-        &settings,
-        &folder.path().join("data"),
-        CompileMode::InProcess,
-    )
-    .await;
+    let mut checked = check(&settings, &folder.path().join("data"), CompileMode::InProcess).await;
     match checked.swap_remove(0) {
         Ok(description) => format!("{:?}", description.hooks),
         Err(error) => error.to_string(),
@@ -135,20 +117,11 @@ async fn each_bad_file_is_refused_with_its_reason() {
     let cases = [
         (folder.path().join("missing.wasm"), "can't be read"),
         (write("empty.wasm", b""), "the file is empty"),
-        (
-            write("script.wasm", b"#!/bin/sh\n"),
-            "not a WebAssembly file",
-        ),
-        (
-            write("broken.wasm", b"\0asm\x0d\0\x01\0nonsense"),
-            "not a valid component",
-        ),
+        (write("script.wasm", b"#!/bin/sh\n"), "not a WebAssembly file"),
+        (write("broken.wasm", b"\0asm\x0d\0\x01\0nonsense"), "not a valid component"),
         (wat("module.wasm", "(module)"), "wasm32-wasip2"),
         (wat("nothing.wasm", "(component)"), "exports no hook"),
-        (
-            wat("types.wasm", wrong_types),
-            "other types than the contract says",
-        ),
+        (wat("types.wasm", wrong_types), "other types than the contract says"),
         (
             wat(
                 "import.wasm",
@@ -174,32 +147,13 @@ async fn everything_wrong_with_all_plugins_is_told_at_once() {
     refusing.config = r#"{"a":1}"#.to_owned();
     let mut hungry = settings("hungry", zoo.clone());
     hungry.limits.memory = 65536;
-    let all = [
-        refusing,
-        settings("good", zoo),
-        hungry,
-        settings("gone", folder.path().join("x")),
-    ];
-    let errors = PluginSet::load(&all, deps(&folder, letter_box()))
-        .await
-        .unwrap_err();
+    let all = [refusing, settings("good", zoo), hungry, settings("gone", folder.path().join("x"))];
+    let errors = PluginSet::load(&all, deps(&folder, letter_box())).await.unwrap_err();
     let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
     assert_eq!(texts.len(), 3, "{texts:#?}");
-    assert!(
-        texts[0].contains("refuses its configuration: no config wanted"),
-        "{}",
-        texts[0]
-    );
-    assert!(
-        texts[1].contains("can't be started") && texts[1].contains("limits.memory"),
-        "{}",
-        texts[1]
-    );
-    assert!(
-        texts[2].contains("`gone`") && texts[2].contains("can't be read"),
-        "{}",
-        texts[2]
-    );
+    assert!(texts[0].contains("refuses its configuration: no config wanted"), "{}", texts[0]);
+    assert!(texts[1].contains("can't be started") && texts[1].contains("limits.memory"), "{}", texts[1]);
+    assert!(texts[2].contains("`gone`") && texts[2].contains("can't be read"), "{}", texts[2]);
 }
 
 #[tokio::test]
@@ -207,12 +161,8 @@ async fn compiled_code_is_found_at_the_second_start() {
     let folder = Folder::new();
     let settings = [settings("p", folder.write("quiet.wasm", quiet_component()))];
     for cached in [false, true] {
-        let set = PluginSet::load(&settings, deps(&folder, letter_box()))
-            .await
-            .unwrap();
-        let [description] = set.descriptions() else {
-            panic!("{set:?}")
-        };
+        let set = PluginSet::load(&settings, deps(&folder, letter_box())).await.unwrap();
+        let [description] = set.descriptions() else { panic!("{set:?}") };
         assert_eq!(description.cached, cached);
         assert_eq!(description.digest.len(), 64);
         set.shutdown().await;
@@ -223,10 +173,8 @@ async fn compiled_code_is_found_at_the_second_start() {
 async fn a_compiler_that_dies_or_is_missing_is_told_of() {
     let folder = Folder::new();
     let settings = [settings("p", folder.write("quiet.wasm", quiet_component()))];
-    for (program, expected) in [
-        ("/bin/false", "compiling it failed"),
-        ("/no/such/file", "can't be started"),
-    ] {
+    for (program, expected) in [("/bin/false", "compiling it failed"), ("/no/such/file", "can't be started")]
+    {
         let mode = CompileMode::Child(program.into());
         let mut checked = check(&settings, &folder.path().join("data"), mode).await;
         let said = checked.swap_remove(0).unwrap_err().to_string();
@@ -251,16 +199,9 @@ async fn events_are_delivered_and_counted() {
         .collect();
     assert_eq!(users.len(), 500);
     let metrics = running.metrics(0);
-    let online = metrics
-        .hooks
-        .iter()
-        .find(|hook| hook.hook == Hook::UserOnline)
-        .unwrap();
+    let online = metrics.hooks.iter().find(|hook| hook.hook == Hook::UserOnline).unwrap();
     assert_eq!((online.calls, online.delivered), (500, 500));
-    assert!(
-        (1..=4).contains(&metrics.guests_started),
-        "guests are reused: {metrics:?}"
-    );
+    assert!((1..=4).contains(&metrics.guests_started), "guests are reused: {metrics:?}");
     assert_eq!(running.set.unsettled(), [("p".into(), 0)]);
 }
 
@@ -279,16 +220,10 @@ async fn a_rejected_event_becomes_a_dead_letter() {
     running.connected("jack", 7);
     running.outcomes(1).await;
     let letter = running.letters.letters()[0].clone();
-    assert_eq!(
-        (letter.plugin.as_str(), letter.hook.as_str()),
-        ("p", "session-connected")
-    );
+    assert_eq!((letter.plugin.as_str(), letter.hook.as_str()), ("p", "session-connected"));
     assert_eq!((letter.error.as_str(), letter.attempts), ("never", 1));
     assert_eq!(letter.user.as_deref(), Some("jack"));
-    assert_eq!(
-        letter.event_id,
-        "p:session-connected:00000000-0000-0000-0000-000000000007"
-    );
+    assert_eq!(letter.event_id, "p:session-connected:00000000-0000-0000-0000-000000000007");
     assert_eq!(letter.event["attributes"][0][1], "test");
     assert_eq!(letter.digest, running.set.descriptions()[0].digest);
 }
@@ -301,15 +236,8 @@ async fn i7_a_guest_that_traps_is_replaced_and_harms_nobody() {
     running.outcomes(4).await;
     let letters = running.letters.letters().clone();
     assert_eq!(letters.len(), 2, "one for each plugin: {letters:?}");
-    assert!(
-        letters
-            .iter()
-            .all(|letter| letter.user.as_deref() == Some("trap") && letter.attempts == 2)
-    );
-    assert_eq!(
-        letters[0].error,
-        "wasm `unreachable` instruction executed, in trap"
-    );
+    assert!(letters.iter().all(|letter| letter.user.as_deref() == Some("trap") && letter.attempts == 2));
+    assert_eq!(letters[0].error, "wasm `unreachable` instruction executed, in trap");
     assert_eq!(running.failures(Hook::UserOnline, FailureKind::Trap), 2);
 }
 
@@ -321,18 +249,9 @@ async fn an_endless_loop_is_a_trap() {
     }
     running.outcomes(4).await;
     let error = running.letters.letters()[0].error.clone();
-    assert!(
-        error.contains("still computed when limits.deadline (200ms)"),
-        "{error}"
-    );
-    assert_eq!(
-        running.failures(Hook::SessionConnected, FailureKind::Trap),
-        4
-    );
-    assert_eq!(
-        running.failures(Hook::SessionConnected, FailureKind::Stalled),
-        0
-    );
+    assert!(error.contains("still computed when limits.deadline (200ms)"), "{error}");
+    assert_eq!(running.failures(Hook::SessionConnected, FailureKind::Trap), 4);
+    assert_eq!(running.failures(Hook::SessionConnected, FailureKind::Stalled), 0);
 }
 
 #[tokio::test]
@@ -341,9 +260,7 @@ async fn i7_plugins_that_loop_delay_nobody() {
     let mut looping = settings("looping", folder.write("zoo.wasm", zoo_component()));
     looping.limits.deadline = PATIENCE;
     let good = settings("good", folder.write("quiet.wasm", quiet_component()));
-    let set = PluginSet::load(&[looping, good], deps(&folder, letter_box()))
-        .await
-        .unwrap();
+    let set = PluginSet::load(&[looping, good], deps(&folder, letter_box())).await.unwrap();
     let online = |user| set.submit(Payload::Status(transition(user, 1).into()));
     ["s1", "s2", "s3", "s4"].iter().copied().for_each(online);
     let all_loop = async {
@@ -351,15 +268,11 @@ async fn i7_plugins_that_loop_delay_nobody() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, all_loop)
-        .await
-        .expect("four guests loop");
+    tokio::time::timeout(PATIENCE, all_loop).await.expect("four guests loop");
     ["a", "b", "c", "d"].iter().copied().for_each(online);
     let mut delivered = 0;
     while delivered < 8 {
-        let outcomes = tokio::time::timeout(PATIENCE, set.outcomes())
-            .await
-            .unwrap();
+        let outcomes = tokio::time::timeout(PATIENCE, set.outcomes()).await.unwrap();
         let good = |outcome: &&Outcome| match outcome {
             Outcome::Status { plugin, .. } => &**plugin == "good",
             _ => false,
@@ -375,19 +288,9 @@ async fn a_guest_that_waits_past_its_deadline_has_stalled() {
     let running = Running::zoo(&[("p", |settings| settings.delivery.attempts = 1)]).await;
     running.connected("wait", 1);
     running.outcomes(1).await;
-    assert!(
-        running.letter().contains("still waited for an answer"),
-        "{}",
-        running.letter()
-    );
-    assert_eq!(
-        running.failures(Hook::SessionConnected, FailureKind::Stalled),
-        1
-    );
-    assert_eq!(
-        running.failures(Hook::SessionConnected, FailureKind::Trap),
-        0
-    );
+    assert!(running.letter().contains("still waited for an answer"), "{}", running.letter());
+    assert_eq!(running.failures(Hook::SessionConnected, FailureKind::Stalled), 1);
+    assert_eq!(running.failures(Hook::SessionConnected, FailureKind::Trap), 0);
 }
 
 #[tokio::test]
@@ -395,13 +298,7 @@ async fn memory_beyond_the_limit_is_refused() {
     let running = Running::zoo(&[("p", |settings| settings.delivery.attempts = 1)]).await;
     running.online("grow", 1);
     running.outcomes(1).await;
-    assert!(
-        running
-            .letter()
-            .contains("refused memory beyond limits.memory"),
-        "{}",
-        running.letter()
-    );
+    assert!(running.letter().contains("refused memory beyond limits.memory"), "{}", running.letter());
 }
 
 #[tokio::test]
@@ -410,10 +307,7 @@ async fn a_huge_answer_is_a_trap() {
     running.online("huge", 1);
     running.outcomes(1).await;
     assert_eq!(running.failures(Hook::UserOnline, FailureKind::Trap), 1);
-    assert_eq!(
-        running.letter(),
-        "it gave the host more than 2097152 bytes at once"
-    );
+    assert_eq!(running.letter(), "it gave the host more than 2097152 bytes at once");
 }
 
 #[tokio::test]
@@ -429,9 +323,7 @@ async fn a_flood_of_log_lines_is_cut() {
 async fn a_bucket_needs_a_grant() {
     let running = Running::zoo(&[
         ("denied", unchanged),
-        ("granted", |settings| {
-            settings.grants.keyvalue = vec!["counts".to_owned()]
-        }),
+        ("granted", |settings| settings.grants.keyvalue = vec!["counts".to_owned()]),
     ])
     .await;
     running.online("carol", 1);
@@ -450,17 +342,11 @@ async fn a_session_event_is_settled_once_all_plugins_have_settled_it() {
         .await
         .into_iter()
         .map(|outcome| match outcome {
-            Outcome::Session {
-                session,
-                hook: Hook::SessionConnected,
-            } => session,
+            Outcome::Session { session, hook: Hook::SessionConnected } => session,
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(
-        sessions,
-        BTreeSet::from([SessionId::Hosted(1), SessionId::Hosted(2)])
-    );
+    assert_eq!(sessions, BTreeSet::from([SessionId::Hosted(1), SessionId::Hosted(2)]));
     assert_eq!(running.letters.letters().len(), 2);
 }
 
@@ -475,21 +361,12 @@ async fn an_event_that_no_plugin_wants_is_settled_at_once() {
         run: "1-1-0".into(),
     };
     running.set.submit(Payload::Cleanup(sweep.into()));
-    assert_eq!(
-        running.outcomes(1).await,
-        [Outcome::Cleanup {
-            instance: None,
-            chunk: 0
-        }]
-    );
+    assert_eq!(running.outcomes(1).await, [Outcome::Cleanup { instance: None, chunk: 0 }]);
 }
 
 #[tokio::test]
 async fn stopping_does_not_wait_for_guests() {
-    let running = Running::zoo(&[("p", |settings| {
-        settings.limits.deadline = Duration::from_secs(60)
-    })])
-    .await;
+    let running = Running::zoo(&[("p", |settings| settings.limits.deadline = Duration::from_secs(60))]).await;
     running.online("wait", 1);
     running.online("sspin", 1);
     let listed = running.set.unsettled_list(1);

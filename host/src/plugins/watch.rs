@@ -50,10 +50,7 @@ pub(super) struct Watch {
 impl Watch {
     /// Needs a tokio runtime around it.
     pub(super) fn new() -> Watch {
-        Watch {
-            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
-            yielded: Yielded::default(),
-        }
+        Watch { timer: Box::pin(tokio::time::sleep(Duration::ZERO)), yielded: Yielded::default() }
     }
 
     /// Runs a call until it ends or the deadline passes. `paused` is called once if the call does not end at once.
@@ -77,13 +74,10 @@ impl Watch {
                 self.timer.as_mut().reset(deadline.into());
                 paused();
             }
-            self.timer.as_mut().poll(context).map(|()| {
-                Err(if computing {
-                    Expired::Computing
-                } else {
-                    Expired::Waiting
-                })
-            })
+            self.timer
+                .as_mut()
+                .poll(context)
+                .map(|()| Err(if computing { Expired::Computing } else { Expired::Waiting }))
         })
         .await
     }
@@ -97,9 +91,7 @@ mod tests {
     async fn a_call_that_waits_expires_as_waiting() {
         let deadline = Instant::now() + Duration::from_millis(20);
         let mut pauses = 0;
-        let ended = Watch::new()
-            .run(deadline, std::future::pending::<()>(), || pauses += 1)
-            .await;
+        let ended = Watch::new().run(deadline, std::future::pending::<()>(), || pauses += 1).await;
         assert_eq!((ended, pauses), (Err(Expired::Waiting), 1));
         assert!(Instant::now() >= deadline);
     }
@@ -117,22 +109,15 @@ mod tests {
                 }
             }
         };
-        let ended = watch
-            .run(Instant::now() + Duration::from_millis(20), looping, || ())
-            .await;
+        let ended = watch.run(Instant::now() + Duration::from_millis(20), looping, || ()).await;
         assert_eq!(ended, Err::<(), _>(Expired::Computing));
-        assert!(matches!(
-            watch.yielded.at_epoch(Instant::now()),
-            UpdateDeadline::Interrupt
-        ));
+        assert!(matches!(watch.yielded.at_epoch(Instant::now()), UpdateDeadline::Interrupt));
     }
 
     #[tokio::test]
     async fn a_quick_call_never_pauses() {
         let deadline = Instant::now() + Duration::from_secs(1);
-        let ended = Watch::new()
-            .run(deadline, async { 7 }, || panic!("it did not pause"))
-            .await;
+        let ended = Watch::new().run(deadline, async { 7 }, || panic!("it did not pause")).await;
         assert_eq!(ended, Ok(7));
     }
 }

@@ -51,9 +51,7 @@ impl Worker {
         let (mut verdict, mut failed, mut slept) = (None, None, false);
         loop {
             let (passed_on, generation) = (self.settled.len(), self.loaded.generation);
-            let task = self
-                .plugin
-                .exchange(slept, verdict.take(), generation, &mut self.settled);
+            let task = self.plugin.exchange(slept, verdict.take(), generation, &mut self.settled);
             if let Some(failed) = failed.take() {
                 self.tell(&failed, passed_on);
             }
@@ -87,12 +85,7 @@ impl Worker {
     fn tell(&self, failed: &Failed, passed_on: usize) {
         let dead = |settled: &Settled| matches!(settled.settlement, Settlement::DeadLetter { .. });
         if !self.settled[passed_on..].iter().any(dead) {
-            self.plugin.failures.tell(
-                &failed.payload,
-                &self.event_id,
-                failed.attempt,
-                &failed.cause,
-            );
+            self.plugin.failures.tell(&failed.payload, &self.event_id, failed.attempt, &failed.cause);
         }
     }
 
@@ -102,14 +95,7 @@ impl Worker {
             self.loaded = loaded.clone();
             self.guest = None;
         }
-        let Worker {
-            plugin,
-            loaded,
-            guest,
-            watch,
-            event_id,
-            settled,
-        } = self;
+        let Worker { plugin, loaded, guest, watch, event_id, settled } = self;
         let payload = &task.job.payload;
         let hook = payload.hook();
         write_event_id(event_id, &plugin.name, payload);
@@ -129,13 +115,8 @@ impl Worker {
             }
         };
         let began = Instant::now();
-        let occasion = Occasion {
-            event_id,
-            attempt: task.job.attempt,
-        };
-        let ended = guest
-            .call(began, payload, occasion, watch, || plugin.settle(settled))
-            .await;
+        let occasion = Occasion { event_id, attempt: task.job.attempt };
+        let ended = guest.call(began, payload, occasion, watch, || plugin.settle(settled)).await;
         let took = began.elapsed();
         let cut = guest.end_log();
         let keep = ended.is_ok() && !guest.is_spent();
@@ -163,18 +144,11 @@ fn judge(ended: Result<Answer, Failure>) -> (Verdict, Option<FailureKind>) {
         Ok(Ok(())) => (Verdict::Delivered, None),
         Ok(Err(HookError::Retry(Later { message, after_ms }))) => {
             let after = after_ms.map(|millis| Duration::from_millis(millis.into()));
-            (
-                Verdict::Retry {
-                    message: shorten(&message),
-                    after,
-                },
-                Some(FailureKind::Retry),
-            )
+            (Verdict::Retry { message: shorten(&message), after }, Some(FailureKind::Retry))
         }
-        Ok(Err(HookError::Reject(message))) => (
-            Verdict::Reject(shorten(&message)),
-            Some(FailureKind::Reject),
-        ),
+        Ok(Err(HookError::Reject(message))) => {
+            (Verdict::Reject(shorten(&message)), Some(FailureKind::Reject))
+        }
         Err(Failure::Trapped(reason)) => (Verdict::Trapped(reason), Some(FailureKind::Trap)),
         Err(Failure::Stalled(reason)) => (Verdict::Stalled(reason), Some(FailureKind::Stalled)),
     }
@@ -185,33 +159,22 @@ fn judge(ended: Result<Answer, Failure>) -> (Verdict, Option<FailureKind>) {
 fn without_guest(no_guest: NoGuest) -> (Verdict, FailureKind) {
     let text = |what: &str, reason: String| format!("no guest: {what}: {reason}");
     match no_guest {
-        NoGuest::Start(failure) => (
-            Verdict::Stalled(text("it can't be started", failure.into_text())),
-            FailureKind::Stalled,
-        ),
-        NoGuest::Types(problems) => {
-            let reason = problems
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("; ");
-            (
-                Verdict::Stalled(text("it can't be started", reason)),
-                FailureKind::Stalled,
-            )
+        NoGuest::Start(failure) => {
+            (Verdict::Stalled(text("it can't be started", failure.into_text())), FailureKind::Stalled)
         }
-        NoGuest::Configure(Failure::Trapped(reason)) => (
-            Verdict::Trapped(text("configure failed", reason)),
-            FailureKind::Trap,
-        ),
-        NoGuest::Configure(Failure::Stalled(reason)) => (
-            Verdict::Stalled(text("configure failed", reason)),
-            FailureKind::Stalled,
-        ),
-        NoGuest::Refused(reason) => (
-            Verdict::Stalled(text("it refuses its configuration", reason)),
-            FailureKind::Stalled,
-        ),
+        NoGuest::Types(problems) => {
+            let reason = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            (Verdict::Stalled(text("it can't be started", reason)), FailureKind::Stalled)
+        }
+        NoGuest::Configure(Failure::Trapped(reason)) => {
+            (Verdict::Trapped(text("configure failed", reason)), FailureKind::Trap)
+        }
+        NoGuest::Configure(Failure::Stalled(reason)) => {
+            (Verdict::Stalled(text("configure failed", reason)), FailureKind::Stalled)
+        }
+        NoGuest::Refused(reason) => {
+            (Verdict::Stalled(text("it refuses its configuration", reason)), FailureKind::Stalled)
+        }
     }
 }
 
@@ -219,9 +182,7 @@ fn cause(verdict: &Verdict) -> Option<&str> {
     match verdict {
         Verdict::Delivered => None,
         Verdict::Retry { message, .. } => Some(message),
-        Verdict::Reject(message) | Verdict::Trapped(message) | Verdict::Stalled(message) => {
-            Some(message)
-        }
+        Verdict::Reject(message) | Verdict::Trapped(message) | Verdict::Stalled(message) => Some(message),
         Verdict::Cut => Some("the host stopped the call"),
     }
 }

@@ -35,9 +35,7 @@ pub async fn time_bare_calls(
         let began = Instant::now();
         for attempt in 1..=calls {
             let answer = guest.call_bare(&event, attempt).await;
-            let delivered = answer
-                .map_err(|error| Problem::Start(error.to_string()))?
-                .is_ok();
+            let delivered = answer.map_err(|error| Problem::Start(error.to_string()))?.is_ok();
             if !delivered {
                 return Err(Problem::Start("the hook did not deliver".to_owned()));
             }
@@ -45,7 +43,5 @@ pub async fn time_bare_calls(
         Ok(began.elapsed())
     };
     let ended = runtime.handle().spawn(measure).await;
-    ended
-        .unwrap_or_else(|error| Err(Problem::Host(error.to_string())))
-        .map_err(failed)
+    ended.unwrap_or_else(|error| Err(Problem::Host(error.to_string()))).map_err(failed)
 }

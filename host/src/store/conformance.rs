@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use presence_core::documents::{
-    Change, Claim, Document, Expect, InstanceRecord, InstanceState, Key, SessionDocument,
-    SessionEntry, StatusRecord, Update,
+    Change, Claim, Document, Expect, InstanceRecord, InstanceState, Key, SessionDocument, SessionEntry,
+    StatusRecord, Update,
 };
 use presence_core::events::{Attributes, Status};
 use presence_core::ids::{InstanceId, Layout, PartitionId, Sequence, SessionId, UserId};
@@ -25,10 +25,7 @@ pub mod reading;
 pub mod writes;
 
 /// The layout that the cases use: a store may be created with this one or a larger one.
-pub const LAYOUT: Layout = Layout {
-    partitions: 8,
-    leaves: 4,
-};
+pub const LAYOUT: Layout = Layout { partitions: 8, leaves: 4 };
 
 /// So long may a store take for anything it does by itself: telling followers, ending a lease that is over.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,76 +35,34 @@ pub type Case = fn(SharedStore) -> BoxFuture<'static, ()>;
 
 /// All cases and their names.
 pub const CASES: &[(&str, Case)] = &[
-    ("compare_and_set", |store| {
-        Box::pin(writes::compare_and_set(store))
-    }),
+    ("compare_and_set", |store| Box::pin(writes::compare_and_set(store))),
     ("deletion", |store| Box::pin(writes::deletion(store))),
     ("fences", |store| Box::pin(writes::fences(store))),
     ("batches", |store| Box::pin(writes::batches(store))),
-    ("a_lost_fence_stops_a_batch", |store| {
-        Box::pin(writes::a_lost_fence_stops_a_batch(store))
-    }),
-    ("nonsense_is_refused", |store| {
-        Box::pin(writes::nonsense_is_refused(store))
-    }),
+    ("a_lost_fence_stops_a_batch", |store| Box::pin(writes::a_lost_fence_stops_a_batch(store))),
+    ("nonsense_is_refused", |store| Box::pin(writes::nonsense_is_refused(store))),
     ("any_user_id", |store| Box::pin(writes::any_user_id(store))),
-    ("several_writers_of_one_document", |store| {
-        Box::pin(writes::several_writers_of_one_document(store))
-    }),
-    ("a_lease_ends", |store| {
-        Box::pin(leases::a_lease_ends(store))
-    }),
-    ("renewal_prolongs", |store| {
-        Box::pin(leases::renewal_prolongs(store))
-    }),
-    ("renewal_after_the_end_fails", |store| {
-        Box::pin(leases::renewal_after_the_end_fails(store))
-    }),
-    ("no_lease_is_immortal", |store| {
-        Box::pin(leases::no_lease_is_immortal(store))
-    }),
-    ("a_write_ends_the_lease_before_it", |store| {
-        Box::pin(leases::a_write_ends_the_lease_before_it(store))
-    }),
-    ("a_coverage_and_nothing_else", |store| {
-        Box::pin(reading::a_coverage_and_nothing_else(store))
-    }),
+    ("several_writers_of_one_document", |store| Box::pin(writes::several_writers_of_one_document(store))),
+    ("a_lease_ends", |store| Box::pin(leases::a_lease_ends(store))),
+    ("renewal_prolongs", |store| Box::pin(leases::renewal_prolongs(store))),
+    ("renewal_after_the_end_fails", |store| Box::pin(leases::renewal_after_the_end_fails(store))),
+    ("no_lease_is_immortal", |store| Box::pin(leases::no_lease_is_immortal(store))),
+    ("a_write_ends_the_lease_before_it", |store| Box::pin(leases::a_write_ends_the_lease_before_it(store))),
+    ("a_coverage_and_nothing_else", |store| Box::pin(reading::a_coverage_and_nothing_else(store))),
     ("snapshot_and_updates_miss_nothing", |store| {
         Box::pin(reading::snapshot_and_updates_miss_nothing(store))
     }),
-    ("sessions_of_an_instance", |store| {
-        Box::pin(reading::sessions_of_an_instance(store))
-    }),
-    ("purge_and_late_writes", |store| {
-        Box::pin(reading::purge_and_late_writes(store))
-    }),
-    ("buckets_are_independent", |store| {
-        Box::pin(reading::buckets_are_independent(store))
-    }),
-    ("updates_after_a_snapshot", |store| {
-        Box::pin(following::updates_after_a_snapshot(store))
-    }),
-    ("live_updates_of_some_partitions", |store| {
-        Box::pin(following::live_updates_of_some_partitions(store))
-    }),
-    ("following_again", |store| {
-        Box::pin(following::following_again(store))
-    }),
-    ("followers_of_instances", |store| {
-        Box::pin(following::followers_of_instances(store))
-    }),
-    ("a_lagging_follower", |store| {
-        Box::pin(following::a_lagging_follower(store))
-    }),
-    ("notices_reach_all_readers", |store| {
-        Box::pin(letters::notices_reach_all_readers(store))
-    }),
-    ("a_slow_reader_of_notices", |store| {
-        Box::pin(letters::a_slow_reader_of_notices(store))
-    }),
-    ("dead_letters_are_bounded", |store| {
-        Box::pin(letters::dead_letters_are_bounded(store))
-    }),
+    ("sessions_of_an_instance", |store| Box::pin(reading::sessions_of_an_instance(store))),
+    ("purge_and_late_writes", |store| Box::pin(reading::purge_and_late_writes(store))),
+    ("buckets_are_independent", |store| Box::pin(reading::buckets_are_independent(store))),
+    ("updates_after_a_snapshot", |store| Box::pin(following::updates_after_a_snapshot(store))),
+    ("live_updates_of_some_partitions", |store| Box::pin(following::live_updates_of_some_partitions(store))),
+    ("following_again", |store| Box::pin(following::following_again(store))),
+    ("followers_of_instances", |store| Box::pin(following::followers_of_instances(store))),
+    ("a_lagging_follower", |store| Box::pin(following::a_lagging_follower(store))),
+    ("notices_reach_all_readers", |store| Box::pin(letters::notices_reach_all_readers(store))),
+    ("a_slow_reader_of_notices", |store| Box::pin(letters::a_slow_reader_of_notices(store))),
+    ("dead_letters_are_bounded", |store| Box::pin(letters::dead_letters_are_bounded(store))),
 ];
 
 /// Runs every case on a store of its own.
@@ -133,12 +88,7 @@ fn user(text: &str) -> UserId {
 
 fn sessions_key(partition: u16, of: &str, instance: u128) -> Key {
     let of = user(of);
-    Key::Sessions(
-        PartitionId(partition),
-        LAYOUT.place(&of).1,
-        of,
-        InstanceId(instance),
-    )
+    Key::Sessions(PartitionId(partition), LAYOUT.place(&of).1, of, InstanceId(instance))
 }
 
 fn user_key(partition: u16, of: &str) -> Key {
@@ -164,10 +114,7 @@ fn sessions(numbers: &[u128]) -> Document {
         ended: None,
     };
     let sessions = numbers.iter().map(entry).collect();
-    Document::Sessions(Arc::new(SessionDocument {
-        sessions,
-        drained_until: None,
-    }))
+    Document::Sessions(Arc::new(SessionDocument { sessions, drained_until: None }))
 }
 
 fn record(revision: u64) -> Document {
@@ -186,10 +133,7 @@ fn status(revision: u64) -> StatusRecord {
 }
 
 fn claim(nonce: u64) -> Document {
-    Document::Owner(Claim {
-        instance: Some(InstanceId(1)),
-        nonce,
-    })
+    Document::Owner(Claim { instance: Some(InstanceId(1)), nonce })
 }
 
 fn instance(renewal: u64) -> Document {
@@ -211,21 +155,12 @@ async fn put(
     document: Document,
     expect: Expect,
 ) -> Result<Sequence, StoreError> {
-    store
-        .put(Put {
-            key: key.clone(),
-            document,
-            expect,
-            lease: None,
-        })
-        .await
+    store.put(Put { key: key.clone(), document, expect, lease: None }).await
 }
 
 /// Writes without a condition.
 async fn write(store: &SharedStore, key: &Key, document: Document) -> Sequence {
-    put(store, key, document, Expect::Any)
-        .await
-        .expect("a write without a condition")
+    put(store, key, document, Expect::Any).await.expect("a write without a condition")
 }
 
 async fn get(store: &SharedStore, key: &Key) -> Option<(Sequence, Document)> {
@@ -233,19 +168,12 @@ async fn get(store: &SharedStore, key: &Key) -> Option<(Sequence, Document)> {
 }
 
 async fn delete(store: &SharedStore, key: &Key) {
-    store
-        .delete(key.clone(), Expect::Any)
-        .await
-        .expect("a deletion without a condition");
+    store.delete(key.clone(), Expect::Any).await.expect("a deletion without a condition");
 }
 
 /// The point that an empty coverage is at.
 async fn point(store: &SharedStore, coverage: Coverage) -> Sequence {
-    store
-        .snapshot(coverage, Sequence(0))
-        .await
-        .expect("a snapshot")
-        .up_to
+    store.snapshot(coverage, Sequence(0)).await.expect("a snapshot").up_to
 }
 
 async fn follow(store: &SharedStore, coverage: Coverage, from: Sequence) -> Follower {
@@ -257,11 +185,7 @@ fn conflict(last: Sequence) -> Result<Sequence, StoreError> {
 }
 
 fn was_put(key: &Key, sequence: Sequence, document: Document) -> Update {
-    Update {
-        key: key.clone(),
-        sequence,
-        change: Change::Put(document),
-    }
+    Update { key: key.clone(), sequence, change: Change::Put(document) }
 }
 
 async fn next(follower: &mut Follower) -> Update {
@@ -286,13 +210,8 @@ async fn updates_to(follower: &mut Follower, from: Sequence, to: Sequence) -> Ve
     let mut last = from;
     while last < to {
         for followed in within("a batch of updates", follower.next_batch()).await {
-            let Followed::Update(update) = followed else {
-                panic!("the follower ended: {followed:?}")
-            };
-            assert!(
-                update.sequence > last,
-                "{update:?} came after sequence {last:?}"
-            );
+            let Followed::Update(update) = followed else { panic!("the follower ended: {followed:?}") };
+            assert!(update.sequence > last, "{update:?} came after sequence {last:?}");
             last = update.sequence;
             updates.push(update);
         }

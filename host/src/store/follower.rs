@@ -60,10 +60,7 @@ impl Follower {
     /// The next update, if one waits.
     pub fn try_next(&mut self) -> Option<Followed> {
         let mut waiting = self.shared.lock();
-        waiting
-            .updates
-            .pop_front()
-            .or_else(|| waiting.lost.clone().map(Followed::Lost))
+        waiting.updates.pop_front().or_else(|| waiting.lost.clone().map(Followed::Lost))
     }
 
     /// All updates that wait, at least one, in order. A `Lost` stands alone.
@@ -100,13 +97,7 @@ impl Feed {
     /// them.
     pub fn new(limit: usize) -> (Feed, Follower) {
         let shared = Arc::new(Shared::default());
-        (
-            Feed {
-                shared: shared.clone(),
-                limit: limit.max(1),
-            },
-            Follower { shared },
-        )
+        (Feed { shared: shared.clone(), limit: limit.max(1) }, Follower { shared })
     }
 
     /// Queues an update; sequences must grow. False when nobody follows any more: drop this feed. A follower that is
@@ -121,10 +112,8 @@ impl Feed {
         if waiting.updates.len() >= self.limit * 2 {
             keep_newest(&mut waiting.updates);
             if waiting.updates.len() > self.limit {
-                waiting.lose(format!(
-                    "more than {} documents changed before they were looked at",
-                    self.limit
-                ));
+                waiting
+                    .lose(format!("more than {} documents changed before they were looked at", self.limit));
                 drop(waiting);
                 self.shared.filled.notify_one();
                 return false;
@@ -202,11 +191,7 @@ mod tests {
     use super::*;
 
     fn update(key: u128, sequence: u64) -> Update {
-        Update {
-            key: Key::Instance(InstanceId(key)),
-            sequence: Sequence(sequence),
-            change: Change::Deleted,
-        }
+        Update { key: Key::Instance(InstanceId(key)), sequence: Sequence(sequence), change: Change::Deleted }
     }
 
     fn followed(key: u128, sequence: u64) -> Followed {
@@ -222,10 +207,7 @@ mod tests {
             assert!(feed.push(update(1, sequence)));
         }
         assert_eq!(follower.next().await, followed(1, 1));
-        assert_eq!(
-            follower.next_batch().await,
-            vec![followed(1, 2), followed(1, 3), followed(1, 4)]
-        );
+        assert_eq!(follower.next_batch().await, vec![followed(1, 2), followed(1, 3), followed(1, 4)]);
         assert_eq!(follower.try_next(), None);
     }
 
@@ -249,9 +231,7 @@ mod tests {
             assert!(follower.shared.lock().updates.len() <= 6);
         }
         let batch = follower.try_next_batch();
-        let tail: Vec<Followed> = (998..=1_000)
-            .map(|n| followed(u128::from(n % 3), n))
-            .collect();
+        let tail: Vec<Followed> = (998..=1_000).map(|n| followed(u128::from(n % 3), n)).collect();
         assert_eq!(batch[batch.len() - 3..], tail[..]);
         assert!(batch.is_sorted_by_key(|followed| match followed {
             Followed::Update(update) => update.sequence,
@@ -263,13 +243,10 @@ mod tests {
     #[test]
     fn i8_a_follower_too_far_behind_is_lost() {
         let (feed, mut follower) = Feed::new(3);
-        let accepted = (1..=100)
-            .take_while(|n| feed.push(update(u128::from(*n), *n)))
-            .count();
+        let accepted = (1..=100).take_while(|n| feed.push(update(u128::from(*n), *n))).count();
         assert_eq!(accepted, 6);
         assert!(feed.is_over());
-        let lost =
-            Followed::Lost("more than 3 documents changed before they were looked at".into());
+        let lost = Followed::Lost("more than 3 documents changed before they were looked at".into());
         assert_eq!(follower.try_next_batch(), vec![lost.clone()]);
         assert_eq!(follower.try_next(), Some(lost.clone()));
         assert_eq!(follower.try_next(), Some(lost));
@@ -285,9 +262,6 @@ mod tests {
         let (feed, mut follower) = Feed::new(3);
         feed.push(update(1, 1));
         drop(feed);
-        assert_eq!(
-            follower.next().await,
-            Followed::Lost("the store has stopped telling updates".into())
-        );
+        assert_eq!(follower.next().await, Followed::Lost("the store has stopped telling updates".into()));
     }
 }

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use self::contents::Contents;
 use super::{
-    Coverage, DeadLetter, Follower, MAX_DEAD_LETTERS, MIN_LEASE, Notice, Noticed, Notices, Put,
-    Snapshot, Store, StoreError, bucket_of, token,
+    Coverage, DeadLetter, Follower, MAX_DEAD_LETTERS, MIN_LEASE, Notice, Noticed, Notices, Put, Snapshot,
+    Store, StoreError, bucket_of, token,
 };
 
 mod contents;
@@ -35,10 +35,7 @@ struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits {
-            waiting: Follower::MAX_WAITING,
-            removals: MemoryStore::MAX_REMOVALS,
-        }
+        Limits { waiting: Follower::MAX_WAITING, removals: MemoryStore::MAX_REMOVALS }
     }
 }
 
@@ -81,23 +78,15 @@ impl MemoryStore {
             last_dead_letter: 0,
             timer: None,
         };
-        let shared = Shared {
-            state: Mutex::new(state),
-            lease_given: Arc::new(Notify::new()),
-        };
-        MemoryStore {
-            shared: Arc::new(shared),
-            notices: broadcast::Sender::new(Notices::MAX_WAITING),
-        }
+        let shared = Shared { state: Mutex::new(state), lease_given: Arc::new(Notify::new()) };
+        MemoryStore { shared: Arc::new(shared), notices: broadcast::Sender::new(Notices::MAX_WAITING) }
     }
 
     fn write(&self, put: Put) -> Result<Sequence, StoreError> {
         check_fit(&put.key, &put.document)?;
         check_bucket(&put.key, &put.expect)?;
         if put.lease.is_some_and(|lease| lease < MIN_LEASE) {
-            return Err(StoreError::Refused(format!(
-                "a lease must last at least {MIN_LEASE:?}"
-            )));
+            return Err(StoreError::Refused(format!("a lease must last at least {MIN_LEASE:?}")));
         }
         let leased = put.lease.is_some();
         let mut state = self.shared.lock();
@@ -118,12 +107,7 @@ impl MemoryStore {
         let expect = Expect::Fence(fence, claim);
         let mut written = Vec::with_capacity(documents.len());
         for (key, document) in documents {
-            let put = Put {
-                key,
-                document,
-                expect: expect.clone(),
-                lease: None,
-            };
+            let put = Put { key, document, expect: expect.clone(), lease: None };
             let outcome = check_fit(&put.key, &put.document)
                 .and_then(|()| check_bucket(&put.key, &put.expect))
                 .and_then(|()| contents.put(put));
@@ -137,11 +121,7 @@ impl MemoryStore {
 
     /// Sees to it that a task ends the leases. It sleeps until the next one ends, and goes when there is none left.
     fn end_leases(&self, state: &mut State) {
-        if state
-            .timer
-            .as_ref()
-            .is_some_and(|timer| !timer.is_finished())
-        {
+        if state.timer.as_ref().is_some_and(|timer| !timer.is_finished()) {
             self.shared.lease_given.notify_one();
         } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let shared = Arc::downgrade(&self.shared);
@@ -175,11 +155,7 @@ impl State {
 
     /// Removes what is due everywhere and answers when the next lease ends.
     fn expire(&mut self) -> Option<Instant> {
-        self.sessions
-            .expire()
-            .into_iter()
-            .chain(self.instances.expire())
-            .min()
+        self.sessions.expire().into_iter().chain(self.instances.expire()).min()
     }
 }
 
@@ -216,22 +192,17 @@ fn check_fit(key: &Key, document: &Document) -> Result<(), StoreError> {
     if token::fits(key, document) {
         Ok(())
     } else {
-        Err(StoreError::Refused(format!(
-            "{} must not hold {document:?}",
-            token::subject(key, "")
-        )))
+        Err(StoreError::Refused(format!("{} must not hold {document:?}", token::subject(key, ""))))
     }
 }
 
 fn check_bucket(key: &Key, expect: &Expect) -> Result<(), StoreError> {
     match expect {
-        Expect::Fence(fence, _) if fence.bucket() != key.bucket() => {
-            Err(StoreError::Refused(format!(
-                "{} can't fence {}: they are in different buckets",
-                token::subject(fence, ""),
-                token::subject(key, "")
-            )))
-        }
+        Expect::Fence(fence, _) if fence.bucket() != key.bucket() => Err(StoreError::Refused(format!(
+            "{} can't fence {}: they are in different buckets",
+            token::subject(fence, ""),
+            token::subject(key, "")
+        ))),
         _ => Ok(()),
     }
 }
@@ -256,23 +227,11 @@ impl Store for MemoryStore {
     }
 
     fn purge_sessions(&self, instance: InstanceId) -> BoxFuture<'static, Result<u64, StoreError>> {
-        Box::pin(ready(Ok(self
-            .shared
-            .lock()
-            .bucket(Bucket::Sessions)
-            .purge_sessions(instance))))
+        Box::pin(ready(Ok(self.shared.lock().bucket(Bucket::Sessions).purge_sessions(instance))))
     }
 
-    fn get(
-        &self,
-        key: Key,
-    ) -> BoxFuture<'static, Result<Option<(Sequence, Document)>, StoreError>> {
-        Box::pin(ready(Ok(self
-            .shared
-            .lock()
-            .bucket(key.bucket())
-            .get(&key)
-            .cloned())))
+    fn get(&self, key: Key) -> BoxFuture<'static, Result<Option<(Sequence, Document)>, StoreError>> {
+        Box::pin(ready(Ok(self.shared.lock().bucket(key.bucket()).get(&key).cloned())))
     }
 
     fn snapshot(
@@ -280,35 +239,18 @@ impl Store for MemoryStore {
         coverage: Coverage,
         at_least: Sequence,
     ) -> BoxFuture<'static, Result<Snapshot, StoreError>> {
-        Box::pin(ready(
-            self.shared
-                .lock()
-                .bucket(bucket_of(&coverage))
-                .snapshot(&coverage, at_least),
-        ))
+        Box::pin(ready(self.shared.lock().bucket(bucket_of(&coverage)).snapshot(&coverage, at_least)))
     }
 
     fn sessions_of(
         &self,
         instance: InstanceId,
     ) -> BoxFuture<'static, Result<Vec<(Key, Document)>, StoreError>> {
-        Box::pin(ready(Ok(self
-            .shared
-            .lock()
-            .bucket(Bucket::Sessions)
-            .sessions_of(instance))))
+        Box::pin(ready(Ok(self.shared.lock().bucket(Bucket::Sessions).sessions_of(instance))))
     }
 
-    fn follow(
-        &self,
-        coverage: Coverage,
-        from: Sequence,
-    ) -> BoxFuture<'static, Result<Follower, StoreError>> {
-        Box::pin(ready(Ok(self
-            .shared
-            .lock()
-            .bucket(bucket_of(&coverage))
-            .follow(coverage, from))))
+    fn follow(&self, coverage: Coverage, from: Sequence) -> BoxFuture<'static, Result<Follower, StoreError>> {
+        Box::pin(ready(Ok(self.shared.lock().bucket(bucket_of(&coverage)).follow(coverage, from))))
     }
 
     fn notify(&self, notice: Notice) {
@@ -320,10 +262,7 @@ impl Store for MemoryStore {
         Notices::new(&self.notices)
     }
 
-    fn push_dead_letter(
-        &self,
-        mut letter: DeadLetter,
-    ) -> BoxFuture<'static, Result<u64, StoreError>> {
+    fn push_dead_letter(&self, mut letter: DeadLetter) -> BoxFuture<'static, Result<u64, StoreError>> {
         let mut state = self.shared.lock();
         state.last_dead_letter += 1;
         letter.number = state.last_dead_letter;
@@ -337,13 +276,7 @@ impl Store for MemoryStore {
     }
 
     fn dead_letters(&self) -> BoxFuture<'static, Result<Vec<DeadLetter>, StoreError>> {
-        Box::pin(ready(Ok(self
-            .shared
-            .lock()
-            .dead_letters
-            .iter()
-            .cloned()
-            .collect())))
+        Box::pin(ready(Ok(self.shared.lock().dead_letters.iter().cloned().collect())))
     }
 
     fn describe(&self) -> String {
@@ -371,8 +304,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn the_memory_store_conforms_with_threads() {
         for _ in 0..10 {
-            conformance::reading::snapshot_and_updates_miss_nothing(Arc::new(MemoryStore::new()))
-                .await;
+            conformance::reading::snapshot_and_updates_miss_nothing(Arc::new(MemoryStore::new())).await;
             conformance::writes::a_lost_fence_stops_a_batch(Arc::new(MemoryStore::new())).await;
         }
     }
@@ -381,50 +313,27 @@ mod tests {
 
     fn leased(renewal: u64) -> Put {
         let started_at = Timestamp(1);
-        let record = InstanceRecord {
-            host: "host".into(),
-            state: InstanceState::Ready,
-            started_at,
-            renewal,
-        };
-        Put {
-            key: KEY,
-            document: Document::Instance(record),
-            expect: Expect::Any,
-            lease: Some(MIN_LEASE),
-        }
+        let record = InstanceRecord { host: "host".into(), state: InstanceState::Ready, started_at, renewal };
+        Put { key: KEY, document: Document::Instance(record), expect: Expect::Any, lease: Some(MIN_LEASE) }
     }
 
     /// A write has its effect, also for followers, before its future is asked.
     #[tokio::test]
     async fn the_order_of_calls_is_the_order_of_effects() {
         let store = MemoryStore::new();
-        let mut follower = store
-            .follow(Coverage::Instances, Sequence(0))
-            .await
-            .unwrap();
-        let (put, deleted, read) = (
-            store.put(leased(1)),
-            store.delete(KEY, Expect::Last(Sequence(1))),
-            store.get(KEY),
-        );
+        let mut follower = store.follow(Coverage::Instances, Sequence(0)).await.unwrap();
+        let (put, deleted, read) =
+            (store.put(leased(1)), store.delete(KEY, Expect::Last(Sequence(1))), store.get(KEY));
         let changes: Vec<Followed> = vec![
             Followed::Update(Update {
                 key: KEY,
                 sequence: Sequence(1),
                 change: Change::Put(leased(1).document),
             }),
-            Followed::Update(Update {
-                key: KEY,
-                sequence: Sequence(2),
-                change: Change::Deleted,
-            }),
+            Followed::Update(Update { key: KEY, sequence: Sequence(2), change: Change::Deleted }),
         ];
         assert_eq!(follower.try_next_batch(), changes);
-        assert_eq!(
-            (read.await, deleted.await, put.await),
-            (Ok(None), Ok(()), Ok(Sequence(1)))
-        );
+        assert_eq!((read.await, deleted.await, put.await), (Ok(None), Ok(()), Ok(Sequence(1))));
     }
 
     #[test]
@@ -432,14 +341,7 @@ mod tests {
         let store = MemoryStore::new();
         store.write(leased(1)).unwrap();
         assert!(store.shared.lock().timer.is_none());
-        assert!(
-            store
-                .shared
-                .lock()
-                .bucket(Bucket::Instances)
-                .get(&KEY)
-                .is_some()
-        );
+        assert!(store.shared.lock().bucket(Bucket::Instances).get(&KEY).is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -447,18 +349,10 @@ mod tests {
         let store = MemoryStore::new();
         for renewal in 1..=2 {
             store.put(leased(renewal)).await.unwrap();
-            let from = store
-                .snapshot(Coverage::Instances, Sequence(0))
-                .await
-                .unwrap()
-                .up_to;
+            let from = store.snapshot(Coverage::Instances, Sequence(0)).await.unwrap().up_to;
             let mut follower = store.follow(Coverage::Instances, from).await.unwrap();
             let sequence = Sequence(from.0 + 1);
-            let expired = Followed::Update(Update {
-                key: KEY,
-                sequence,
-                change: Change::Expired,
-            });
+            let expired = Followed::Update(Update { key: KEY, sequence, change: Change::Expired });
             assert_eq!(follower.next().await, expired);
             tokio::task::yield_now().await;
             assert!(store.shared.lock().timer.is_none());
@@ -474,18 +368,12 @@ mod tests {
     async fn points_that_the_store_has_not_come_to_are_refused() {
         let store = MemoryStore::new();
         store.put(leased(1)).await.unwrap();
-        let error = store
-            .snapshot(Coverage::Instances, Sequence(9))
-            .await
-            .unwrap_err();
+        let error = store.snapshot(Coverage::Instances, Sequence(9)).await.unwrap_err();
         assert_eq!(
             error.to_string(),
             "the store is unavailable: it is at sequence 1, before the 9 asked for"
         );
-        let mut follower = store
-            .follow(Coverage::Instances, Sequence(9))
-            .await
-            .unwrap();
+        let mut follower = store.follow(Coverage::Instances, Sequence(9)).await.unwrap();
         let why = "the store was recreated: it is at sequence 1, not yet at 9";
         assert_eq!(follower.next().await, Followed::Lost(why.into()));
     }
@@ -493,56 +381,31 @@ mod tests {
     /// I8: what is remembered of removed documents is bounded, and whoever needed more is told.
     #[tokio::test]
     async fn i8_forgotten_removals_are_not_passed_over() {
-        let store = MemoryStore::with_limits(Limits {
-            waiting: 100,
-            removals: 2,
-        });
+        let store = MemoryStore::with_limits(Limits { waiting: 100, removals: 2 });
         for partition in (1..=3).map(PartitionId) {
             let key = Key::Owner(partition);
-            let document = Document::Owner(Claim {
-                instance: None,
-                nonce: 1,
-            });
-            store
-                .put(Put {
-                    key: key.clone(),
-                    document,
-                    expect: Expect::Any,
-                    lease: None,
-                })
-                .await
-                .unwrap();
+            let document = Document::Owner(Claim { instance: None, nonce: 1 });
+            store.put(Put { key: key.clone(), document, expect: Expect::Any, lease: None }).await.unwrap();
             store.delete(key, Expect::Any).await.unwrap();
         }
         let all = Coverage::Partitions((1..=3).map(PartitionId).collect());
         let mut early = store.follow(all.clone(), Sequence(1)).await.unwrap();
         assert_eq!(
             early.try_next(),
-            Some(Followed::Lost(
-                "what was deleted after sequence 1 is forgotten".into()
-            ))
+            Some(Followed::Lost("what was deleted after sequence 1 is forgotten".into()))
         );
         let mut late = store.follow(all, Sequence(2)).await.unwrap();
         let deleted = |partition, sequence| {
             let (key, sequence) = (Key::Owner(PartitionId(partition)), Sequence(sequence));
-            Followed::Update(Update {
-                key,
-                sequence,
-                change: Change::Deleted,
-            })
+            Followed::Update(Update { key, sequence, change: Change::Deleted })
         };
         assert_eq!(late.try_next_batch(), [deleted(2, 4), deleted(3, 6)]);
     }
 
     #[tokio::test]
     async fn a_document_of_another_kind_is_refused_in_words() {
-        let put = Put {
-            key: Key::Boot,
-            ..leased(1)
-        };
-        let Err(StoreError::Refused(why)) = MemoryStore::new().put(put).await else {
-            panic!("accepted")
-        };
+        let put = Put { key: Key::Boot, ..leased(1) };
+        let Err(StoreError::Refused(why)) = MemoryStore::new().put(put).await else { panic!("accepted") };
         assert!(why.starts_with("boot must not hold Instance("), "{why}");
     }
 }

@@ -26,9 +26,7 @@ impl Notices {
 
     /// The notices that a store sends to all its readers from now on.
     pub fn new(sender: &broadcast::Sender<Noticed>) -> Notices {
-        Notices {
-            receiver: sender.subscribe(),
-        }
+        Notices { receiver: sender.subscribe() }
     }
 
     /// The next one. Waits for ever when the store is gone.
@@ -45,9 +43,7 @@ impl Notices {
         match self.receiver.try_recv() {
             Ok(noticed) => Some(noticed),
             Err(broadcast::error::TryRecvError::Lagged(_)) => Some(Noticed::Missed),
-            Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed) => {
-                None
-            }
+            Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed) => None,
         }
     }
 }

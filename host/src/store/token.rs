@@ -10,9 +10,7 @@ use std::fmt::{Display, Write as _};
 use std::str::FromStr;
 
 use presence_core::documents::{Document, Key};
-use presence_core::ids::{
-    InstanceId, InvalidUserId, LeafId, MAX_USER_ID_BYTES, PartitionId, UserId,
-};
+use presence_core::ids::{InstanceId, InvalidUserId, LeafId, MAX_USER_ID_BYTES, PartitionId, UserId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -34,9 +32,7 @@ pub enum InvalidToken {
         at: usize,
     },
     /// `=` without two digits of 0-9 and A-F, or before a character that needs no escape.
-    #[error(
-        "the `=` at byte {at} of a user's token is not followed by two digits that need to be there"
-    )]
+    #[error("the `=` at byte {at} of a user's token is not followed by two digits that need to be there")]
     Escape {
         /// Where it is.
         at: usize,
@@ -136,17 +132,9 @@ pub fn decode_user(token: &str) -> Result<UserId, InvalidToken> {
             text.push(byte);
             at += 1;
         } else if byte == b'=' {
-            let digits = token
-                .get(at + 1..at + 3)
-                .ok_or(InvalidToken::Escape { at })?;
-            let value = hex(digits[0])
-                .zip(hex(digits[1]))
-                .map(|(high, low)| high << 4 | low);
-            text.push(
-                value
-                    .filter(|value| !is_plain(*value))
-                    .ok_or(InvalidToken::Escape { at })?,
-            );
+            let digits = token.get(at + 1..at + 3).ok_or(InvalidToken::Escape { at })?;
+            let value = hex(digits[0]).zip(hex(digits[1])).map(|(high, low)| high << 4 | low);
+            text.push(value.filter(|value| !is_plain(*value)).ok_or(InvalidToken::Escape { at })?);
             at += 3;
         } else {
             return Err(InvalidToken::Unescaped { byte, at });
@@ -200,24 +188,14 @@ pub fn parse_subject(subject: &str, prefix: &str) -> Result<Key, InvalidSubject>
     let rest = if prefix.is_empty() {
         Some(subject)
     } else {
-        subject
-            .strip_prefix(prefix)
-            .and_then(|rest| rest.strip_prefix('.'))
+        subject.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('.'))
     };
     let Some(rest) = rest else {
-        return Err(InvalidSubject::Prefix {
-            subject: subject.into(),
-            prefix: prefix.into(),
-        });
+        return Err(InvalidSubject::Prefix { subject: subject.into(), prefix: prefix.into() });
     };
-    let shape = || InvalidSubject::Shape {
-        subject: subject.into(),
-    };
+    let shape = || InvalidSubject::Shape { subject: subject.into() };
     let user = |token: &str| {
-        decode_user(token).map_err(|source| InvalidSubject::User {
-            subject: subject.into(),
-            source,
-        })
+        decode_user(token).map_err(|source| InvalidSubject::User { subject: subject.into(), source })
     };
     let partition = |text: &str| exact(text).map(PartitionId).ok_or_else(shape);
     let leaf = |text: &str| exact(text).map(LeafId).ok_or_else(shape);
@@ -226,12 +204,7 @@ pub fn parse_subject(subject: &str, prefix: &str) -> Result<Key, InvalidSubject>
     // No key has more than five tokens: a longer subject need not be split to its end.
     let tokens: Vec<&str> = rest.splitn(6, '.').collect();
     match tokens[..] {
-        ["s", p, l, u, i] => Ok(Key::Sessions(
-            partition(p)?,
-            leaf(l)?,
-            user(u)?,
-            instance(i)?,
-        )),
+        ["s", p, l, u, i] => Ok(Key::Sessions(partition(p)?, leaf(l)?, user(u)?, instance(i)?)),
         ["u", p, l, u] => Ok(Key::User(partition(p)?, leaf(l)?, user(u)?)),
         ["o", p] => Ok(Key::Owner(partition(p)?)),
         ["d", p] => Ok(Key::Checkpoint(partition(p)?)),
@@ -244,9 +217,7 @@ pub fn parse_subject(subject: &str, prefix: &str) -> Result<Key, InvalidSubject>
 
 /// Parses what is written in the one usual way: no leading zero, plus sign or capital digit.
 fn exact<T: FromStr + Display>(text: &str) -> Option<T> {
-    text.parse::<T>()
-        .ok()
-        .filter(|value| value.to_string() == text)
+    text.parse::<T>().ok().filter(|value| value.to_string() == text)
 }
 
 /// True when the document is of the kind that the key holds.
@@ -266,10 +237,8 @@ pub fn fits(key: &Key, document: &Document) -> bool {
 /// A document as the JSON bytes that go under its key.
 pub fn encode_document(key: &Key, document: &Document) -> Result<Vec<u8>, InvalidDocument> {
     fn write(key: &Key, document: &impl Serialize) -> Result<Vec<u8>, InvalidDocument> {
-        serde_json::to_vec(document).map_err(|source| InvalidDocument::Json {
-            subject: subject(key, ""),
-            source,
-        })
+        serde_json::to_vec(document)
+            .map_err(|source| InvalidDocument::Json { subject: subject(key, ""), source })
     }
     match (key, document) {
         (Key::Sessions(..), Document::Sessions(document)) => write(key, document),
@@ -279,19 +248,15 @@ pub fn encode_document(key: &Key, document: &Document) -> Result<Vec<u8>, Invali
         (Key::Instance(_), Document::Instance(document)) => write(key, document),
         (Key::Boot, Document::Boot(document)) => write(key, document),
         (Key::Meta, Document::Meta(document)) => write(key, document),
-        _ => Err(InvalidDocument::Kind {
-            subject: subject(key, ""),
-        }),
+        _ => Err(InvalidDocument::Kind { subject: subject(key, "") }),
     }
 }
 
 /// The document that these bytes say under this key. Fields that a newer version added are ignored.
 pub fn decode_document(key: &Key, bytes: &[u8]) -> Result<Document, InvalidDocument> {
     fn read<T: DeserializeOwned>(key: &Key, bytes: &[u8]) -> Result<T, InvalidDocument> {
-        serde_json::from_slice(bytes).map_err(|source| InvalidDocument::Json {
-            subject: subject(key, ""),
-            source,
-        })
+        serde_json::from_slice(bytes)
+            .map_err(|source| InvalidDocument::Json { subject: subject(key, ""), source })
     }
     Ok(match key {
         Key::Sessions(..) => Document::Sessions(read(key, bytes)?),
@@ -311,8 +276,8 @@ mod tests {
     use std::sync::Arc;
 
     use presence_core::documents::{
-        BootPhase, BootRecord, CheckpointDocument, Claim, Ended, InstanceRecord, InstanceState,
-        MetaRecord, PluginCheckpoint, SessionDocument, SessionEntry, StatusRecord,
+        BootPhase, BootRecord, CheckpointDocument, Claim, Ended, InstanceRecord, InstanceState, MetaRecord,
+        PluginCheckpoint, SessionDocument, SessionEntry, StatusRecord,
     };
     use presence_core::events::{Attributes, Status};
     use presence_core::ids::{Layout, Sequence, SessionId};
@@ -358,14 +323,8 @@ mod tests {
         let token = encode_user(&longest);
         assert_eq!(token.len(), MAX_TOKEN);
         assert_eq!(decode_user(&token), Ok(longest));
-        assert_eq!(
-            decode_user(&format!("{token}a")),
-            Err(InvalidToken::TooLong)
-        );
-        assert_eq!(
-            decode_user(&"a".repeat(257)),
-            Err(InvalidToken::User(InvalidUserId::TooLong))
-        );
+        assert_eq!(decode_user(&format!("{token}a")), Err(InvalidToken::TooLong));
+        assert_eq!(decode_user(&"a".repeat(257)), Err(InvalidToken::User(InvalidUserId::TooLong)));
     }
 
     #[test]
@@ -437,10 +396,8 @@ mod tests {
 
     #[test]
     fn subjects_look_like_this() {
-        let subjects: Vec<String> = keys(user("a.b"), 7, 15, INSTANCE.0)
-            .iter()
-            .map(|key| subject(key, "presence"))
-            .collect();
+        let subjects: Vec<String> =
+            keys(user("a.b"), 7, 15, INSTANCE.0).iter().map(|key| subject(key, "presence")).collect();
         assert_eq!(
             subjects,
             [
@@ -475,16 +432,12 @@ mod tests {
         ] {
             assert_eq!(
                 parse_subject(text, ""),
-                Err(InvalidSubject::Shape {
-                    subject: text.into()
-                }),
+                Err(InvalidSubject::Shape { subject: text.into() }),
                 "{text}"
             );
         }
         assert_eq!(
-            parse_subject("presence2.boot", "presence")
-                .unwrap_err()
-                .to_string(),
+            parse_subject("presence2.boot", "presence").unwrap_err().to_string(),
             "the subject `presence2.boot` does not start with `presence.`"
         );
         let error = parse_subject("u.1.2.a=2e", "").unwrap_err();
@@ -501,20 +454,11 @@ mod tests {
             status: Status::Idle,
             connected_at: Timestamp(5),
             attributes: Attributes::new(vec![("user-agent".into(), "ünït \"test\"".into())]),
-            ended: Some(Ended {
-                at: Timestamp(9),
-                reason: "closed".into(),
-            }),
+            ended: Some(Ended { at: Timestamp(9), reason: "closed".into() }),
         };
-        let held = SessionEntry {
-            id: SessionId::Held("chat/1".into()),
-            ended: None,
-            ..entry.clone()
-        };
-        let sessions = SessionDocument {
-            sessions: vec![entry, held],
-            drained_until: Some(Timestamp(u64::MAX)),
-        };
+        let held = SessionEntry { id: SessionId::Held("chat/1".into()), ended: None, ..entry.clone() };
+        let sessions =
+            SessionDocument { sessions: vec![entry, held], drained_until: Some(Timestamp(u64::MAX)) };
         let status = StatusRecord {
             status: Status::Offline,
             since: Timestamp(1),
@@ -523,43 +467,24 @@ mod tests {
             sessions: 0,
             generation: 3,
         };
-        let webhook = PluginCheckpoint {
-            up_to: Sequence(8),
-            except: vec![user("a b")],
-        };
-        let plugins = BTreeMap::from([
-            ("webhook".to_owned(), webhook),
-            ("other".to_owned(), Default::default()),
-        ]);
+        let webhook = PluginCheckpoint { up_to: Sequence(8), except: vec![user("a b")] };
+        let plugins =
+            BTreeMap::from([("webhook".to_owned(), webhook), ("other".to_owned(), Default::default())]);
         let instance = InstanceRecord {
             host: "host-1".into(),
             state: InstanceState::Ready,
             started_at: Timestamp(4),
             renewal: 6,
         };
-        let layout = Layout {
-            partitions: 64,
-            leaves: 16,
-        };
+        let layout = Layout { partitions: 64, leaves: 16 };
         vec![
             Document::Sessions(Arc::new(sessions)),
-            Document::Owner(Claim {
-                instance: Some(INSTANCE),
-                nonce: u64::MAX,
-            }),
+            Document::Owner(Claim { instance: Some(INSTANCE), nonce: u64::MAX }),
             Document::User(status),
             Document::Checkpoint(Arc::new(CheckpointDocument { epoch: 1, plugins })),
             Document::Instance(instance),
-            Document::Boot(BootRecord {
-                generation: 1,
-                phase: BootPhase::Open,
-                by: INSTANCE,
-            }),
-            Document::Meta(MetaRecord {
-                format: 1,
-                layout,
-                epoch: 2,
-            }),
+            Document::Boot(BootRecord { generation: 1, phase: BootPhase::Open, by: INSTANCE }),
+            Document::Meta(MetaRecord { format: 1, layout, epoch: 2 }),
         ]
     }
 
@@ -574,8 +499,7 @@ mod tests {
                     Err(error) => {
                         assert_ne!(place, kind);
                         let subject = subject(key, "");
-                        let expected =
-                            format!("the document is not of the kind that `{subject}` holds");
+                        let expected = format!("the document is not of the kind that `{subject}` holds");
                         assert_eq!(error.to_string(), expected);
                     }
                 }
@@ -586,18 +510,9 @@ mod tests {
     #[test]
     fn the_smallest_documents_are_small_and_newer_fields_are_ignored() {
         let key = Key::Owner(PartitionId(1));
-        let claim = Document::Owner(Claim {
-            instance: None,
-            nonce: 1,
-        });
-        assert_eq!(
-            encode_document(&key, &claim).unwrap(),
-            br#"{"instance":null,"nonce":1}"#
-        );
-        assert_eq!(
-            decode_document(&key, br#"{"instance":null,"nonce":1,"since":7}"#).unwrap(),
-            claim
-        );
+        let claim = Document::Owner(Claim { instance: None, nonce: 1 });
+        assert_eq!(encode_document(&key, &claim).unwrap(), br#"{"instance":null,"nonce":1}"#);
+        assert_eq!(decode_document(&key, br#"{"instance":null,"nonce":1,"since":7}"#).unwrap(), claim);
     }
 
     #[test]
@@ -607,21 +522,8 @@ mod tests {
             error.to_string(),
             "the document under `o.4` is not one that this version of Presence knows"
         );
-        assert!(
-            error
-                .source()
-                .unwrap()
-                .to_string()
-                .contains("line 1 column"),
-            "{:?}",
-            error.source()
-        );
-        for bytes in [
-            &b""[..],
-            b"null",
-            b"{}",
-            b"{\"generation\":1,\"phase\":\"shut\",\"by\":\"x\"}",
-        ] {
+        assert!(error.source().unwrap().to_string().contains("line 1 column"), "{:?}", error.source());
+        for bytes in [&b""[..], b"null", b"{}", b"{\"generation\":1,\"phase\":\"shut\",\"by\":\"x\"}"] {
             assert!(decode_document(&Key::Boot, bytes).is_err());
         }
     }

@@ -22,9 +22,7 @@ struct Profiles(Arc<Mutex<BTreeMap<String, Value>>>);
 impl Profiles {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Value>> {
         // A map is whole after every step of ours, whoever panicked.
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -36,22 +34,14 @@ async fn main() -> anyhow::Result<()> {
         ["--listen", address] => address,
         _ => bail!("usage: profile-service [--listen ADDRESS]"),
     };
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("can't listen on {address}"))?;
-    println!(
-        "profile service: listening on http://{}/profiles",
-        listener.local_addr()?
-    );
+    let listener = TcpListener::bind(address).await.with_context(|| format!("can't listen on {address}"))?;
+    println!("profile service: listening on http://{}/profiles", listener.local_addr()?);
     let app = Router::new()
         .route("/profiles", get(list))
         .route("/profiles/{user}", put(store).delete(remove).post(post))
         .fallback(unknown)
         .with_state(Profiles::default());
-    axum::serve(listener, app)
-        .with_graceful_shutdown(input_ended())
-        .await
-        .context("serving")
+    axum::serve(listener, app).with_graceful_shutdown(input_ended()).await.context("serving")
 }
 
 /// Resolves when whoever holds the other end of standard input is gone.
@@ -84,11 +74,7 @@ async fn store(
         tell("PUT", &format!("/profiles/{user}"), "seen before");
         return StatusCode::NO_CONTENT;
     }
-    tell(
-        "PUT",
-        &format!("/profiles/{user}"),
-        &format!("{:<8} since {}", text("status"), text("since")),
-    );
+    tell("PUT", &format!("/profiles/{user}"), &format!("{:<8} since {}", text("status"), text("since")));
     all.insert(user, profile);
     StatusCode::NO_CONTENT
 }
@@ -102,11 +88,7 @@ async fn remove(State(profiles): State<Profiles>, Path(user): Path<String>) -> S
 /// `POST /profiles/reset`: the whole deployment starts afresh.
 async fn post(State(profiles): State<Profiles>, Path(what): Path<String>) -> StatusCode {
     if what != "reset" {
-        tell(
-            "POST",
-            &format!("/profiles/{what}"),
-            "is nothing this service knows",
-        );
+        tell("POST", &format!("/profiles/{what}"), "is nothing this service knows");
         return StatusCode::NOT_FOUND;
     }
     tell("POST", "/profiles/reset", "everybody is offline");

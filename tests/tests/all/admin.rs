@@ -5,10 +5,7 @@ use serde_json::{Value, json};
 
 #[tokio::test]
 async fn users_are_told_as_they_are() {
-    let daemon = Daemon::with("")
-        .presence("offline_grace = \"0s\"")
-        .start()
-        .await;
+    let daemon = Daemon::with("").presence("offline_grace = \"0s\"").start().await;
     let unknown = daemon.user("nobody").await;
     let expected = json!({"user": "nobody", "status": "offline", "since": null, "last_seen": null, "sessions": 0,
         "revision": 0});
@@ -20,25 +17,15 @@ async fn users_are_told_as_they_are() {
     let known = daemon.user("alice").await;
     assert_eq!(known["sessions"], 1);
     assert_eq!(known["last_seen"], Value::Null);
-    assert!(
-        known["since"].is_string() && known["revision"].as_u64() > Some(0),
-        "{known}"
-    );
+    assert!(known["since"].is_string() && known["revision"].as_u64() > Some(0), "{known}");
 
     alice.close().await;
     daemon.until_status("alice", "offline").await;
     assert!(daemon.user("alice").await["last_seen"].is_string());
 
-    let several = daemon
-        .get("/v1/users?user=bob&user=alice&user=a%2Fb")
-        .await
-        .json();
-    let names: Vec<&str> = several["users"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter_map(|user| user["user"].as_str())
-        .collect();
+    let several = daemon.get("/v1/users?user=bob&user=alice&user=a%2Fb").await.json();
+    let names: Vec<&str> =
+        several["users"].as_array().unwrap().iter().filter_map(|user| user["user"].as_str()).collect();
     assert_eq!(names, ["bob", "alice", "a/b"]);
 }
 
@@ -57,10 +44,7 @@ async fn mistakes_get_problem_documents() {
     for (method, address, path, status) in cases {
         let answer = ask(method, address, path).await.unwrap();
         assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
-        assert_eq!(
-            answer.content_type, "application/problem+json",
-            "{method} {path}"
-        );
+        assert_eq!(answer.content_type, "application/problem+json", "{method} {path}");
         assert_eq!(answer.json()["status"], status, "{method} {path}");
     }
 }
@@ -68,9 +52,7 @@ async fn mistakes_get_problem_documents() {
 #[tokio::test]
 async fn metrics_count_what_happens() {
     let profiles = ProfileService::start().await;
-    let daemon = Daemon::with(Plugin::profile_updater(&profiles))
-        .start()
-        .await;
+    let daemon = Daemon::with(Plugin::profile_updater(&profiles)).start().await;
     assert_eq!(daemon.get("/healthz").await.status, 200);
     assert_eq!(daemon.get("/readyz").await.status, 200);
     let _online = daemon.client("alice").await;
@@ -87,20 +69,11 @@ async fn metrics_count_what_happens() {
     ];
     for line in wanted {
         until(format_args!("`{line}` in the metrics"), async || {
-            daemon
-                .get("/metrics")
-                .await
-                .body
-                .lines()
-                .any(|present| present == line)
-                .then_some(())
+            daemon.get("/metrics").await.body.lines().any(|present| present == line).then_some(())
         })
         .await;
     }
     let metrics = daemon.get("/metrics").await.body;
     let of_plugin = |line: &str| line.contains("profile-updater") && line.contains("user-online");
-    assert!(
-        metrics.lines().any(of_plugin),
-        "nothing of the plugin's hooks in\n{metrics}"
-    );
+    assert!(metrics.lines().any(of_plugin), "nothing of the plugin's hooks in\n{metrics}");
 }

@@ -5,8 +5,7 @@ use presence_tests::{Daemon, Plugin, ProfileService, Program};
 #[tokio::test]
 async fn connect_is_a_client_in_the_terminal() {
     let profiles = ProfileService::start().await;
-    let config =
-        Daemon::with(Plugin::profile_updater(&profiles)).presence("offline_grace = \"0s\"");
+    let config = Daemon::with(Plugin::profile_updater(&profiles)).presence("offline_grace = \"0s\"");
     let daemon = config.start().await;
     let mut bob = daemon.client("bob").await;
     bob.idle().await;
@@ -21,28 +20,17 @@ async fn connect_is_a_client_in_the_terminal() {
     bob.online().await;
     terminal.until_printed(&["bob", "online"]).await;
     terminal.types("o").await;
-    profiles
-        .until_heard("alice", &["online", "idle", "online"])
-        .await;
+    profiles.until_heard("alice", &["online", "idle", "online"]).await;
     terminal.types("q").await;
-    profiles
-        .until_heard("alice", &["online", "idle", "online", "offline"])
-        .await;
+    profiles.until_heard("alice", &["online", "idle", "online", "offline"]).await;
     assert_eq!(terminal.until_ended().await, Some(0));
 }
 
 #[tokio::test]
 async fn connect_says_when_nobody_listens() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("ws://{free}");
-    Program::presence(&["connect", "--user", "alice", "--url", &url])
-        .run()
-        .await
-        .with_code(69)
-        .says(&[&url]);
+    Program::presence(&["connect", "--user", "alice", "--url", &url]).run().await.with_code(69).says(&[&url]);
 }
 
 #[tokio::test]
@@ -51,18 +39,9 @@ async fn users_are_printed() {
     let _alice = daemon.client("alice").await;
     daemon.until_status("alice", "online").await;
     let admin = format!("http://{}", daemon.admin());
-    let ended = Program::presence(&["users", "--admin", &admin, "alice", "bob"])
-        .run()
-        .await
-        .with_code(0);
-    let line = |user: &str| {
-        ended
-            .stdout
-            .lines()
-            .find(|line| line.contains(user))
-            .unwrap_or_default()
-            .to_owned()
-    };
+    let ended = Program::presence(&["users", "--admin", &admin, "alice", "bob"]).run().await.with_code(0);
+    let line =
+        |user: &str| ended.stdout.lines().find(|line| line.contains(user)).unwrap_or_default().to_owned();
     assert!(line("alice").contains("online"), "{}", ended.output());
     assert!(line("bob").contains("offline"), "{}", ended.output());
 }
@@ -72,18 +51,11 @@ async fn dead_letters_are_listed() {
     let rejecting = Plugin::hostile("hook = \"user-online\", act = \"reject\"");
     let daemon = Daemon::with(rejecting).start().await;
     let _alice = daemon.client("alice").await;
-    daemon
-        .until_logged(&["hostile", "user-online", "alice"])
-        .await;
+    daemon.until_logged(&["hostile", "user-online", "alice"]).await;
     let admin = format!("http://{}", daemon.admin());
     let listed = async || {
-        let list = Program::presence(&["plugin", "dead-letters", "--admin", &admin])
-            .run()
-            .await
-            .with_code(0);
+        let list = Program::presence(&["plugin", "dead-letters", "--admin", &admin]).run().await.with_code(0);
         list.stdout.contains("alice").then_some(list)
     };
-    presence_tests::until("a dead letter of alice", listed)
-        .await
-        .says(&["hostile", "user-online", "alice"]);
+    presence_tests::until("a dead letter of alice", listed).await.says(&["hostile", "user-online", "alice"]);
 }

@@ -32,12 +32,7 @@ async fn beside(hostile: Plugin) {
         slowest = slowest.max(asked.elapsed());
     }
     for number in 0..USERS {
-        profiles
-            .until_heard(
-                &format!("user-{number}"),
-                &["online", "idle", "online", "offline"],
-            )
-            .await;
+        profiles.until_heard(&format!("user-{number}"), &["online", "idle", "online", "offline"]).await;
     }
     profiles.until_heard("bystander", &["online"]).await;
     assert_eq!(profiles.resets(), 1);
@@ -139,10 +134,7 @@ async fn a_plugin_that_asks_a_server_that_never_answers() {
 #[tokio::test]
 async fn a_plugin_without_a_grant_reaches_nobody() {
     let secret = Receiver::start().await;
-    let rule = format!(
-        "hook = \"user-online\", act = {{ ask = \"{}/\" }}",
-        secret.origin()
-    );
+    let rule = format!("hook = \"user-online\", act = {{ ask = \"{}/\" }}", secret.origin());
     let daemon = Daemon::with(hostile(&rule)).start().await;
     let _alice = daemon.client("alice").await;
     // The log names the line to add to presence.toml.
@@ -154,14 +146,9 @@ async fn a_plugin_without_a_grant_reaches_nobody() {
 async fn one_user_that_fails_delays_no_other() {
     let profiles = ProfileService::start().await;
     let bad = Plugin::hostile("user = \"mallory\", act = \"retry\"");
-    let daemon = Daemon::with(bad)
-        .section(Plugin::profile_updater(&profiles))
-        .start()
-        .await;
+    let daemon = Daemon::with(bad).section(Plugin::profile_updater(&profiles)).start().await;
     let _mallory = daemon.client("mallory").await;
-    daemon
-        .until_logged(&["hostile", "user-online", "mallory"])
-        .await;
+    daemon.until_logged(&["hostile", "user-online", "mallory"]).await;
     let _alice = daemon.client("alice").await;
     profiles.until_heard("alice", &["online"]).await;
     profiles.until_heard("mallory", &["online"]).await;

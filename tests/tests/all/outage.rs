@@ -22,18 +22,14 @@ fn outage() -> Duration {
 #[tokio::test]
 async fn profiles_end_up_right_after_an_outage() {
     let profiles = ProfileService::start().await;
-    let config =
-        Daemon::with(Plugin::profile_updater(&profiles)).presence("offline_grace = \"0s\"");
+    let config = Daemon::with(Plugin::profile_updater(&profiles)).presence("offline_grace = \"0s\"");
     let daemon = config.start().await;
     let users: Vec<String> = (0..USERS).map(|number| format!("user-{number}")).collect();
     let mut before = Vec::new();
     for user in &users {
         before.push(daemon.client(user).await);
     }
-    let online = users
-        .iter()
-        .map(|user| (user.clone(), "online".to_owned()))
-        .collect();
+    let online = users.iter().map(|user| (user.clone(), "online".to_owned())).collect();
     profiles.until_latest(&online).await;
 
     profiles.take_down().await;
@@ -72,9 +68,8 @@ async fn profiles_end_up_right_after_errors_and_silence() {
     use presence_tests::Mood;
 
     let profiles = ProfileService::start().await;
-    let daemon = Daemon::with(Plugin::profile_updater(&profiles).limits("deadline = \"300ms\""))
-        .start()
-        .await;
+    let daemon =
+        Daemon::with(Plugin::profile_updater(&profiles).limits("deadline = \"300ms\"")).start().await;
     for mood in [Mood::Status(503), Mood::Hang] {
         profiles.answer(mood);
         let attempts = profiles.attempts();
@@ -83,12 +78,8 @@ async fn profiles_end_up_right_after_errors_and_silence() {
         // More attempts than session hooks get: status hooks have no last one.
         profiles.until_attempts(attempts + 7).await;
         profiles.answer(Mood::Status(204));
-        profiles
-            .until_latest(&[("alice".to_owned(), "idle".to_owned())].into())
-            .await;
+        profiles.until_latest(&[("alice".to_owned(), "idle".to_owned())].into()).await;
         alice.online().await;
-        profiles
-            .until_latest(&[("alice".to_owned(), "online".to_owned())].into())
-            .await;
+        profiles.until_latest(&[("alice".to_owned(), "online".to_owned())].into()).await;
     }
 }

@@ -16,30 +16,17 @@ async fn two_devices_of_one_user() {
     profiles.until_heard("alice", &["online"]).await;
     let mut laptop = daemon.client("alice").await;
     phone.idle().await;
-    assert_eq!(
-        daemon.status("alice").await,
-        "online",
-        "the laptop is in use"
-    );
+    assert_eq!(daemon.status("alice").await, "online", "the laptop is in use");
     laptop.idle().await;
     profiles.until_heard("alice", &["online", "idle"]).await;
     assert_eq!(daemon.user("alice").await["sessions"], 2);
     phone.online().await;
-    profiles
-        .until_heard("alice", &["online", "idle", "online"])
-        .await;
+    profiles.until_heard("alice", &["online", "idle", "online"]).await;
     phone.close().await;
-    profiles
-        .until_heard("alice", &["online", "idle", "online", "idle"])
-        .await;
+    profiles.until_heard("alice", &["online", "idle", "online", "idle"]).await;
     laptop.online().await;
     laptop.close().await;
-    profiles
-        .until_heard(
-            "alice",
-            &["online", "idle", "online", "idle", "online", "offline"],
-        )
-        .await;
+    profiles.until_heard("alice", &["online", "idle", "online", "idle", "online", "offline"]).await;
     assert_eq!(profiles.resets(), 1, "the fresh start, once");
     daemon.stop().await.with_code(0);
 }
@@ -57,8 +44,7 @@ async fn a_client_that_is_gone_without_a_word_is_offline() {
 #[tokio::test]
 async fn a_page_reload_is_no_transition() {
     let profiles = ProfileService::start().await;
-    let config =
-        Daemon::with(Plugin::profile_updater(&profiles)).presence("offline_grace = \"60s\"");
+    let config = Daemon::with(Plugin::profile_updater(&profiles)).presence("offline_grace = \"60s\"");
     let daemon = config.start().await;
     daemon.client("alice").await.close().await;
     let mut again = daemon.client("alice").await;
@@ -69,16 +55,13 @@ async fn a_page_reload_is_no_transition() {
 #[tokio::test]
 async fn a_session_without_activity_becomes_idle_and_returns_with_it() {
     let profiles = ProfileService::start().await;
-    let config =
-        Daemon::with(Plugin::profile_updater(&profiles)).presence("idle_after = \"300ms\"");
+    let config = Daemon::with(Plugin::profile_updater(&profiles)).presence("idle_after = \"300ms\"");
     let daemon = config.start().await;
     let mut alice = daemon.client("alice").await;
     profiles.until_heard("alice", &["online", "idle"]).await;
     // Any message but `ping` is activity.
     alice.watch(&["alice"]).await;
-    profiles
-        .until_heard("alice", &["online", "idle", "online", "idle"])
-        .await;
+    profiles.until_heard("alice", &["online", "idle", "online", "idle"]).await;
 }
 
 #[tokio::test]
@@ -108,17 +91,13 @@ async fn ids_are_what_the_application_says() {
     for user in users {
         let mut client = daemon.client(user).await;
         client.watch(&[user]).await;
-        client
-            .expect(serde_json::json!({"type": "presence", "user": user, "status": "online"}))
-            .await;
+        client.expect(serde_json::json!({"type": "presence", "user": user, "status": "online"})).await;
         client.idle().await;
         daemon.until_status(user, "idle").await;
         assert_eq!(daemon.user(user).await["user"], user);
         client.close().await;
     }
     for user in users {
-        profiles
-            .until_heard(user, &["online", "idle", "offline"])
-            .await;
+        profiles.until_heard(user, &["online", "idle", "offline"]).await;
     }
 }

@@ -8,8 +8,7 @@ use serde_json::json;
 async fn stopping_delivers_everything() {
     let profiles = ProfileService::start().await;
     // Nobody would be offline for a minute, were it not the last host that stops.
-    let config =
-        Daemon::with(Plugin::profile_updater(&profiles)).presence("offline_grace = \"60s\"");
+    let config = Daemon::with(Plugin::profile_updater(&profiles)).presence("offline_grace = \"60s\"");
     let daemon = config.start().await;
     let alice = daemon.client("alice").await;
     let mut bob = daemon.client("bob").await;
@@ -22,10 +21,7 @@ async fn stopping_delivers_everything() {
     assert_eq!(profiles.heard("carol"), ["online", "offline"]);
     let told = alice.until_closed().await;
     let goodbye = told.iter().find(|message| message["type"] == "goodbye");
-    assert_eq!(
-        goodbye.expect("a goodbye before the close")["reason"],
-        "draining"
-    );
+    assert_eq!(goodbye.expect("a goodbye before the close")["reason"], "draining");
 }
 
 #[tokio::test]
@@ -33,9 +29,7 @@ async fn an_interrupt_stops_as_well() {
     let mut daemon = Daemon::with("").start().await;
     let mut alice = daemon.client("alice").await;
     daemon.signal(Signal::INT);
-    alice
-        .expect(json!({"type": "goodbye", "reason": "draining"}))
-        .await;
+    alice.expect(json!({"type": "goodbye", "reason": "draining"})).await;
     daemon.until_ended().await.with_code(0);
 }
 
@@ -49,15 +43,9 @@ async fn what_cannot_be_delivered_is_named() {
     profiles.take_down().await;
     let ended = daemon.stop().await.with_code(75);
     let log = ended.stderr;
-    let named = |line: &str| {
-        ["undelivered", "profile-updater", "alice"]
-            .iter()
-            .all(|text| line.contains(text))
-    };
-    assert!(
-        log.lines().any(named),
-        "no line names plugin and user:\n{log}"
-    );
+    let named =
+        |line: &str| ["undelivered", "profile-updater", "alice"].iter().all(|text| line.contains(text));
+    assert!(log.lines().any(named), "no line names plugin and user:\n{log}");
 }
 
 #[tokio::test]

@@ -10,25 +10,15 @@ const SECRET: &str = "a secret of at least thirty-two bytes";
 
 fn with_tokens() -> Config {
     let key = format!("[[auth.key]]\nalgorithm = \"HS256\"\nsecret = \"{SECRET}\"");
-    Daemon::with(format!(
-        "[auth]\nmode = \"jwt\"\naudience = \"presence\"\n{key}"
-    ))
+    Daemon::with(format!("[auth]\nmode = \"jwt\"\naudience = \"presence\"\n{key}"))
 }
 
 fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 fn token(claims: Value, secret: &str) -> String {
-    encode(
-        &Header::default(),
-        &claims,
-        &EncodingKey::from_secret(secret.as_bytes()),
-    )
-    .unwrap()
+    encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
 }
 
 #[tokio::test]
@@ -46,16 +36,10 @@ async fn a_token_opens_a_session_of_its_subject() {
     browser.unwrap().close().await;
 
     // With tokens one may watch oneself, unless presence.toml says otherwise.
-    let id = alice
-        .request(json!({"type": "watch", "users": ["alice", "bob"]}))
-        .await;
-    alice
-        .expect(json!({"type": "error", "code": "forbidden", "id": id}))
-        .await;
+    let id = alice.request(json!({"type": "watch", "users": ["alice", "bob"]})).await;
+    alice.expect(json!({"type": "error", "code": "forbidden", "id": id})).await;
     alice.watch(&["alice"]).await;
-    alice
-        .expect(json!({"type": "presence", "user": "alice", "status": "online"}))
-        .await;
+    alice.expect(json!({"type": "presence", "user": "alice", "status": "online"})).await;
 }
 
 #[tokio::test]
@@ -73,10 +57,7 @@ async fn any_other_token_is_refused() {
         token(claims, SECRET)
     };
     let refused = [
-        (
-            "another secret",
-            token(valid.clone(), "another secret of thirty-two bytes and more"),
-        ),
+        ("another secret", token(valid.clone(), "another secret of thirty-two bytes and more")),
         ("another audience", with("aud", json!("chat"))),
         ("expired", with("exp", json!(now() - 600))),
         ("no expiry", without("exp")),
@@ -85,15 +66,9 @@ async fn any_other_token_is_refused() {
         ("nonsense", "a.b.c".to_owned()),
     ];
     for (what, token) in refused {
-        let refusal = daemon
-            .client_with_token("alice", &token)
-            .await
-            .map(drop)
-            .expect_err(what);
+        let refusal = daemon.client_with_token("alice", &token).await.map(drop).expect_err(what);
         assert_eq!(refusal.status, 401, "{what}: {refusal:?}");
     }
-    let refusal = Client::open(daemon.clients(), "alice", "/v1/connect?user=alice", &[])
-        .await
-        .map(drop);
+    let refusal = Client::open(daemon.clients(), "alice", "/v1/connect?user=alice", &[]).await.map(drop);
     assert_eq!(refusal.expect_err("no token").status, 401);
 }

@@ -46,12 +46,7 @@ impl Code {
     }
 
     fn lines_where(&self, holds: impl Fn(&str) -> bool) -> Vec<usize> {
-        self.0
-            .lines()
-            .enumerate()
-            .filter(|(_, line)| holds(line))
-            .map(|(index, _)| index + 1)
-            .collect()
+        self.0.lines().enumerate().filter(|(_, line)| holds(line)).map(|(index, _)| index + 1).collect()
     }
 }
 
@@ -88,11 +83,7 @@ fn skipped(rest: &str, after_word: bool) -> usize {
             }
         }
     }
-    if rest.starts_with('\'') {
-        character(rest)
-    } else {
-        0
-    }
+    if rest.starts_with('\'') { character(rest) } else { 0 }
 }
 
 /// Block comments nest.
@@ -174,9 +165,7 @@ mod tests {
 
     #[test]
     fn only_whole_words_count() {
-        let code = Code::of(
-            "use a::Instant;\nstruct InstantMessage;\nlet my_Instant = 1;\nInstant::now()\n",
-        );
+        let code = Code::of("use a::Instant;\nstruct InstantMessage;\nlet my_Instant = 1;\nInstant::now()\n");
         assert_eq!(code.lines_with_word("Instant"), [1, 4]);
     }
 

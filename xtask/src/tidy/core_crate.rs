@@ -15,22 +15,10 @@ const OUTSIDE: [&str; 7] = ["env", "fs", "io", "net", "os", "process", "thread"]
 
 /// Clocks, and the standard maps, whose order is random.
 const WORDS: [(&str, &str); 5] = [
-    (
-        "SystemTime",
-        "the core knows no clock: take `now` as an argument",
-    ),
-    (
-        "Instant",
-        "the core knows no clock: take `now` as an argument",
-    ),
-    (
-        "RandomState",
-        "the core knows no randomness: take the seed as an argument",
-    ),
-    (
-        "thread_rng",
-        "the core knows no randomness: take the seed as an argument",
-    ),
+    ("SystemTime", "the core knows no clock: take `now` as an argument"),
+    ("Instant", "the core knows no clock: take `now` as an argument"),
+    ("RandomState", "the core knows no randomness: take the seed as an argument"),
+    ("thread_rng", "the core knows no randomness: take the seed as an argument"),
     ("async", "the core waits for nothing: return an effect"),
 ];
 
@@ -64,11 +52,7 @@ fn dependency_fault(file: &Path, line: usize, section: &str, name: &str) -> Opti
     let dev = section.ends_with("dev-dependencies");
     let allowed = DEPENDENCIES.contains(&name) || dev && DEV_DEPENDENCIES.contains(&name);
     (!allowed).then(|| {
-        Fault::new(
-            file,
-            line,
-            format!("the core must not depend on `{name}`: it is pure decisions"),
-        )
+        Fault::new(file, line, format!("the core must not depend on `{name}`: it is pure decisions"))
     })
 }
 
@@ -86,11 +70,7 @@ pub fn source_faults(file: &Path, text: &str) -> Vec<Fault> {
         }
     }
     for (word, why) in WORDS {
-        faults.extend(
-            code.lines_with_word(word)
-                .into_iter()
-                .map(|line| Fault::new(file, line, why)),
-        );
+        faults.extend(code.lines_with_word(word).into_iter().map(|line| Fault::new(file, line, why)));
     }
     faults
 }
@@ -135,9 +115,7 @@ fn group_heads(group: &str) -> Vec<String> {
 }
 
 fn first_word(text: &str) -> String {
-    text.chars()
-        .take_while(|c| c.is_alphanumeric() || *c == '_')
-        .collect()
+    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
 #[cfg(test)]
@@ -160,10 +138,7 @@ mod tests {
         let bad = "[dependencies]\ntokio = { version = \"1\" }\nasync-nats.workspace = true\n# rand = \"1\"\n\
                    proptest = \"1\"\n[dependencies.uuid]\nversion = \"1\"\n[target.'cfg(unix)'.dependencies]\n\
                    wasmtime = \"48\"\n[build-dependencies]\nchrono = \"0.4\"\n[dev-dependencies]\nrand = \"1\"\n";
-        assert_eq!(
-            lines(&manifest_faults(Path::new("c"), bad)),
-            [2, 3, 5, 6, 9, 11, 13]
-        );
+        assert_eq!(lines(&manifest_faults(Path::new("c"), bad)), [2, 3, 5, 6, 9, 11, 13]);
     }
 
     #[test]
@@ -177,9 +152,6 @@ mod tests {
     fn ways_out_are_found() {
         let code = "use std::fs;\nuse std::{mem, thread, time::{Duration, Instant}};\nlet x = std::net::lookup();\n\
                     use std::time::SystemTime;\nasync fn f() {}\n";
-        assert_eq!(
-            lines(&source_faults(Path::new("c"), code)),
-            [1, 2, 3, 4, 2, 5]
-        );
+        assert_eq!(lines(&source_faults(Path::new("c"), code)), [1, 2, 3, 4, 2, 5]);
     }
 }

@@ -13,17 +13,10 @@ pub fn faults(root: &Path, file: &Path, text: &str) -> Vec<Fault> {
         if path.is_empty() || is_elsewhere(path) {
             continue;
         }
-        let there = if path.starts_with('/') {
-            root.join(path.trim_start_matches('/'))
-        } else {
-            folder.join(path)
-        };
+        let there =
+            if path.starts_with('/') { root.join(path.trim_start_matches('/')) } else { folder.join(path) };
         if !there.exists() {
-            faults.push(Fault::new(
-                file,
-                line,
-                format!("links to `{path}`, which is not there"),
-            ));
+            faults.push(Fault::new(file, line, format!("links to `{path}`, which is not there")));
         }
     }
     faults
@@ -31,8 +24,7 @@ pub fn faults(root: &Path, file: &Path, text: &str) -> Vec<Fault> {
 
 /// `https:`, `mailto:` and so on.
 fn is_elsewhere(path: &str) -> bool {
-    path.split_once(':')
-        .is_some_and(|(scheme, _)| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+    path.split_once(':').is_some_and(|(scheme, _)| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }
 
 /// Targets of `[text](target)` and of `[label]: target`, with their lines; code is left out.
@@ -82,15 +74,8 @@ mod tests {
         let found = faults(&root, Path::new("README.md"), text);
         let lines: Vec<usize> = found.iter().map(|fault| fault.line).collect();
         assert_eq!(lines, [5, 5, 6]);
-        assert!(
-            found[0].to_string().contains("`docs/gone.md`"),
-            "{}",
-            found[0]
-        );
-        assert_eq!(
-            faults(&root, Path::new("docs/b.md"), "[a](a.md) [top](/docs/a.md)"),
-            []
-        );
+        assert!(found[0].to_string().contains("`docs/gone.md`"), "{}", found[0]);
+        assert_eq!(faults(&root, Path::new("docs/b.md"), "[a](a.md) [top](/docs/a.md)"), []);
         std::fs::remove_dir_all(&root).unwrap();
     }
 }

@@ -25,13 +25,7 @@ pub(super) struct Item {
 
 impl Item {
     pub(super) fn new(payload: Payload) -> Item {
-        Item {
-            payload,
-            tries: 0,
-            used: 0,
-            failures: 0,
-            error: None,
-        }
+        Item { payload, tries: 0, used: 0, failures: 0, error: None }
     }
 
     pub(super) fn error(&self) -> &str {
@@ -86,12 +80,7 @@ fn same(one: &Payload, other: &Payload) -> bool {
 impl Lanes {
     pub(super) fn new(seed: u64) -> Lanes {
         let hasher = FixedState::with_seed(seed);
-        Lanes {
-            hasher,
-            index: HashTable::new(),
-            slots: Vec::new(),
-            free: Vec::new(),
-        }
+        Lanes { hasher, index: HashTable::new(), slots: Vec::new(), free: Vec::new() }
     }
 
     fn hash(hasher: &FixedState, payload: &Payload) -> u64 {
@@ -107,23 +96,15 @@ impl Lanes {
     /// The lane of an event, if anything of it waits or runs.
     pub(super) fn find(&self, payload: &Payload) -> Option<u32> {
         let found = |slot: &u32| {
-            self.slots[*slot as usize]
-                .as_ref()
-                .is_some_and(|lane| same(&lane.head.payload, payload))
+            self.slots[*slot as usize].as_ref().is_some_and(|lane| same(&lane.head.payload, payload))
         };
-        self.index
-            .find(Self::hash(&self.hasher, payload), found)
-            .copied()
+        self.index.find(Self::hash(&self.hasher, payload), found).copied()
     }
 
     /// A new lane, ready.
     pub(super) fn insert(&mut self, item: Item) -> u32 {
         let hash = Self::hash(&self.hasher, &item.payload);
-        let lane = Some(Lane {
-            head: item,
-            rest: VecDeque::new(),
-            state: State::Ready,
-        });
+        let lane = Some(Lane { head: item, rest: VecDeque::new(), state: State::Ready });
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = lane;
@@ -136,9 +117,7 @@ impl Lanes {
         };
         let (slots, hasher) = (&self.slots, &self.hasher);
         let rehash = |slot: &u32| {
-            slots[*slot as usize]
-                .as_ref()
-                .map_or(0, |lane| Self::hash(hasher, &lane.head.payload))
+            slots[*slot as usize].as_ref().map_or(0, |lane| Self::hash(hasher, &lane.head.payload))
         };
         self.index.insert_unique(hash, slot, rehash);
         slot
@@ -147,11 +126,8 @@ impl Lanes {
     /// Removes a lane and returns its head.
     pub(super) fn remove(&mut self, slot: u32) -> Item {
         let lane = self.slots[slot as usize].take().expect("a lane in use");
-        if let Ok(entry) = self
-            .index
-            .find_entry(Self::hash(&self.hasher, &lane.head.payload), |other| {
-                *other == slot
-            })
+        if let Ok(entry) =
+            self.index.find_entry(Self::hash(&self.hasher, &lane.head.payload), |other| *other == slot)
         {
             entry.remove();
         }
@@ -172,9 +148,6 @@ impl Lanes {
 
     /// Every event, in a fixed order.
     pub(super) fn items(&self) -> impl Iterator<Item = &Item> {
-        self.slots
-            .iter()
-            .flatten()
-            .flat_map(|lane| std::iter::once(&lane.head).chain(&lane.rest))
+        self.slots.iter().flatten().flat_map(|lane| std::iter::once(&lane.head).chain(&lane.rest))
     }
 }

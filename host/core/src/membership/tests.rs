@@ -9,10 +9,7 @@ fn membership(partitions: u16) -> Membership {
     Membership::new(MembershipConfig {
         instance: ME,
         host: "host-1".into(),
-        layout: Layout {
-            partitions,
-            leaves: 16,
-        },
+        layout: Layout { partitions, leaves: 16 },
         epoch: 0xabc,
         nonce: 5,
         instance_ttl: Duration::from_millis(TTL),
@@ -25,29 +22,15 @@ fn effects(membership: &mut Membership) -> Vec<MembershipEffect> {
 }
 
 fn instance(state: InstanceState, renewal: u64) -> Document {
-    Document::Instance(InstanceRecord {
-        host: "host-1".into(),
-        state,
-        started_at: Timestamp(1000),
-        renewal,
-    })
+    Document::Instance(InstanceRecord { host: "host-1".into(), state, started_at: Timestamp(1000), renewal })
 }
 
 fn write(key: Key, document: Document, expect: Expect, lease: Option<u64>) -> MembershipEffect {
-    MembershipEffect::Write {
-        key,
-        document,
-        expect,
-        lease: lease.map(Duration::from_millis),
-    }
+    MembershipEffect::Write { key, document, expect, lease: lease.map(Duration::from_millis) }
 }
 
 fn boot(generation: u64, phase: BootPhase) -> Document {
-    Document::Boot(BootRecord {
-        generation,
-        phase,
-        by: ME,
-    })
+    Document::Boot(BootRecord { generation, phase, by: ME })
 }
 
 fn last(sequence: u64) -> Expect {
@@ -60,66 +43,28 @@ fn cleaning(membership: &mut Membership) {
     membership.handle_start(now);
     assert_eq!(effects(membership), [MembershipEffect::Load(Sequence(0))]);
     membership.handle_loaded(now, &[]);
-    let meta = MetaRecord {
-        format: 1,
-        layout: Layout {
-            partitions: 2,
-            leaves: 16,
-        },
-        epoch: 0xabc,
-    };
-    assert_eq!(
-        effects(membership),
-        [write(Key::Meta, Document::Meta(meta), last(0), None)]
-    );
+    let meta = MetaRecord { format: 1, layout: Layout { partitions: 2, leaves: 16 }, epoch: 0xabc };
+    assert_eq!(effects(membership), [write(Key::Meta, Document::Meta(meta), last(0), None)]);
     membership.handle_written(now, &Key::Meta, Ok(Sequence(1)));
     let own = Key::Instance(ME);
     let joining = instance(InstanceState::Joining, 1);
-    assert_eq!(
-        effects(membership),
-        [write(own.clone(), joining, last(0), Some(TTL))]
-    );
+    assert_eq!(effects(membership), [write(own.clone(), joining, last(0), Some(TTL))]);
     membership.handle_written(now, &own, Ok(Sequence(2)));
     assert_eq!(effects(membership), [MembershipEffect::Load(Sequence(2))]);
-    membership.handle_loaded(
-        now,
-        &[(own, Sequence(2), instance(InstanceState::Joining, 1))],
-    );
-    assert_eq!(
-        effects(membership),
-        [write(
-            Key::Boot,
-            boot(1, BootPhase::Cleaning),
-            last(0),
-            None
-        )]
-    );
+    membership.handle_loaded(now, &[(own, Sequence(2), instance(InstanceState::Joining, 1))]);
+    assert_eq!(effects(membership), [write(Key::Boot, boot(1, BootPhase::Cleaning), last(0), None)]);
     membership.handle_written(now, &Key::Boot, Ok(Sequence(3)));
-    assert_eq!(
-        effects(membership),
-        [MembershipEffect::Everything("abc-1-0".into())]
-    );
+    assert_eq!(effects(membership), [MembershipEffect::Everything("abc-1-0".into())]);
     assert!(!membership.is_ready());
 }
 
 /// And from there to the claims.
 fn claiming(membership: &mut Membership) {
-    assert_eq!(
-        effects(membership),
-        [write(Key::Boot, boot(1, BootPhase::Open), last(3), None)]
-    );
+    assert_eq!(effects(membership), [write(Key::Boot, boot(1, BootPhase::Open), last(3), None)]);
     membership.handle_written(Now::at(1500), &Key::Boot, Ok(Sequence(4)));
     let claims = [0, 1].map(|partition| MembershipEffect::ReadOwner(PartitionId(partition)));
-    let renewal = write(
-        Key::Instance(ME),
-        instance(InstanceState::Ready, 2),
-        last(2),
-        Some(TTL),
-    );
-    assert_eq!(
-        effects(membership),
-        [vec![renewal], claims.to_vec()].concat()
-    );
+    let renewal = write(Key::Instance(ME), instance(InstanceState::Ready, 2), last(2), Some(TTL));
+    assert_eq!(effects(membership), [vec![renewal], claims.to_vec()].concat());
     membership.handle_written(Now::at(1500), &Key::Instance(ME), Ok(Sequence(5)));
 }
 
@@ -129,20 +74,11 @@ fn ready(membership: &mut Membership) {
     claiming(membership);
     for partition in [0, 1].map(PartitionId) {
         membership.handle_owner(partition, None);
-        let claim = Document::Owner(Claim {
-            instance: Some(ME),
-            nonce: 5,
-        });
-        assert_eq!(
-            effects(membership),
-            [write(Key::Owner(partition), claim, last(0), None)]
-        );
+        let claim = Document::Owner(Claim { instance: Some(ME), nonce: 5 });
+        assert_eq!(effects(membership), [write(Key::Owner(partition), claim, last(0), None)]);
         let sequence = Sequence(10 + u64::from(partition.0));
         membership.handle_written(Now::at(1500), &Key::Owner(partition), Ok(sequence));
-        assert_eq!(
-            effects(membership),
-            [MembershipEffect::Own(partition, sequence)]
-        );
+        assert_eq!(effects(membership), [MembershipEffect::Own(partition, sequence)]);
         assert!(!membership.is_ready());
     }
     membership.handle_partition_loaded(PartitionId(1));
@@ -166,24 +102,13 @@ fn everything_does_not_hold_up_the_boot_for_ever() {
     let mut membership = membership(2);
     cleaning(&mut membership);
     membership.handle_timeout(Now::at(30_999));
-    let renewal = write(
-        Key::Instance(ME),
-        instance(InstanceState::Joining, 2),
-        last(2),
-        Some(TTL),
-    );
+    let renewal = write(Key::Instance(ME), instance(InstanceState::Joining, 2), last(2), Some(TTL));
     assert_eq!(effects(&mut membership), [renewal]);
     membership.handle_written(Now::at(30_999), &Key::Instance(ME), Ok(Sequence(2)));
     membership.handle_timeout(Now::at(31_000));
-    assert_eq!(
-        membership.poll_effect(),
-        Some(MembershipEffect::BootTimedOut)
-    );
+    assert_eq!(membership.poll_effect(), Some(MembershipEffect::BootTimedOut));
     membership.handle_everything_settled();
-    assert_eq!(
-        effects(&mut membership),
-        [write(Key::Boot, boot(1, BootPhase::Open), last(3), None)]
-    );
+    assert_eq!(effects(&mut membership), [write(Key::Boot, boot(1, BootPhase::Open), last(3), None)]);
 }
 
 #[test]
@@ -192,32 +117,14 @@ fn the_lease_is_renewed_by_compare_and_set_every_third_of_its_life() {
     ready(&mut membership);
     assert_eq!(membership.poll_timeout(), Some(Tick(1500 + TTL / 3)));
     membership.handle_timeout(Now::at(3500));
-    let renewal = write(
-        Key::Instance(ME),
-        instance(InstanceState::Ready, 3),
-        last(5),
-        Some(TTL),
-    );
+    let renewal = write(Key::Instance(ME), instance(InstanceState::Ready, 3), last(5), Some(TTL));
     assert_eq!(effects(&mut membership), [renewal]);
     membership.handle_timeout(Now::at(9000));
     assert_eq!(effects(&mut membership), [], "one renewal at a time");
-    membership.handle_written(
-        Now::at(9000),
-        &Key::Instance(ME),
-        Err(NotWritten::Conflict(Sequence(8))),
-    );
+    membership.handle_written(Now::at(9000), &Key::Instance(ME), Err(NotWritten::Conflict(Sequence(8))));
     membership.handle_timeout(Now::at(9000));
-    let again = write(
-        Key::Instance(ME),
-        instance(InstanceState::Ready, 4),
-        last(8),
-        Some(TTL),
-    );
-    assert_eq!(
-        effects(&mut membership),
-        [again],
-        "a lease that ran out is taken anew on its marker"
-    );
+    let again = write(Key::Instance(ME), instance(InstanceState::Ready, 4), last(8), Some(TTL));
+    assert_eq!(effects(&mut membership), [again], "a lease that ran out is taken anew on its marker");
 }
 
 #[test]
@@ -225,37 +132,18 @@ fn leaving_releases_the_partitions_and_gives_up_the_lease() {
     let mut membership = membership(2);
     ready(&mut membership);
     membership.handle_drain(Now::at(4000));
-    let draining = write(
-        Key::Instance(ME),
-        instance(InstanceState::Draining, 3),
-        last(5),
-        Some(TTL),
-    );
+    let draining = write(Key::Instance(ME), instance(InstanceState::Draining, 3), last(5), Some(TTL));
     assert_eq!(effects(&mut membership), [draining]);
     assert!(!membership.is_ready());
     membership.handle_leave();
     let released = |partition: u16, sequence| {
-        let claim = Document::Owner(Claim {
-            instance: None,
-            nonce: 5,
-        });
-        write(
-            Key::Owner(PartitionId(partition)),
-            claim,
-            last(sequence),
-            None,
-        )
+        let claim = Document::Owner(Claim { instance: None, nonce: 5 });
+        write(Key::Owner(PartitionId(partition)), claim, last(sequence), None)
     };
     assert_eq!(effects(&mut membership), [released(0, 10), released(1, 11)]);
-    assert!(
-        !membership.has_left(),
-        "the renewal in flight is waited for"
-    );
+    assert!(!membership.has_left(), "the renewal in flight is waited for");
     membership.handle_written(Now::at(4001), &Key::Instance(ME), Ok(Sequence(20)));
-    assert_eq!(
-        effects(&mut membership),
-        [MembershipEffect::Leave(Sequence(20))]
-    );
+    assert_eq!(effects(&mut membership), [MembershipEffect::Leave(Sequence(20))]);
     assert!(membership.has_left());
     assert_eq!(membership.poll_timeout(), None);
 }
@@ -264,44 +152,21 @@ fn leaving_releases_the_partitions_and_gives_up_the_lease() {
 fn another_slicing_or_format_is_reported_and_nothing_is_written() {
     for (meta, error) in [
         (
-            MetaRecord {
-                format: 1,
-                layout: Layout {
-                    partitions: 64,
-                    leaves: 16,
-                },
-                epoch: 1,
-            },
+            MetaRecord { format: 1, layout: Layout { partitions: 64, leaves: 16 }, epoch: 1 },
             MembershipError::Layout {
-                found: Layout {
-                    partitions: 64,
-                    leaves: 16,
-                },
-                wanted: Layout {
-                    partitions: 2,
-                    leaves: 16,
-                },
+                found: Layout { partitions: 64, leaves: 16 },
+                wanted: Layout { partitions: 2, leaves: 16 },
             },
         ),
         (
-            MetaRecord {
-                format: 2,
-                layout: Layout {
-                    partitions: 2,
-                    leaves: 16,
-                },
-                epoch: 1,
-            },
+            MetaRecord { format: 2, layout: Layout { partitions: 2, leaves: 16 }, epoch: 1 },
             MembershipError::Format { found: 2 },
         ),
     ] {
         let mut membership = membership(2);
         membership.handle_start(Now::at(1));
         effects(&mut membership);
-        membership.handle_loaded(
-            Now::at(1),
-            &[(Key::Meta, Sequence(1), Document::Meta(meta))],
-        );
+        membership.handle_loaded(Now::at(1), &[(Key::Meta, Sequence(1), Document::Meta(meta))]);
         assert_eq!(effects(&mut membership), [MembershipEffect::Fail(error)]);
     }
 }
@@ -313,27 +178,12 @@ fn who_joins_a_running_deployment_cleans_nothing() {
     membership.handle_start(now);
     effects(&mut membership);
     let other = InstanceId(2);
-    let meta = MetaRecord {
-        format: 1,
-        layout: Layout {
-            partitions: 2,
-            leaves: 16,
-        },
-        epoch: 9,
-    };
-    let open = BootRecord {
-        generation: 4,
-        phase: BootPhase::Open,
-        by: other,
-    };
+    let meta = MetaRecord { format: 1, layout: Layout { partitions: 2, leaves: 16 }, epoch: 9 };
+    let open = BootRecord { generation: 4, phase: BootPhase::Open, by: other };
     let documents = [
         (Key::Meta, Sequence(1), Document::Meta(meta)),
         (Key::Boot, Sequence(2), Document::Boot(open)),
-        (
-            Key::Instance(other),
-            Sequence(3),
-            instance(InstanceState::Ready, 7),
-        ),
+        (Key::Instance(other), Sequence(3), instance(InstanceState::Ready, 7)),
     ];
     membership.handle_loaded(now, &documents);
     effects(&mut membership);
@@ -360,18 +210,12 @@ fn a_joining_instance_moves_only_its_own_share() {
     after.push(InstanceId(4 << 64));
     let mut moved = 0;
     for partition in (0..1024).map(PartitionId) {
-        let (old, new) = (
-            desired_owner(partition, &before),
-            desired_owner(partition, &after),
-        );
+        let (old, new) = (desired_owner(partition, &before), desired_owner(partition, &after));
         if old != new {
             assert_eq!(new, after.last().copied());
             moved += 1;
         }
     }
-    assert!(
-        (170..340).contains(&moved),
-        "a quarter of 1024 is 256, moved: {moved}"
-    );
+    assert!((170..340).contains(&moved), "a quarter of 1024 is 256, moved: {moved}");
     assert_eq!(desired_owner(PartitionId(0), &[]), None);
 }

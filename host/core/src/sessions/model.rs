@@ -13,10 +13,7 @@ const USERS: usize = 3;
 const WALL: u64 = 1_700_000_000_000;
 
 fn at(millis: u64) -> Now {
-    Now {
-        wall: Timestamp(WALL + millis),
-        tick: Tick(millis),
-    }
+    Now { wall: Timestamp(WALL + millis), tick: Tick(millis) }
 }
 
 /// Online, idle by the client's word, idle by inactivity.
@@ -45,11 +42,7 @@ struct ModelSession {
 
 impl ModelSession {
     fn status(&self) -> Status {
-        if self.presence == Presence::Online {
-            Status::Online
-        } else {
-            Status::Idle
-        }
+        if self.presence == Presence::Online { Status::Online } else { Status::Idle }
     }
 
     fn entry(&self) -> SessionEntry {
@@ -58,10 +51,7 @@ impl ModelSession {
             status: self.status(),
             connected_at: at(self.opened).wall,
             attributes: Attributes::default(),
-            ended: self.ended.map(|(when, reason)| Ended {
-                at: at(when).wall,
-                reason: reason.into(),
-            }),
+            ended: self.ended.map(|(when, reason)| Ended { at: at(when).wall, reason: reason.into() }),
         }
     }
 
@@ -80,41 +70,18 @@ impl ModelSession {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Open {
-        user: usize,
-        lifetime: Option<u64>,
-    },
-    Close {
-        session: prop::sample::Index,
-    },
-    SetStatus {
-        session: prop::sample::Index,
-        status: Status,
-    },
-    Frame {
-        session: prop::sample::Index,
-    },
-    Activity {
-        session: prop::sample::Index,
-    },
-    Pass {
-        millis: u64,
-        timers: bool,
-    },
+    Open { user: usize, lifetime: Option<u64> },
+    Close { session: prop::sample::Index },
+    SetStatus { session: prop::sample::Index, status: Status },
+    Frame { session: prop::sample::Index },
+    Activity { session: prop::sample::Index },
+    Pass { millis: u64, timers: bool },
     ToNextTimer,
     Take,
-    Acknowledge {
-        write: prop::sample::Index,
-    },
-    Fail {
-        write: prop::sample::Index,
-    },
-    Settle {
-        session: prop::sample::Index,
-    },
-    Drain {
-        hold: Option<u64>,
-    },
+    Acknowledge { write: prop::sample::Index },
+    Fail { write: prop::sample::Index },
+    Settle { session: prop::sample::Index },
+    Drain { hold: Option<u64> },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -139,13 +106,11 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn config() -> impl Strategy<Value = SessionsConfig> {
     let idle_after = prop::option::weighted(0.8, (1..60_000_u64).prop_map(Duration::from_millis));
-    (1..40_000_u64, 1..40_000_u64, idle_after).prop_map(|(heartbeat, timeout, idle_after)| {
-        SessionsConfig {
-            idle_after,
-            heartbeat: Duration::from_millis(heartbeat),
-            heartbeat_timeout: Duration::from_millis(timeout),
-            seed: 3,
-        }
+    (1..40_000_u64, 1..40_000_u64, idle_after).prop_map(|(heartbeat, timeout, idle_after)| SessionsConfig {
+        idle_after,
+        heartbeat: Duration::from_millis(heartbeat),
+        heartbeat_timeout: Duration::from_millis(timeout),
+        seed: 3,
     })
 }
 
@@ -174,9 +139,7 @@ impl Model {
             config,
             system: LocalSessions::new(config, HERE),
             now: 1,
-            names: (0..USERS)
-                .map(|at| UserId::new(&format!("u{at}")).unwrap())
-                .collect(),
+            names: (0..USERS).map(|at| UserId::new(&format!("u{at}")).unwrap()).collect(),
             sessions: Vec::new(),
             drained: [false; USERS],
             drained_until: None,
@@ -195,26 +158,16 @@ impl Model {
     }
 
     fn live(&self) -> Vec<usize> {
-        (0..self.sessions.len())
-            .filter(|at| self.sessions[*at].ended.is_none())
-            .collect()
+        (0..self.sessions.len()).filter(|at| self.sessions[*at].ended.is_none()).collect()
     }
 
     fn document(&self, user: usize) -> Option<Arc<SessionDocument>> {
-        let listed = self
-            .sessions
-            .iter()
-            .filter(|session| session.user == user && !session.settled);
+        let listed = self.sessions.iter().filter(|session| session.user == user && !session.settled);
         let mut sessions: Vec<SessionEntry> = listed.map(ModelSession::entry).collect();
         sessions.sort_by(|one, other| one.id.cmp(&other.id));
         let drained_until = self.drained_until.filter(|_| self.drained[user]);
         let empty = sessions.is_empty() && drained_until.is_none();
-        (!empty).then(|| {
-            Arc::new(SessionDocument {
-                sessions,
-                drained_until,
-            })
-        })
+        (!empty).then(|| Arc::new(SessionDocument { sessions, drained_until }))
     }
 
     fn end(&mut self, session: usize, reason: &'static str, by_host: bool) {
@@ -225,18 +178,12 @@ impl Model {
         }
         session.ended = Some((now, reason));
         if session.announced {
-            let change = SessionChange::Disconnected {
-                reason: reason.into(),
-                duration_ms: now - session.opened,
-            };
-            self.expected
-                .push(session.hook(&self.names[session.user], change));
+            let change =
+                SessionChange::Disconnected { reason: reason.into(), duration_ms: now - session.opened };
+            self.expected.push(session.hook(&self.names[session.user], change));
         }
         if by_host {
-            self.expected.push(SessionEffect::End {
-                key: session.key,
-                reason: reason.into(),
-            });
+            self.expected.push(SessionEffect::End { key: session.key, reason: reason.into() });
         }
     }
 
@@ -261,9 +208,7 @@ impl Model {
                 }
                 _ => {}
             }
-            let idle = config
-                .idle_after
-                .is_some_and(|limit| passed(session.activity, limit));
+            let idle = config.idle_after.is_some_and(|limit| passed(session.activity, limit));
             if idle && session.presence == Presence::Online {
                 session.presence = Presence::Automatic;
             }
@@ -278,10 +223,7 @@ impl Model {
                 Some(pinged) => pinged + self.config.heartbeat_timeout.as_millis() as u64,
                 None => session.frame + self.config.heartbeat.as_millis() as u64,
             };
-            let idle_after = self
-                .config
-                .idle_after
-                .filter(|_| session.presence == Presence::Online);
+            let idle_after = self.config.idle_after.filter(|_| session.presence == Presence::Online);
             let idle = idle_after.map(|limit| session.activity + limit.as_millis() as u64);
             [Some(alive), idle, session.expires].into_iter().flatten()
         });
@@ -295,28 +237,16 @@ impl Model {
             None => self.stored.remove(&write.user),
         };
         self.system.handle_document_acked(at(self.now), &write.user);
-        for entry in write
-            .document
-            .iter()
-            .flat_map(|document| &document.sessions)
-        {
-            let session = self
-                .sessions
-                .iter_mut()
-                .find(|session| session.id == entry.id)
-                .unwrap();
+        for entry in write.document.iter().flat_map(|document| &document.sessions) {
+            let session = self.sessions.iter_mut().find(|session| session.id == entry.id).unwrap();
             if std::mem::replace(&mut session.announced, true) {
                 continue;
             }
             let name = &self.names[session.user];
-            self.expected
-                .push(session.hook(name, SessionChange::Connected));
+            self.expected.push(session.hook(name, SessionChange::Connected));
             if let Some((when, reason)) = session.ended {
                 let duration_ms = when - session.opened;
-                let change = SessionChange::Disconnected {
-                    reason: reason.into(),
-                    duration_ms,
-                };
+                let change = SessionChange::Disconnected { reason: reason.into(), duration_ms };
                 self.expected.push(session.hook(name, change));
             }
         }
@@ -325,27 +255,14 @@ impl Model {
     fn take(&mut self) {
         let Some(write) = self.system.poll_document() else {
             for user in 0..USERS {
-                let in_flight = self
-                    .in_flight
-                    .iter()
-                    .any(|write| write.user == self.names[user]);
+                let in_flight = self.in_flight.iter().any(|write| write.user == self.names[user]);
                 let written = self.taken[user].as_ref() == Some(&self.document(user));
-                assert!(
-                    in_flight || written,
-                    "a document that changed is to be written"
-                );
+                assert!(in_flight || written, "a document that changed is to be written");
             }
             return;
         };
-        assert!(
-            self.in_flight.iter().all(|other| other.user != write.user),
-            "I8: one in flight a user"
-        );
-        let user = self
-            .names
-            .iter()
-            .position(|name| *name == write.user)
-            .unwrap();
+        assert!(self.in_flight.iter().all(|other| other.user != write.user), "I8: one in flight a user");
+        let user = self.names.iter().position(|name| *name == write.user).unwrap();
         assert_eq!(write.document, self.document(user), "the newest document");
         self.taken[user] = Some(write.document.clone());
         self.in_flight.push(write);
@@ -354,11 +271,7 @@ impl Model {
     fn settle(&mut self, at: usize) {
         let id = self.unsettled.remove(at);
         self.system.handle_settled(&id);
-        self.sessions
-            .iter_mut()
-            .find(|session| session.id == id)
-            .unwrap()
-            .settled = true;
+        self.sessions.iter_mut().find(|session| session.id == id).unwrap().settled = true;
     }
 
     fn open(&mut self, user: usize, lifetime: Option<u64>) {
@@ -369,17 +282,8 @@ impl Model {
         let expires = lifetime.map(|lifetime| self.now + lifetime);
         let expires_at = expires.map(|expires| at(expires).wall);
         let name = self.names[user].clone();
-        let key = self.system.handle_open(
-            at(self.now),
-            id.clone(),
-            name,
-            Attributes::default(),
-            expires_at,
-        );
-        assert!(
-            self.sessions.iter().all(|session| session.key != key),
-            "no key comes twice"
-        );
+        let key = self.system.handle_open(at(self.now), id.clone(), name, Attributes::default(), expires_at);
+        assert!(self.sessions.iter().all(|session| session.key != key), "no key comes twice");
         self.sessions.push(ModelSession {
             key,
             id,
@@ -422,22 +326,16 @@ impl Model {
             Step::Open { user, lifetime } => self.open(user, lifetime),
             Step::Close { session } => {
                 let Some(at) = self.pick(session) else { return };
-                self.system
-                    .handle_close(now, self.sessions[at].key, labels::CLOSED.into());
+                self.system.handle_close(now, self.sessions[at].key, labels::CLOSED.into());
                 self.end(at, labels::CLOSED, false);
             }
             Step::SetStatus { session, status } => {
                 let Some(at) = self.pick(session) else { return };
-                self.system
-                    .handle_set_status(now, self.sessions[at].key, status);
+                self.system.handle_set_status(now, self.sessions[at].key, status);
                 if self.sessions[at].ended.is_none() {
                     self.hear_of(at, true);
                     let idle = status == Status::Idle;
-                    self.sessions[at].presence = if idle {
-                        Presence::Explicit
-                    } else {
-                        Presence::Online
-                    };
+                    self.sessions[at].presence = if idle { Presence::Explicit } else { Presence::Online };
                 }
             }
             Step::Frame { session } => {
@@ -478,11 +376,7 @@ impl Model {
                 if !self.in_flight.is_empty() {
                     let write = self.in_flight.remove(write.index(self.in_flight.len()));
                     self.system.handle_document_failed(now, &write.user);
-                    let user = self
-                        .names
-                        .iter()
-                        .position(|name| *name == write.user)
-                        .unwrap();
+                    let user = self.names.iter().position(|name| *name == write.user).unwrap();
                     self.taken[user] = None;
                 }
             }
@@ -498,20 +392,15 @@ impl Model {
     fn session_of(&self, effect: &SessionEffect) -> SessionId {
         match effect {
             SessionEffect::Hook(event) => event.session.id.clone(),
-            SessionEffect::Ping(key) | SessionEffect::End { key, .. } => self
-                .sessions
-                .iter()
-                .find(|session| session.key == *key)
-                .unwrap()
-                .id
-                .clone(),
+            SessionEffect::Ping(key) | SessionEffect::End { key, .. } => {
+                self.sessions.iter().find(|session| session.key == *key).unwrap().id.clone()
+            }
         }
     }
 
     /// Compares the effects of a step, of each session in order, and everything that can be asked.
     fn compare(&mut self) {
-        let mut effects: Vec<SessionEffect> =
-            std::iter::from_fn(|| self.system.poll_effect()).collect();
+        let mut effects: Vec<SessionEffect> = std::iter::from_fn(|| self.system.poll_effect()).collect();
         let mut expected = std::mem::take(&mut self.expected);
         effects.sort_by_key(|effect| self.session_of(effect));
         expected.sort_by_key(|effect| self.session_of(effect));
@@ -520,10 +409,7 @@ impl Model {
             let SessionEffect::Hook(event) = effect else {
                 continue;
             };
-            self.heard
-                .entry(event.session.id.clone())
-                .or_default()
-                .push(event.hook());
+            self.heard.entry(event.session.id.clone()).or_default().push(event.hook());
             if event.hook() == Hook::SessionDisconnected {
                 self.unsettled.push(event.session.id);
             }
@@ -542,19 +428,12 @@ impl Model {
         }
         assert_eq!(self.system.counts(), counts);
         if let Some(due) = self.next_due() {
-            assert!(
-                self.system.poll_timeout().is_some_and(|next| next.0 <= due),
-                "no timer is late"
-            );
+            assert!(self.system.poll_timeout().is_some_and(|next| next.0 <= due), "no timer is late");
         }
         self.most_live = self.most_live.max((counts.0 + counts.1) as usize);
         let limit = TIMERS_PER_SESSION * self.most_live + SPARE_TIMERS;
         assert!(self.system.timers.len() <= limit, "I8: timers");
-        let open = self
-            .sessions
-            .iter()
-            .filter(|session| session.ended.is_some() && !session.settled)
-            .count();
+        let open = self.sessions.iter().filter(|session| session.ended.is_some() && !session.settled).count();
         assert!(self.system.unsettled() >= open + self.in_flight.len());
     }
 
@@ -580,10 +459,7 @@ impl Model {
     }
 
     fn unsettled_ends(&self) -> usize {
-        self.sessions
-            .iter()
-            .filter(|session| session.ended.is_some() && !session.settled)
-            .count()
+        self.sessions.iter().filter(|session| session.ended.is_some() && !session.settled).count()
     }
 }
 

@@ -27,10 +27,7 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn of(key: SessionKey) -> Place {
-        Place {
-            slot: key.0 as u32,
-            reuse: (key.0 >> 32) as u32,
-        }
+        Place { slot: key.0 as u32, reuse: (key.0 >> 32) as u32 }
     }
 
     pub(super) fn key(self) -> SessionKey {
@@ -86,12 +83,7 @@ pub(super) struct Record {
 
 impl Record {
     /// A session that starts online; [`Table::insert`] fills in where it belongs.
-    pub(super) fn new(
-        now: Now,
-        id: u128,
-        attributes: Attributes,
-        expires_at: Option<Timestamp>,
-    ) -> Record {
+    pub(super) fn new(now: Now, id: u128, attributes: Attributes, expires_at: Option<Timestamp>) -> Record {
         Record {
             id: [(id >> 64) as u64, id as u64],
             connected_at: now.wall,
@@ -177,13 +169,9 @@ impl Table {
             (self.slots.len() - 1) as u32
         });
         let entry = &mut self.slots[slot as usize];
-        let Slot::Free(reuse) = *entry else {
-            unreachable!("the list of free slots holds free slots")
-        };
+        let Slot::Free(reuse) = *entry else { unreachable!("the list of free slots holds free slots") };
         (record.user, record.reuse) = (user, reuse);
-        let owner = self.users[user as usize]
-            .as_mut()
-            .expect("just found or inserted");
+        let owner = self.users[user as usize].as_mut().expect("just found or inserted");
         record.next = std::mem::replace(&mut owner.first, slot);
         *entry = Slot::Used(record);
         Place { slot, reuse }
@@ -226,9 +214,7 @@ impl Table {
     /// A session that has not ended.
     pub(super) fn live(&mut self, place: Place) -> Option<&mut Record> {
         match self.slots.get_mut(place.slot as usize) {
-            Some(Slot::Used(record)) if record.reuse == place.reuse && record.ended.is_none() => {
-                Some(record)
-            }
+            Some(Slot::Used(record)) if record.reuse == place.reuse && record.ended.is_none() => Some(record),
             _ => None,
         }
     }
@@ -237,14 +223,8 @@ impl Table {
     pub(super) fn live_places(&self) -> Vec<Place> {
         let mut places = Vec::new();
         for (slot, entry) in self.slots.iter().enumerate() {
-            if let Slot::Used(Record {
-                reuse, ended: None, ..
-            }) = entry
-            {
-                places.push(Place {
-                    slot: slot as u32,
-                    reuse: *reuse,
-                });
+            if let Slot::Used(Record { reuse, ended: None, .. }) = entry {
+                places.push(Place { slot: slot as u32, reuse: *reuse });
             }
         }
         places
@@ -253,45 +233,30 @@ impl Table {
     /// How many sessions are stored, ended ones included.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.slots
-            .iter()
-            .filter(|slot| matches!(slot, Slot::Used(_)))
-            .count()
+        self.slots.iter().filter(|slot| matches!(slot, Slot::Used(_))).count()
     }
 
     /// Calls `visit` for the user's sessions, the newest first.
     pub(super) fn for_sessions(&mut self, user: u32, mut visit: impl FnMut(Place, &mut Record)) {
         let mut slot = self.user(user).first;
         while let Some(Slot::Used(record)) = self.slots.get_mut(slot as usize) {
-            visit(
-                Place {
-                    slot,
-                    reuse: record.reuse,
-                },
-                record,
-            );
+            visit(Place { slot, reuse: record.reuse }, record);
             slot = record.next;
         }
     }
 
     pub(super) fn user(&self, slot: u32) -> &LocalUser {
-        self.users[slot as usize]
-            .as_ref()
-            .expect("a session's user is in the table")
+        self.users[slot as usize].as_ref().expect("a session's user is in the table")
     }
 
     pub(super) fn user_mut(&mut self, slot: u32) -> &mut LocalUser {
-        self.users[slot as usize]
-            .as_mut()
-            .expect("a session's user is in the table")
+        self.users[slot as usize].as_mut().expect("a session's user is in the table")
     }
 
     /// The users whose [`LocalUser::drained`] is set, in the order of slots.
     pub(super) fn drained_users(&self) -> Vec<u32> {
         let drained = |user: &Option<LocalUser>| user.as_ref().is_some_and(|user| user.drained);
-        (0..self.users.len() as u32)
-            .filter(|slot| drained(&self.users[*slot as usize]))
-            .collect()
+        (0..self.users.len() as u32).filter(|slot| drained(&self.users[*slot as usize])).collect()
     }
 
     pub(super) fn find_user(&self, id: &UserId) -> Option<u32> {
@@ -299,11 +264,7 @@ impl Table {
     }
 
     fn find_hashed(&self, hash: u64, id: &UserId) -> Option<u32> {
-        let same = |slot: &u32| {
-            self.users[*slot as usize]
-                .as_ref()
-                .is_some_and(|user| user.id == *id)
-        };
+        let same = |slot: &u32| self.users[*slot as usize].as_ref().is_some_and(|user| user.id == *id);
         self.index.find(hash, same).copied()
     }
 
@@ -312,14 +273,8 @@ impl Table {
         if let Some(slot) = self.find_hashed(hash, &id) {
             return slot;
         }
-        let user = LocalUser {
-            id,
-            first: NONE,
-            dirty: false,
-            in_flight: false,
-            changed: false,
-            drained: false,
-        };
+        let user =
+            LocalUser { id, first: NONE, dirty: false, in_flight: false, changed: false, drained: false };
         let slot = match self.free_users.pop() {
             Some(slot) => {
                 self.users[slot as usize] = Some(user);
@@ -331,11 +286,7 @@ impl Table {
             }
         };
         let (users, hasher) = (&self.users, &self.hasher);
-        let rehash = |slot: &u32| {
-            users[*slot as usize]
-                .as_ref()
-                .map_or(0, |user| hasher.hash_one(&user.id))
-        };
+        let rehash = |slot: &u32| users[*slot as usize].as_ref().map_or(0, |user| hasher.hash_one(&user.id));
         self.index.insert_unique(hash, slot, rehash);
         slot
     }
@@ -346,10 +297,7 @@ impl Table {
         if user.first != NONE || user.dirty || user.in_flight || user.changed || user.drained {
             return;
         }
-        if let Ok(entry) = self
-            .index
-            .find_entry(self.hasher.hash_one(&user.id), |other| *other == slot)
-        {
+        if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(&user.id), |other| *other == slot) {
             entry.remove();
         }
         self.users[slot as usize] = None;
@@ -374,10 +322,7 @@ mod tests {
         let mut table = Table::new(1);
         let alice = UserId::new("alice").unwrap();
         let add = |table: &mut Table| {
-            table.insert(
-                alice.clone(),
-                Record::new(Now::at(1), 1, Attributes::default(), None),
-            )
+            table.insert(alice.clone(), Record::new(Now::at(1), 1, Attributes::default(), None))
         };
         let first = add(&mut table);
         table.remove(first);
@@ -399,10 +344,7 @@ mod tests {
         for removed in 0..3 {
             let mut table = Table::new(1);
             let mut add = |user: &UserId, id| {
-                table.insert(
-                    user.clone(),
-                    Record::new(Now::at(1), id, Attributes::default(), None),
-                )
+                table.insert(user.clone(), Record::new(Now::at(1), id, Attributes::default(), None))
             };
             let places = [add(&alice, 1), add(&alice, 2), add(&alice, 3)];
             add(&bob, 4);

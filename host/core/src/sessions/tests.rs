@@ -18,55 +18,29 @@ fn user(name: &str) -> UserId {
 }
 
 fn open(sessions: &mut LocalSessions, at: u64, id: u128, name: &str) -> SessionKey {
-    sessions.handle_open(
-        Now::at(at),
-        SessionId::Hosted(id),
-        user(name),
-        Attributes::default(),
-        None,
-    )
+    sessions.handle_open(Now::at(at), SessionId::Hosted(id), user(name), Attributes::default(), None)
 }
 
-fn entry(
-    id: u128,
-    status: Status,
-    connected_at: u64,
-    ended: Option<(u64, &'static str)>,
-) -> SessionEntry {
+fn entry(id: u128, status: Status, connected_at: u64, ended: Option<(u64, &'static str)>) -> SessionEntry {
     SessionEntry {
         id: SessionId::Hosted(id),
         status,
         connected_at: Timestamp(connected_at),
         attributes: Attributes::default(),
-        ended: ended.map(|(at, reason)| Ended {
-            at: Timestamp(at),
-            reason: reason.into(),
-        }),
+        ended: ended.map(|(at, reason)| Ended { at: Timestamp(at), reason: reason.into() }),
     }
 }
 
 fn put(name: &str, entries: Vec<SessionEntry>) -> Option<DocumentWrite> {
-    let document = SessionDocument {
-        sessions: entries,
-        drained_until: None,
-    };
-    Some(DocumentWrite {
-        user: user(name),
-        document: Some(Arc::new(document)),
-    })
+    let document = SessionDocument { sessions: entries, drained_until: None };
+    Some(DocumentWrite { user: user(name), document: Some(Arc::new(document)) })
 }
 
 fn effects(sessions: &mut LocalSessions) -> Vec<SessionEffect> {
     std::iter::from_fn(|| sessions.poll_effect()).collect()
 }
 
-fn hook(
-    id: u128,
-    name: &str,
-    status: Status,
-    connected_at: u64,
-    change: SessionChange,
-) -> SessionEffect {
+fn hook(id: u128, name: &str, status: Status, connected_at: u64, change: SessionChange) -> SessionEffect {
     let session = Session {
         id: SessionId::Hosted(id),
         user: user(name),
@@ -79,10 +53,7 @@ fn hook(
 }
 
 fn disconnected(reason: &'static str, duration_ms: u64) -> SessionChange {
-    SessionChange::Disconnected {
-        reason: reason.into(),
-        duration_ms,
-    }
+    SessionChange::Disconnected { reason: reason.into(), duration_ms }
 }
 
 #[test]
@@ -90,49 +61,22 @@ fn a_session_is_announced_after_its_document_and_stays_listed_until_its_end_is_s
     let mut sessions = LocalSessions::new(config(), HERE);
     let key = open(&mut sessions, 1000, 1, "alice");
     assert_eq!(effects(&mut sessions), []);
-    assert_eq!(
-        sessions.poll_document(),
-        put("alice", vec![entry(1, Status::Online, 1000, None)])
-    );
+    assert_eq!(sessions.poll_document(), put("alice", vec![entry(1, Status::Online, 1000, None)]));
     assert_eq!(sessions.poll_document(), None);
     sessions.handle_document_acked(Now::at(1001), &user("alice"));
-    assert_eq!(
-        effects(&mut sessions),
-        [hook(
-            1,
-            "alice",
-            Status::Online,
-            1000,
-            SessionChange::Connected
-        )]
-    );
+    assert_eq!(effects(&mut sessions), [hook(1, "alice", Status::Online, 1000, SessionChange::Connected)]);
     sessions.handle_close(Now::at(3000), key, "closed".into());
     assert_eq!(
         effects(&mut sessions),
-        [hook(
-            1,
-            "alice",
-            Status::Online,
-            1000,
-            disconnected("closed", 2000)
-        )]
+        [hook(1, "alice", Status::Online, 1000, disconnected("closed", 2000))]
     );
-    let listed = put(
-        "alice",
-        vec![entry(1, Status::Online, 1000, Some((3000, "closed")))],
-    );
+    let listed = put("alice", vec![entry(1, Status::Online, 1000, Some((3000, "closed")))]);
     assert_eq!(sessions.poll_document(), listed);
     sessions.handle_document_acked(Now::at(3001), &user("alice"));
     assert_eq!(sessions.poll_document(), None);
     assert_eq!(sessions.unsettled(), 1);
     sessions.handle_settled(&SessionId::Hosted(1));
-    assert_eq!(
-        sessions.poll_document(),
-        Some(DocumentWrite {
-            user: user("alice"),
-            document: None
-        })
-    );
+    assert_eq!(sessions.poll_document(), Some(DocumentWrite { user: user("alice"), document: None }));
     sessions.handle_document_acked(Now::at(3002), &user("alice"));
     assert_eq!(sessions.unsettled(), 0);
     assert_eq!(sessions.table.find_user(&user("alice")), None);
@@ -145,21 +89,11 @@ fn a_session_that_ends_before_its_document_is_acknowledged_has_both_hooks_in_ord
     sessions.poll_document().unwrap();
     sessions.handle_close(Now::at(1500), key, "closed".into());
     assert_eq!(effects(&mut sessions), []);
-    assert_eq!(
-        sessions.poll_document(),
-        None,
-        "one document a user is in flight"
-    );
+    assert_eq!(sessions.poll_document(), None, "one document a user is in flight");
     sessions.handle_document_acked(Now::at(1600), &user("alice"));
     let expected = [
         hook(1, "alice", Status::Online, 1000, SessionChange::Connected),
-        hook(
-            1,
-            "alice",
-            Status::Online,
-            1000,
-            disconnected("closed", 500),
-        ),
+        hook(1, "alice", Status::Online, 1000, disconnected("closed", 500)),
     ];
     assert_eq!(effects(&mut sessions), expected);
     assert!(sessions.poll_document().is_some());
@@ -173,23 +107,14 @@ fn a_document_that_failed_is_written_again_with_what_is_true_then() {
     sessions.handle_set_status(Now::at(1100), key, Status::Idle);
     sessions.handle_document_failed(Now::at(1200), &user("alice"));
     assert_eq!(effects(&mut sessions), []);
-    assert_eq!(
-        sessions.poll_document(),
-        put("alice", vec![entry(1, Status::Idle, 1000, None)])
-    );
+    assert_eq!(sessions.poll_document(), put("alice", vec![entry(1, Status::Idle, 1000, None)]));
     assert_eq!(sessions.poll_document(), None);
 }
 
 #[test]
 fn explicit_idle_ends_by_set_status_alone_automatic_idle_by_activity() {
     let idle_after = Some(Duration::from_secs(60));
-    let mut sessions = LocalSessions::new(
-        SessionsConfig {
-            idle_after,
-            ..config()
-        },
-        HERE,
-    );
+    let mut sessions = LocalSessions::new(SessionsConfig { idle_after, ..config() }, HERE);
     let key = open(&mut sessions, 0, 1, "alice");
     sessions.handle_set_status(Now::at(1000), key, Status::Idle);
     sessions.handle_activity(Now::at(2000), key);
@@ -198,21 +123,13 @@ fn explicit_idle_ends_by_set_status_alone_automatic_idle_by_activity() {
     for second in 3..63 {
         sessions.handle_frame(Now::at(second * 1000), key);
         sessions.handle_timeout(Now::at(second * 1000));
-        assert_eq!(
-            sessions.session(key).unwrap().status,
-            Status::Online,
-            "at {second} s"
-        );
+        assert_eq!(sessions.session(key).unwrap().status, Status::Online, "at {second} s");
     }
     sessions.handle_timeout(Now::at(63_000));
     assert_eq!(sessions.session(key).unwrap().status, Status::Idle);
     assert_eq!(sessions.counts(), (0, 1));
     sessions.handle_frame(Now::at(64_000), key);
-    assert_eq!(
-        sessions.session(key).unwrap().status,
-        Status::Idle,
-        "a frame is no activity"
-    );
+    assert_eq!(sessions.session(key).unwrap().status, Status::Idle, "a frame is no activity");
     sessions.handle_activity(Now::at(65_000), key);
     assert_eq!(sessions.session(key).unwrap().status, Status::Online);
     assert_eq!(sessions.counts(), (1, 0));
@@ -240,17 +157,8 @@ fn a_silent_connection_is_pinged_then_ended() {
     assert_eq!(effects(&mut sessions), []);
     sessions.handle_timeout(Now::at(70_100));
     let expected = [
-        hook(
-            1,
-            "alice",
-            Status::Online,
-            0,
-            disconnected("timeout", 70_100),
-        ),
-        SessionEffect::End {
-            key,
-            reason: "timeout".into(),
-        },
+        hook(1, "alice", Status::Online, 0, disconnected("timeout", 70_100)),
+        SessionEffect::End { key, reason: "timeout".into() },
     ];
     assert_eq!(effects(&mut sessions), expected);
     sessions.handle_close(Now::at(70_200), key, "closed".into());
@@ -262,22 +170,10 @@ fn a_session_ends_with_its_token() {
     let mut sessions = LocalSessions::new(config(), HERE);
     let expires = Some(Timestamp(5000));
     let id = SessionId::Hosted(1);
-    let key = sessions.handle_open(
-        Now::at(1000),
-        id,
-        user("alice"),
-        Attributes::default(),
-        expires,
-    );
+    let key = sessions.handle_open(Now::at(1000), id, user("alice"), Attributes::default(), expires);
     assert_eq!(sessions.poll_timeout(), Some(Tick(5000)));
     sessions.handle_timeout(Now::at(5000));
-    assert_eq!(
-        effects(&mut sessions),
-        [SessionEffect::End {
-            key,
-            reason: "expired".into()
-        }]
-    );
+    assert_eq!(effects(&mut sessions), [SessionEffect::End { key, reason: "expired".into() }]);
     assert_eq!(sessions.counts(), (0, 0));
 }
 
@@ -290,35 +186,15 @@ fn draining_ends_every_session_and_the_documents_hold_the_users() {
     effects(&mut sessions);
     sessions.handle_drain(Now::at(2000), Some(Timestamp(32_000)));
     let expected = [
-        hook(
-            1,
-            "alice",
-            Status::Online,
-            1000,
-            disconnected("draining", 1000),
-        ),
-        SessionEffect::End {
-            key,
-            reason: "draining".into(),
-        },
+        hook(1, "alice", Status::Online, 1000, disconnected("draining", 1000)),
+        SessionEffect::End { key, reason: "draining".into() },
     ];
     assert_eq!(effects(&mut sessions), expected);
     let held = |sessions| {
-        let document = SessionDocument {
-            sessions,
-            drained_until: Some(Timestamp(32_000)),
-        };
-        Some(DocumentWrite {
-            user: user("alice"),
-            document: Some(Arc::new(document)),
-        })
+        let document = SessionDocument { sessions, drained_until: Some(Timestamp(32_000)) };
+        Some(DocumentWrite { user: user("alice"), document: Some(Arc::new(document)) })
     };
-    let listed = held(vec![entry(
-        1,
-        Status::Online,
-        1000,
-        Some((2000, "draining")),
-    )]);
+    let listed = held(vec![entry(1, Status::Online, 1000, Some((2000, "draining")))]);
     assert_eq!(sessions.poll_document(), listed);
     sessions.handle_settled(&SessionId::Hosted(1));
     sessions.handle_document_acked(Now::at(2001), &user("alice"));
@@ -330,14 +206,7 @@ fn draining_ends_every_session_and_the_documents_hold_the_users() {
 #[test]
 fn a_ping_is_due_again_soon_after_a_frame_also_when_the_timeout_is_the_longer_wait() {
     let (heartbeat, heartbeat_timeout) = (Duration::from_secs(5), Duration::from_secs(60));
-    let mut sessions = LocalSessions::new(
-        SessionsConfig {
-            heartbeat,
-            heartbeat_timeout,
-            ..config()
-        },
-        HERE,
-    );
+    let mut sessions = LocalSessions::new(SessionsConfig { heartbeat, heartbeat_timeout, ..config() }, HERE);
     let key = open(&mut sessions, 0, 1, "alice");
     sessions.handle_timeout(Now::at(5000));
     assert_eq!(effects(&mut sessions), [SessionEffect::Ping(key)]);
@@ -356,31 +225,16 @@ fn a_host_that_wakes_up_late_pings_before_it_gives_up_on_a_client() {
     sessions.handle_timeout(Now::at(3_609_999));
     assert_eq!(effects(&mut sessions), []);
     sessions.handle_timeout(Now::at(3_610_000));
-    assert_eq!(
-        effects(&mut sessions),
-        [SessionEffect::End {
-            key,
-            reason: "timeout".into()
-        }]
-    );
+    assert_eq!(effects(&mut sessions), [SessionEffect::End { key, reason: "timeout".into() }]);
 }
 
 #[test]
 fn a_token_expires_by_the_wall_clock_even_when_that_is_set() {
     let expires = Some(Timestamp(100_000));
-    let both = |wall: u64, tick: u64| Now {
-        wall: Timestamp(wall),
-        tick: Tick(tick),
-    };
+    let both = |wall: u64, tick: u64| Now { wall: Timestamp(wall), tick: Tick(tick) };
     let start = |sessions: &mut LocalSessions| {
         let id = SessionId::Hosted(1);
-        sessions.handle_open(
-            both(95_000, 0),
-            id,
-            user("alice"),
-            Attributes::default(),
-            expires,
-        )
+        sessions.handle_open(both(95_000, 0), id, user("alice"), Attributes::default(), expires)
     };
     let mut set_back = LocalSessions::new(config(), HERE);
     let key = start(&mut set_back);
@@ -389,56 +243,27 @@ fn a_token_expires_by_the_wall_clock_even_when_that_is_set() {
     assert_eq!(effects(&mut set_back), []);
     assert_eq!(set_back.poll_timeout(), Some(Tick(7000)));
     set_back.handle_timeout(both(100_000, 7000));
-    assert_eq!(
-        effects(&mut set_back),
-        [SessionEffect::End {
-            key,
-            reason: "expired".into()
-        }]
-    );
+    assert_eq!(effects(&mut set_back), [SessionEffect::End { key, reason: "expired".into() }]);
 
     let expires = Some(Timestamp(1_000_000));
     let mut set_forward = LocalSessions::new(config(), HERE);
     let id = SessionId::Hosted(1);
-    let key = set_forward.handle_open(
-        both(0, 0),
-        id,
-        user("alice"),
-        Attributes::default(),
-        expires,
-    );
+    let key = set_forward.handle_open(both(0, 0), id, user("alice"), Attributes::default(), expires);
     set_forward.handle_timeout(both(2_000_000, 25_000));
-    let ended = [SessionEffect::End {
-        key,
-        reason: "expired".into(),
-    }];
-    assert_eq!(
-        effects(&mut set_forward),
-        ended,
-        "noticed at the next heartbeat"
-    );
+    let ended = [SessionEffect::End { key, reason: "expired".into() }];
+    assert_eq!(effects(&mut set_forward), ended, "noticed at the next heartbeat");
 }
 
 #[test]
 fn the_clients_word_replaces_idleness_by_inactivity() {
     let idle_after = Some(Duration::from_secs(10));
-    let mut sessions = LocalSessions::new(
-        SessionsConfig {
-            idle_after,
-            ..config()
-        },
-        HERE,
-    );
+    let mut sessions = LocalSessions::new(SessionsConfig { idle_after, ..config() }, HERE);
     let key = open(&mut sessions, 0, 1, "alice");
     sessions.handle_timeout(Now::at(10_000));
     assert_eq!(sessions.session(key).unwrap().status, Status::Idle);
     sessions.handle_set_status(Now::at(11_000), key, Status::Idle);
     sessions.handle_activity(Now::at(12_000), key);
-    assert_eq!(
-        sessions.session(key).unwrap().status,
-        Status::Idle,
-        "explicit now"
-    );
+    assert_eq!(sessions.session(key).unwrap().status, Status::Idle, "explicit now");
     sessions.handle_set_status(Now::at(13_000), key, Status::Online);
     assert_eq!(sessions.poll_timeout(), Some(Tick(23_000)));
 }
@@ -464,34 +289,13 @@ fn a_session_opened_while_a_document_is_in_flight_waits_for_the_next_one() {
     sessions.poll_document().unwrap();
     open(&mut sessions, 2, 2, "alice");
     sessions.handle_document_acked(Now::at(3), &user("alice"));
-    assert_eq!(
-        effects(&mut sessions),
-        [hook(
-            1,
-            "alice",
-            Status::Online,
-            1,
-            SessionChange::Connected
-        )]
-    );
+    assert_eq!(effects(&mut sessions), [hook(1, "alice", Status::Online, 1, SessionChange::Connected)]);
     sessions.handle_document_acked(Now::at(3), &user("alice"));
     assert_eq!(effects(&mut sessions), [], "nothing was in flight");
-    let both = vec![
-        entry(1, Status::Online, 1, None),
-        entry(2, Status::Online, 2, None),
-    ];
+    let both = vec![entry(1, Status::Online, 1, None), entry(2, Status::Online, 2, None)];
     assert_eq!(sessions.poll_document(), put("alice", both));
     sessions.handle_document_acked(Now::at(4), &user("alice"));
-    assert_eq!(
-        effects(&mut sessions),
-        [hook(
-            2,
-            "alice",
-            Status::Online,
-            2,
-            SessionChange::Connected
-        )]
-    );
+    assert_eq!(effects(&mut sessions), [hook(2, "alice", Status::Online, 2, SessionChange::Connected)]);
 }
 
 #[test]
@@ -504,11 +308,7 @@ fn an_answer_without_a_write_says_nothing() {
     sessions.handle_document_failed(Now::at(3), &user("alice"));
     sessions.handle_document_acked(Now::at(3), &user("bob"));
     assert_eq!(effects(&mut sessions), []);
-    assert_eq!(
-        sessions.unsettled(),
-        1,
-        "the document is still to be written"
-    );
+    assert_eq!(sessions.unsettled(), 1, "the document is still to be written");
 }
 
 #[test]
@@ -523,28 +323,13 @@ fn the_last_host_to_leave_holds_nobody_also_when_it_finds_out_late() {
     land(&mut sessions);
     sessions.handle_drain(Now::at(2), Some(Timestamp(500)));
     sessions.handle_settled(&SessionId::Hosted(1));
-    let held = SessionDocument {
-        sessions: vec![],
-        drained_until: Some(Timestamp(500)),
-    };
+    let held = SessionDocument { sessions: vec![], drained_until: Some(Timestamp(500)) };
     assert_eq!(land(&mut sessions).document, Some(Arc::new(held)));
     sessions.handle_drain(Now::at(3), Some(Timestamp(500)));
     assert_eq!(sessions.poll_document(), None, "nothing new");
     sessions.handle_drain(Now::at(4), None);
-    assert_eq!(
-        land(&mut sessions),
-        DocumentWrite {
-            user: user("alice"),
-            document: None
-        }
-    );
-    assert_eq!(
-        (
-            sessions.unsettled(),
-            sessions.table.find_user(&user("alice"))
-        ),
-        (0, None)
-    );
+    assert_eq!(land(&mut sessions), DocumentWrite { user: user("alice"), document: None });
+    assert_eq!((sessions.unsettled(), sessions.table.find_user(&user("alice"))), (0, None));
 }
 
 #[test]

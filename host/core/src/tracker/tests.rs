@@ -43,16 +43,10 @@ fn document(statuses: &[Status], ended_at: Option<u64>) -> SessionDocument {
     let mut sessions: Vec<SessionEntry> = statuses.iter().enumerate().map(entry).collect();
     if let Some(at) = ended_at {
         let mut ended = entry((99, &Status::Online));
-        ended.ended = Some(Ended {
-            at: Timestamp(at),
-            reason: "closed".into(),
-        });
+        ended.ended = Some(Ended { at: Timestamp(at), reason: "closed".into() });
         sessions.push(ended);
     }
-    SessionDocument {
-        sessions,
-        drained_until: None,
-    }
+    SessionDocument { sessions, drained_until: None }
 }
 
 /// Acknowledges everything and returns the transitions as (user, previous, current, revision, last seen).
@@ -72,21 +66,13 @@ fn settle(tracker: &mut Tracker, sequence: &mut u64) -> Vec<Transition> {
 }
 
 fn changes(transitions: &[Transition]) -> Vec<(Option<Status>, Status)> {
-    transitions
-        .iter()
-        .map(|transition| (transition.previous, transition.current))
-        .collect()
+    transitions.iter().map(|transition| (transition.previous, transition.current)).collect()
 }
 
 #[test]
 fn nothing_is_told_before_the_record_is_acknowledged() {
     let mut tracker = tracker(config());
-    tracker.handle_document(
-        Now::at(1000),
-        &alice(),
-        HERE,
-        Some(&document(&[Status::Online], None)),
-    );
+    tracker.handle_document(Now::at(1000), &alice(), HERE, Some(&document(&[Status::Online], None)));
     let record = StatusRecord {
         status: Status::Online,
         since: Timestamp(1000),
@@ -95,11 +81,8 @@ fn nothing_is_told_before_the_record_is_acknowledged() {
         sessions: 1,
         generation: 1,
     };
-    let batch = StatusBatch {
-        partition: PartitionId(3),
-        claim: Sequence(9),
-        records: vec![(alice(), record)],
-    };
+    let batch =
+        StatusBatch { partition: PartitionId(3), claim: Sequence(9), records: vec![(alice(), record)] };
     assert_eq!(tracker.poll_write(), Some(batch));
     assert_eq!(tracker.poll_transition(), None);
     tracker.handle_written(&[Sequence(10)]);
@@ -123,44 +106,21 @@ fn nothing_is_told_before_the_record_is_acknowledged() {
 fn one_write_is_in_flight_and_what_was_not_written_is_asked_for_again() {
     let mut tracker = tracker(config());
     let bob = UserId::new("bob").unwrap();
-    tracker.handle_document(
-        Now::at(1),
-        &alice(),
-        HERE,
-        Some(&document(&[Status::Online], None)),
-    );
-    tracker.handle_document(
-        Now::at(1),
-        &bob,
-        HERE,
-        Some(&document(&[Status::Idle], None)),
-    );
+    tracker.handle_document(Now::at(1), &alice(), HERE, Some(&document(&[Status::Online], None)));
+    tracker.handle_document(Now::at(1), &bob, HERE, Some(&document(&[Status::Idle], None)));
     let first = tracker.poll_write().unwrap();
     assert_eq!(first.records.len(), 2);
-    tracker.handle_document(
-        Now::at(2),
-        &alice(),
-        HERE,
-        Some(&document(&[Status::Idle], None)),
-    );
+    tracker.handle_document(Now::at(2), &alice(), HERE, Some(&document(&[Status::Idle], None)));
     assert_eq!(tracker.poll_write(), None);
     tracker.handle_written(&[Sequence(10)]);
     let second = tracker.poll_write().unwrap();
-    let users: Vec<_> = second
-        .records
-        .iter()
-        .map(|(user, record)| (user.as_str(), record.status))
-        .collect();
+    let users: Vec<_> = second.records.iter().map(|(user, record)| (user.as_str(), record.status)).collect();
     assert_eq!(users, [("bob", Status::Idle), ("alice", Status::Idle)]);
     tracker.handle_written(&[Sequence(11), Sequence(12)]);
     let told: Vec<Transition> = std::iter::from_fn(|| tracker.poll_transition()).collect();
     assert_eq!(
         changes(&told),
-        [
-            (None, Status::Online),
-            (None, Status::Idle),
-            (Some(Status::Online), Status::Idle)
-        ]
+        [(None, Status::Online), (None, Status::Idle), (Some(Status::Online), Status::Idle)]
     );
 }
 
@@ -168,24 +128,11 @@ fn one_write_is_in_flight_and_what_was_not_written_is_asked_for_again() {
 fn a_reload_within_the_grace_is_no_transition() {
     let mut tracker = tracker(config());
     let mut sequence = 10;
-    tracker.handle_document(
-        Now::at(1000),
-        &alice(),
-        HERE,
-        Some(&document(&[Status::Online], None)),
-    );
-    assert_eq!(
-        changes(&settle(&mut tracker, &mut sequence)),
-        [(None, Status::Online)]
-    );
+    tracker.handle_document(Now::at(1000), &alice(), HERE, Some(&document(&[Status::Online], None)));
+    assert_eq!(changes(&settle(&mut tracker, &mut sequence)), [(None, Status::Online)]);
     tracker.handle_document(Now::at(2000), &alice(), HERE, None);
     assert_eq!(tracker.poll_timeout(), Some(Tick(2000 + GRACE)));
-    tracker.handle_document(
-        Now::at(6000),
-        &alice(),
-        THERE,
-        Some(&document(&[Status::Online], None)),
-    );
+    tracker.handle_document(Now::at(6000), &alice(), THERE, Some(&document(&[Status::Online], None)));
     assert_eq!(tracker.poll_timeout(), None);
     tracker.handle_timeout(Now::at(20_000));
     assert_eq!(settle(&mut tracker, &mut sequence), []);
@@ -195,19 +142,9 @@ fn a_reload_within_the_grace_is_no_transition() {
 fn offline_tells_when_the_last_session_ended() {
     let mut tracker = tracker(config());
     let mut sequence = 10;
-    tracker.handle_document(
-        Now::at(1000),
-        &alice(),
-        HERE,
-        Some(&document(&[Status::Online], None)),
-    );
+    tracker.handle_document(Now::at(1000), &alice(), HERE, Some(&document(&[Status::Online], None)));
     settle(&mut tracker, &mut sequence);
-    tracker.handle_document(
-        Now::at(2000),
-        &alice(),
-        HERE,
-        Some(&document(&[], Some(1990))),
-    );
+    tracker.handle_document(Now::at(2000), &alice(), HERE, Some(&document(&[], Some(1990))));
     tracker.handle_document(Now::at(2500), &alice(), HERE, None);
     tracker.handle_timeout(Now::at(2000 + GRACE - 1));
     assert_eq!(settle(&mut tracker, &mut sequence), []);
@@ -223,12 +160,7 @@ fn offline_tells_when_the_last_session_ended() {
 fn a_drained_user_counts_as_present_until_the_document_says() {
     let mut tracker = tracker(config());
     let mut sequence = 10;
-    tracker.handle_document(
-        Now::at(1000),
-        &alice(),
-        HERE,
-        Some(&document(&[Status::Idle], None)),
-    );
+    tracker.handle_document(Now::at(1000), &alice(), HERE, Some(&document(&[Status::Idle], None)));
     settle(&mut tracker, &mut sequence);
     let mut drained = document(&[], Some(2000));
     drained.drained_until = Some(Timestamp(32_000));
@@ -237,38 +169,24 @@ fn a_drained_user_counts_as_present_until_the_document_says() {
     tracker.handle_timeout(Now::at(31_999));
     assert_eq!(settle(&mut tracker, &mut sequence), []);
     tracker.handle_timeout(Now::at(32_000));
-    assert_eq!(
-        changes(&settle(&mut tracker, &mut sequence)),
-        [(Some(Status::Idle), Status::Offline)]
-    );
+    assert_eq!(changes(&settle(&mut tracker, &mut sequence)), [(Some(Status::Idle), Status::Offline)]);
 }
 
 #[test]
 fn the_last_host_to_leave_holds_nobody_back() {
     let mut tracker = tracker(config());
     let mut sequence = 10;
-    tracker.handle_document(
-        Now::at(1000),
-        &alice(),
-        HERE,
-        Some(&document(&[Status::Online], None)),
-    );
+    tracker.handle_document(Now::at(1000), &alice(), HERE, Some(&document(&[Status::Online], None)));
     settle(&mut tracker, &mut sequence);
     tracker.handle_document(Now::at(2000), &alice(), HERE, None);
     tracker.handle_last_leave(Now::at(2001));
-    assert_eq!(
-        changes(&settle(&mut tracker, &mut sequence)),
-        [(Some(Status::Online), Status::Offline)]
-    );
+    assert_eq!(changes(&settle(&mut tracker, &mut sequence)), [(Some(Status::Online), Status::Offline)]);
     assert_eq!(tracker.poll_timeout(), None);
 }
 
 #[test]
 fn a_record_of_an_older_generation_is_unknown() {
-    let mut tracker = tracker(TrackerConfig {
-        generation: 2,
-        ..config()
-    });
+    let mut tracker = tracker(TrackerConfig { generation: 2, ..config() });
     let mut sequence = 10;
     let old = |status, revision| StatusRecord {
         status,
@@ -283,32 +201,15 @@ fn a_record_of_an_older_generation_is_unknown() {
     tracker.handle_record(&alice(), &old(Status::Online, 5_000_000));
     tracker.handle_record(&bob, &old(Status::Offline, 7));
     tracker.handle_record(&carol, &old(Status::Idle, 8));
-    tracker.handle_document(
-        Now::at(1000),
-        &alice(),
-        HERE,
-        Some(&document(&[Status::Online], None)),
-    );
+    tracker.handle_document(Now::at(1000), &alice(), HERE, Some(&document(&[Status::Online], None)));
     tracker.handle_loaded(Now::at(1000));
     tracker.handle_timeout(Now::at(1000 + GRACE));
     let told = settle(&mut tracker, &mut sequence);
-    let told: Vec<_> = told
-        .iter()
-        .map(|told| {
-            (
-                told.user.as_str(),
-                told.previous,
-                told.current,
-                told.revision,
-            )
-        })
-        .collect();
+    let told: Vec<_> =
+        told.iter().map(|told| (told.user.as_str(), told.previous, told.current, told.revision)).collect();
     assert_eq!(
         told,
-        [
-            ("alice", None, Status::Online, 5_000_001),
-            ("carol", None, Status::Offline, 1000 + GRACE)
-        ]
+        [("alice", None, Status::Online, 5_000_001), ("carol", None, Status::Offline, 1000 + GRACE)]
     );
 }
 
@@ -317,46 +218,21 @@ fn a_dead_instances_documents_stop_counting_and_grace_runs_from_its_last_renewal
     let mut tracker = tracker(config());
     let mut sequence = 10;
     let bob = UserId::new("bob").unwrap();
-    tracker.handle_document(
-        Now::at(1000),
-        &alice(),
-        HERE,
-        Some(&document(&[Status::Idle], None)),
-    );
-    tracker.handle_document(
-        Now::at(1000),
-        &alice(),
-        THERE,
-        Some(&document(&[Status::Online], None)),
-    );
-    tracker.handle_document(
-        Now::at(1000),
-        &bob,
-        THERE,
-        Some(&document(&[Status::Online], None)),
-    );
+    tracker.handle_document(Now::at(1000), &alice(), HERE, Some(&document(&[Status::Idle], None)));
+    tracker.handle_document(Now::at(1000), &alice(), THERE, Some(&document(&[Status::Online], None)));
+    tracker.handle_document(Now::at(1000), &bob, THERE, Some(&document(&[Status::Online], None)));
     settle(&mut tracker, &mut sequence);
     tracker.handle_instance_lost(Now::at(9000), THERE, Tick(6000));
-    assert_eq!(
-        changes(&settle(&mut tracker, &mut sequence)),
-        [(Some(Status::Online), Status::Idle)]
-    );
+    assert_eq!(changes(&settle(&mut tracker, &mut sequence)), [(Some(Status::Online), Status::Idle)]);
     assert_eq!(tracker.poll_timeout(), Some(Tick(6000 + GRACE)));
 }
 
 #[test]
 fn the_longest_offline_and_settled_are_forgotten_first() {
-    let limits = TrackerConfig {
-        max_users: 1,
-        offline_grace: Duration::ZERO,
-        ..config()
-    };
+    let limits = TrackerConfig { max_users: 1, offline_grace: Duration::ZERO, ..config() };
     let mut tracker = tracker(limits);
     let mut sequence = 10;
-    let names: Vec<UserId> = ["a", "b", "c"]
-        .iter()
-        .map(|name| UserId::new(name).unwrap())
-        .collect();
+    let names: Vec<UserId> = ["a", "b", "c"].iter().map(|name| UserId::new(name).unwrap()).collect();
     for (at, name) in names.iter().enumerate() {
         let now = Now::at(1000 + at as u64);
         tracker.handle_document(now, name, HERE, Some(&document(&[Status::Online], None)));
@@ -365,50 +241,28 @@ fn the_longest_offline_and_settled_are_forgotten_first() {
     settle(&mut tracker, &mut sequence);
     assert_eq!(tracker.counts(), [0, 0, 3]);
     let unsettled = |user: &UserId| user.as_str() != "a";
-    assert_eq!(
-        tracker.poll_forgotten(Now::at(2000), unsettled),
-        Some(names[1].clone())
-    );
-    assert_eq!(
-        tracker.poll_forgotten(Now::at(2000), |_| true),
-        Some(names[0].clone())
-    );
+    assert_eq!(tracker.poll_forgotten(Now::at(2000), unsettled), Some(names[1].clone()));
+    assert_eq!(tracker.poll_forgotten(Now::at(2000), |_| true), Some(names[0].clone()));
     assert_eq!(tracker.poll_forgotten(Now::at(2000), |_| true), None);
-    assert_eq!(
-        tracker.poll_forgotten(Now::at(1002 + 3_600_000), |_| true),
-        Some(names[2].clone())
-    );
+    assert_eq!(tracker.poll_forgotten(Now::at(1002 + 3_600_000), |_| true), Some(names[2].clone()));
     assert_eq!(tracker.counts(), [0, 0, 0]);
 }
 
 #[test]
 fn i8_a_store_that_does_not_answer_keeps_one_decision_a_user_beyond_the_eager_ones() {
     let mut tracker = tracker(config());
-    let users: Vec<UserId> = (0..EAGER_DECISIONS + 10)
-        .map(|at| UserId::new(&format!("user-{at}")).unwrap())
-        .collect();
+    let users: Vec<UserId> =
+        (0..EAGER_DECISIONS + 10).map(|at| UserId::new(&format!("user-{at}")).unwrap()).collect();
     for round in 0..50_u64 {
-        let status = if round % 2 == 0 {
-            Status::Online
-        } else {
-            Status::Idle
-        };
+        let status = if round % 2 == 0 { Status::Online } else { Status::Idle };
         for user in &users {
-            tracker.handle_document(
-                Now::at(1000 + round),
-                user,
-                HERE,
-                Some(&document(&[status], None)),
-            );
+            tracker.handle_document(Now::at(1000 + round), user, HERE, Some(&document(&[status], None)));
         }
     }
     assert!(tracker.decisions.len() <= EAGER_DECISIONS + users.len());
     let mut sequence = 10;
     let told = settle(&mut tracker, &mut sequence);
-    let last: BTreeMap<_, _> = told
-        .iter()
-        .map(|told| (told.user.clone(), told.current))
-        .collect();
+    let last: BTreeMap<_, _> = told.iter().map(|told| (told.user.clone(), told.current)).collect();
     assert_eq!(last.len(), users.len());
     assert!(last.values().all(|status| *status == Status::Idle));
     assert!(tracker.coalesced() > 0);
@@ -417,22 +271,10 @@ fn i8_a_store_that_does_not_answer_keeps_one_decision_a_user_beyond_the_eager_on
 /// What can happen to one of a few users on one of two instances.
 #[derive(Clone, Debug)]
 enum Step {
-    Document {
-        user: usize,
-        there: bool,
-        online: u8,
-        idle: u8,
-    },
-    Gone {
-        user: usize,
-        there: bool,
-    },
-    Pass {
-        millis: u64,
-    },
-    Acknowledge {
-        count: usize,
-    },
+    Document { user: usize, there: bool, online: u8, idle: u8 },
+    Gone { user: usize, there: bool },
+    Pass { millis: u64 },
+    Acknowledge { count: usize },
     Lost,
 }
 

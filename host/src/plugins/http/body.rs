@@ -21,12 +21,7 @@ pub(super) struct ResponseBody {
 
 impl ResponseBody {
     pub(super) fn new(inner: Incoming, limit: usize, pause: Duration) -> ResponseBody {
-        ResponseBody {
-            inner: Limited::new(inner, limit),
-            limit,
-            pause,
-            silence: None,
-        }
+        ResponseBody { inner: Limited::new(inner, limit), limit, pause, silence: None }
     }
 }
 
@@ -44,13 +39,8 @@ impl Body for ResponseBody {
             return Poll::Ready(frame.map(|frame| frame.map_err(|error| classify(&*error, limit))));
         }
         let pause = self.pause;
-        let silence = self
-            .silence
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));
-        silence
-            .as_mut()
-            .poll(context)
-            .map(|()| Some(Err(Error::ConnectionReadTimeout)))
+        let silence = self.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));
+        silence.as_mut().poll(context).map(|()| Some(Err(Error::ConnectionReadTimeout)))
     }
 
     fn is_end_stream(&self) -> bool {

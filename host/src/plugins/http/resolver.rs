@@ -43,9 +43,7 @@ impl tower_service::Service<Name> for GrantedResolver {
     fn call(&mut self, name: Name) -> Self::Future {
         let grant = self.0.clone();
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0))
-                .await
-                .map_err(ResolveError::Lookup)?;
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(ResolveError::Lookup)?;
             filter(&grant, found).map(Vec::into_iter)
         })
     }
@@ -55,12 +53,9 @@ fn filter(
     grant: &HttpGrant,
     found: impl Iterator<Item = SocketAddr>,
 ) -> Result<Vec<SocketAddr>, ResolveError> {
-    let (allowed, dropped): (Vec<_>, Vec<_>) =
-        found.partition(|found| allow_address(grant, found.ip()));
+    let (allowed, dropped): (Vec<_>, Vec<_>) = found.partition(|found| allow_address(grant, found.ip()));
     if allowed.is_empty() {
-        Err(ResolveError::Prohibited(
-            dropped.iter().map(SocketAddr::ip).collect(),
-        ))
+        Err(ResolveError::Prohibited(dropped.iter().map(SocketAddr::ip).collect()))
     } else {
         Ok(allowed)
     }
@@ -79,21 +74,12 @@ mod tests {
             addresses: vec!["10.0.0.0/8".parse().unwrap()],
         };
         let filtered = |addresses: &[&str]| {
-            let found = addresses
-                .iter()
-                .map(|address| SocketAddr::new(address.parse().unwrap(), 0));
-            filter(&grant, found).map(|kept| {
-                kept.iter()
-                    .map(|kept| kept.ip().to_string())
-                    .collect::<Vec<_>>()
-            })
+            let found = addresses.iter().map(|address| SocketAddr::new(address.parse().unwrap(), 0));
+            filter(&grant, found)
+                .map(|kept| kept.iter().map(|kept| kept.ip().to_string()).collect::<Vec<_>>())
         };
-        let kept =
-            filtered(&["127.0.0.1", "8.8.8.8", "10.1.1.1", "::ffff:169.254.169.254"]).unwrap();
+        let kept = filtered(&["127.0.0.1", "8.8.8.8", "10.1.1.1", "::ffff:169.254.169.254"]).unwrap();
         assert_eq!(kept, ["8.8.8.8", "10.1.1.1"]);
-        assert!(matches!(
-            filtered(&["::1", "192.168.1.1"]),
-            Err(ResolveError::Prohibited(_))
-        ));
+        assert!(matches!(filtered(&["::1", "192.168.1.1"]), Err(ResolveError::Prohibited(_))));
     }
 }

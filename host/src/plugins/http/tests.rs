@@ -33,9 +33,7 @@ impl Server {
     }
 
     async fn closed(&mut self) {
-        tokio::time::timeout(PATIENCE, self.closed.recv())
-            .await
-            .expect("the connection is closed");
+        tokio::time::timeout(PATIENCE, self.closed.recv()).await.expect("the connection is closed");
     }
 }
 
@@ -49,12 +47,7 @@ async fn serve(mut connection: TcpStream, answer: Vec<u8>, closed: mpsc::Unbound
 }
 
 fn grant(host: &str, port: u16) -> HttpGrant {
-    HttpGrant {
-        scheme: "http".to_owned(),
-        host: host.to_owned(),
-        port,
-        addresses: Vec::new(),
-    }
+    HttpGrant { scheme: "http".to_owned(), host: host.to_owned(), port, addresses: Vec::new() }
 }
 
 fn access(grants: Vec<HttpGrant>) -> HttpAccess {
@@ -68,12 +61,7 @@ fn request(url: &str) -> Request<WasiBody> {
 }
 
 async fn send(access: &HttpAccess, url: &str) -> Result<Response<WasiBody>, Error> {
-    tokio::time::timeout(
-        PATIENCE,
-        access.send(request(url), RequestOptions::default()),
-    )
-    .await
-    .unwrap()
+    tokio::time::timeout(PATIENCE, access.send(request(url), RequestOptions::default())).await.unwrap()
 }
 
 #[tokio::test]
@@ -81,33 +69,15 @@ async fn a_granted_origin_is_reached_and_others_are_denied() {
     let server = Server::start(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec()).await;
     let port = server.address.port();
     let access = access(vec![grant("127.0.0.1", port), grant("localhost", port)]);
-    let response = send(&access, &format!("http://127.0.0.1:{port}/a"))
-        .await
-        .unwrap();
-    assert_eq!(
-        response.into_body().collect().await.unwrap().to_bytes(),
-        "ok"
-    );
-    for denied in [
-        "http://127.0.0.1:1/",
-        "http://example.com/",
-        "http://[::ffff:127.0.0.1]/",
-    ] {
-        assert!(
-            matches!(send(&access, denied).await, Err(Error::HttpRequestDenied)),
-            "{denied}"
-        );
+    let response = send(&access, &format!("http://127.0.0.1:{port}/a")).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
+    for denied in ["http://127.0.0.1:1/", "http://example.com/", "http://[::ffff:127.0.0.1]/"] {
+        assert!(matches!(send(&access, denied).await, Err(Error::HttpRequestDenied)), "{denied}");
     }
     let prohibited = send(&access, &format!("http://LOCALHOST.:{port}/")).await;
-    assert!(
-        matches!(prohibited, Err(Error::DestinationIpProhibited)),
-        "{prohibited:?}"
-    );
+    assert!(matches!(prohibited, Err(Error::DestinationIpProhibited)), "{prohibited:?}");
     let user_info = send(&access, &format!("http://u@127.0.0.1:{port}/")).await;
-    assert!(
-        matches!(user_info, Err(Error::HttpRequestUriInvalid)),
-        "{user_info:?}"
-    );
+    assert!(matches!(user_info, Err(Error::HttpRequestUriInvalid)), "{user_info:?}");
 }
 
 #[tokio::test]
@@ -115,13 +85,8 @@ async fn a_name_reaches_private_addresses_when_they_are_granted() {
     let server = Server::start(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()).await;
     let port = server.address.port();
     let addresses = vec!["127.0.0.0/8".parse().unwrap()];
-    let access = access(vec![HttpGrant {
-        addresses,
-        ..grant("localhost", port)
-    }]);
-    let response = send(&access, &format!("http://localhost:{port}/"))
-        .await
-        .unwrap();
+    let access = access(vec![HttpGrant { addresses, ..grant("localhost", port) }]);
+    let response = send(&access, &format!("http://localhost:{port}/")).await.unwrap();
     assert_eq!(response.status(), 204);
 }
 
@@ -132,24 +97,18 @@ async fn odd_spellings_of_loopback_resolve_to_it_and_are_prohibited() {
     for host in ["2130706433", "0x7f.1", "127.1"] {
         let access = access(vec![grant(host, port)]);
         let answer = send(&access, &format!("http://{host}:{port}/")).await;
-        let denied = matches!(
-            answer,
-            Err(Error::DestinationIpProhibited | Error::DnsError { .. })
-        );
+        let denied = matches!(answer, Err(Error::DestinationIpProhibited | Error::DnsError { .. }));
         assert!(denied, "{host}: {answer:?}");
     }
 }
 
 #[tokio::test]
 async fn redirects_are_not_followed() {
-    let answer =
-        b"HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\n\r\n";
+    let answer = b"HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\n\r\n";
     let server = Server::start(answer.to_vec()).await;
     let port = server.address.port();
     let access = access(vec![grant("127.0.0.1", port)]);
-    let response = send(&access, &format!("http://127.0.0.1:{port}/"))
-        .await
-        .unwrap();
+    let response = send(&access, &format!("http://127.0.0.1:{port}/")).await.unwrap();
     assert_eq!(response.status(), 302);
 }
 
@@ -160,14 +119,9 @@ async fn a_body_without_end_is_cut() {
     let mut server = Server::start(answer).await;
     let port = server.address.port();
     let access = access(vec![grant("127.0.0.1", port)]);
-    let response = send(&access, &format!("http://127.0.0.1:{port}/"))
-        .await
-        .unwrap();
+    let response = send(&access, &format!("http://127.0.0.1:{port}/")).await.unwrap();
     let error = response.into_body().collect().await.unwrap_err();
-    assert!(
-        matches!(error, Error::HttpResponseBodySize(Some(_))),
-        "{error:?}"
-    );
+    assert!(matches!(error, Error::HttpResponseBodySize(Some(_))), "{error:?}");
     server.closed().await;
 }
 
@@ -176,17 +130,10 @@ async fn a_silent_server_is_given_up_and_its_connection_closed() {
     let mut silent = Server::start(Vec::new()).await;
     let port = silent.address.port();
     let access = access(vec![grant("127.0.0.1", port)]);
-    let hasty = RequestOptions {
-        first_byte_timeout: Some(Duration::from_millis(50)),
-        ..RequestOptions::default()
-    };
-    let answer = access
-        .send(request(&format!("http://127.0.0.1:{port}/")), hasty)
-        .await;
-    assert!(
-        matches!(answer, Err(Error::HttpResponseTimeout)),
-        "{answer:?}"
-    );
+    let hasty =
+        RequestOptions { first_byte_timeout: Some(Duration::from_millis(50)), ..RequestOptions::default() };
+    let answer = access.send(request(&format!("http://127.0.0.1:{port}/")), hasty).await;
+    assert!(matches!(answer, Err(Error::HttpResponseTimeout)), "{answer:?}");
     silent.closed().await;
 }
 
@@ -200,10 +147,7 @@ async fn a_body_that_stops_flowing_is_given_up() {
         between_bytes_timeout: Some(Duration::from_millis(50)),
         ..RequestOptions::default()
     };
-    let response = access
-        .send(request(&format!("http://127.0.0.1:{port}/")), hasty)
-        .await
-        .unwrap();
+    let response = access.send(request(&format!("http://127.0.0.1:{port}/")), hasty).await.unwrap();
     let error = response.into_body().collect().await.unwrap_err();
     assert!(matches!(error, Error::ConnectionReadTimeout), "{error:?}");
     server.closed().await;
@@ -214,15 +158,8 @@ async fn nobody_there_is_a_refused_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
-    let answer = send(
-        &access(vec![grant("127.0.0.1", port)]),
-        &format!("http://127.0.0.1:{port}/"),
-    )
-    .await;
-    assert!(
-        matches!(answer, Err(Error::ConnectionRefused)),
-        "{answer:?}"
-    );
+    let answer = send(&access(vec![grant("127.0.0.1", port)]), &format!("http://127.0.0.1:{port}/")).await;
+    assert!(matches!(answer, Err(Error::ConnectionRefused)), "{answer:?}");
 }
 
 #[tokio::test]
@@ -235,22 +172,15 @@ async fn a_request_that_is_too_large_is_given_up() {
         .body(large.map_err(|never| match never {}).boxed_unsync())
         .unwrap();
     let answer = access.send(request, RequestOptions::default()).await;
-    assert!(
-        matches!(answer, Err(Error::HttpRequestBodySize(Some(_)))),
-        "{answer:?}"
-    );
+    assert!(matches!(answer, Err(Error::HttpRequestBodySize(Some(_)))), "{answer:?}");
 }
 
 #[test]
 fn a_grant_for_https_needs_root_certificates_and_nothing_else() {
-    let grant = HttpGrant {
-        scheme: "https".to_owned(),
-        ..grant("example.com", 443)
-    };
+    let grant = HttpGrant { scheme: "https".to_owned(), ..grant("example.com", 443) };
     let plugin: Arc<str> = "p".into();
     // A machine without certificates is told so; neither may panic.
-    if let Err(error) = HttpAccess::new(plugin.clone(), vec![grant], Arc::new(Denials::new(plugin)))
-    {
+    if let Err(error) = HttpAccess::new(plugin.clone(), vec![grant], Arc::new(Denials::new(plugin))) {
         assert!(error.to_string().contains("cert"), "{error}");
     }
 }

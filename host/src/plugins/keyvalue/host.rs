@@ -26,10 +26,8 @@ impl GrantedBuckets {
         if !self.granted.iter().any(|granted| granted == bucket) {
             // A name as long as a guest likes must not fill the log.
             let shown: String = bucket.chars().take(64).collect();
-            self.denials.tell(
-                &format!("the keyvalue bucket {shown:?}"),
-                &line_with_bucket(&self.granted, &shown),
-            );
+            self.denials
+                .tell(&format!("the keyvalue bucket {shown:?}"), &line_with_bucket(&self.granted, &shown));
             return Err(Error::Denied(format!("no grant for the bucket {shown:?}")));
         }
         if key.is_empty() || key.len() > MAX_KEY_BYTES {
@@ -44,10 +42,7 @@ impl GrantedBuckets {
                 "a value has at most {MAX_VALUE_BYTES} bytes, this one {length}"
             )));
         }
-        Ok(Bucket {
-            plugin: &self.plugin,
-            bucket,
-        })
+        Ok(Bucket { plugin: &self.plugin, bucket })
     }
 }
 
@@ -65,10 +60,7 @@ impl keyvalue::Host for GuestState {
     async fn get(&mut self, bucket: String, key: String) -> Result<Option<Entry>, Error> {
         let place = self.buckets.check(&bucket, &key, &[])?;
         let found = self.buckets.store.get(place, &key).await?;
-        Ok(found.map(|entry| Entry {
-            value: entry.value,
-            version: entry.version,
-        }))
+        Ok(found.map(|entry| Entry { value: entry.value, version: entry.version }))
     }
 
     async fn set(&mut self, bucket: String, key: String, value: Vec<u8>) -> Result<u64, Error> {
@@ -84,11 +76,7 @@ impl keyvalue::Host for GuestState {
         value: Vec<u8>,
     ) -> Result<Option<u64>, Error> {
         let place = self.buckets.check(&bucket, &key, &value)?;
-        Ok(self
-            .buckets
-            .store
-            .compare_and_set(place, &key, expected, value)
-            .await?)
+        Ok(self.buckets.store.compare_and_set(place, &key, expected, value).await?)
     }
 
     async fn increment(&mut self, bucket: String, key: String, delta: i64) -> Result<i64, Error> {
@@ -101,22 +89,10 @@ impl keyvalue::Host for GuestState {
         Ok(self.buckets.store.delete(place, &key).await?)
     }
 
-    async fn keys(
-        &mut self,
-        bucket: String,
-        prefix: String,
-        after: Option<String>,
-    ) -> Result<Page, Error> {
+    async fn keys(&mut self, bucket: String, prefix: String, after: Option<String>) -> Result<Page, Error> {
         // Any prefix will do, the empty one too: there is no key to check.
         let place = self.buckets.check(&bucket, "-", &[])?;
-        let page = self
-            .buckets
-            .store
-            .keys(place, &prefix, after.as_deref())
-            .await?;
-        Ok(Page {
-            keys: page.keys,
-            next: page.next,
-        })
+        let page = self.buckets.store.keys(place, &prefix, after.as_deref()).await?;
+        Ok(Page { keys: page.keys, next: page.next })
     }
 }

@@ -28,10 +28,7 @@ struct Contents {
 
 impl Contents {
     fn write(&mut self, key: &str, value: Vec<u8>) -> Result<u64, KeyValueError> {
-        let old = self
-            .keys
-            .get(key)
-            .map(|entry| key.len() + entry.value.len());
+        let old = self.keys.get(key).map(|entry| key.len() + entry.value.len());
         if old.is_none() && self.keys.len() >= MAX_KEYS {
             return Err(KeyValueError::TooLarge(format!(
                 "the bucket is full: it holds {MAX_KEYS} keys; delete some"
@@ -45,25 +42,18 @@ impl Contents {
         }
         self.bytes = bytes;
         self.version += 1;
-        self.keys.insert(
-            key.to_owned(),
-            Entry {
-                value,
-                version: self.version,
-            },
-        );
+        self.keys.insert(key.to_owned(), Entry { value, version: self.version });
         Ok(self.version)
     }
 
     fn add(&mut self, key: &str, delta: i64) -> Result<i64, KeyValueError> {
         let number = match self.keys.get(key) {
             None => 0,
-            Some(entry) => std::str::from_utf8(&entry.value)
-                .ok()
-                .and_then(|text| text.parse::<i64>().ok())
-                .ok_or_else(|| {
-                    KeyValueError::Denied(format!("the value of {key:?} is not a decimal number"))
-                })?,
+            Some(entry) => {
+                std::str::from_utf8(&entry.value).ok().and_then(|text| text.parse::<i64>().ok()).ok_or_else(
+                    || KeyValueError::Denied(format!("the value of {key:?} is not a decimal number")),
+                )?
+            }
         };
         let sum = number.checked_add(delta).ok_or_else(|| {
             KeyValueError::TooLarge(format!("{number} plus {delta} does not fit into 64 bits"))
@@ -102,10 +92,7 @@ impl MemoryKeyValue {
 
 impl KeyValue for MemoryKeyValue {
     fn get<'a>(&'a self, bucket: Bucket<'a>, key: &'a str) -> Answer<'a, Option<Entry>> {
-        ready(Ok(
-            self.with(bucket, |contents| contents.keys.get(key).cloned())
-        ))
-        .boxed()
+        ready(Ok(self.with(bucket, |contents| contents.keys.get(key).cloned()))).boxed()
     }
 
     fn set<'a>(&'a self, bucket: Bucket<'a>, key: &'a str, value: Vec<u8>) -> Answer<'a, u64> {
@@ -121,11 +108,7 @@ impl KeyValue for MemoryKeyValue {
     ) -> Answer<'a, Option<u64>> {
         let result = self.with(bucket, |contents| {
             let present = contents.keys.get(key).map(|entry| entry.version);
-            if present == expected {
-                contents.write(key, value).map(Some)
-            } else {
-                Ok(None)
-            }
+            if present == expected { contents.write(key, value).map(Some) } else { Ok(None) }
         });
         ready(result).boxed()
     }
@@ -143,16 +126,8 @@ impl KeyValue for MemoryKeyValue {
         ready(Ok(())).boxed()
     }
 
-    fn keys<'a>(
-        &'a self,
-        bucket: Bucket<'a>,
-        prefix: &'a str,
-        after: Option<&'a str>,
-    ) -> Answer<'a, Page> {
-        ready(Ok(
-            self.with(bucket, |contents| contents.page(prefix, after))
-        ))
-        .boxed()
+    fn keys<'a>(&'a self, bucket: Bucket<'a>, prefix: &'a str, after: Option<&'a str>) -> Answer<'a, Page> {
+        ready(Ok(self.with(bucket, |contents| contents.page(prefix, after)))).boxed()
     }
 }
 
@@ -160,38 +135,15 @@ impl KeyValue for MemoryKeyValue {
 mod tests {
     use super::*;
 
-    const BUCKET: Bucket<'static> = Bucket {
-        plugin: "p",
-        bucket: "b",
-    };
+    const BUCKET: Bucket<'static> = Bucket { plugin: "p", bucket: "b" };
 
     #[tokio::test]
     async fn compare_and_set_has_one_winner_also_over_deletions() {
         let store = MemoryKeyValue::default();
-        let first = store
-            .compare_and_set(BUCKET, "k", None, b"1".to_vec())
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(
-            store
-                .compare_and_set(BUCKET, "k", None, b"2".to_vec())
-                .await,
-            Ok(None)
-        );
-        assert!(
-            store
-                .compare_and_set(BUCKET, "k", Some(first), b"2".to_vec())
-                .await
-                .unwrap()
-                .is_some()
-        );
-        assert_eq!(
-            store
-                .compare_and_set(BUCKET, "k", Some(first), b"3".to_vec())
-                .await,
-            Ok(None)
-        );
+        let first = store.compare_and_set(BUCKET, "k", None, b"1".to_vec()).await.unwrap().unwrap();
+        assert_eq!(store.compare_and_set(BUCKET, "k", None, b"2".to_vec()).await, Ok(None));
+        assert!(store.compare_and_set(BUCKET, "k", Some(first), b"2".to_vec()).await.unwrap().is_some());
+        assert_eq!(store.compare_and_set(BUCKET, "k", Some(first), b"3".to_vec()).await, Ok(None));
         store.delete(BUCKET, "k").await.unwrap();
         assert!(store.set(BUCKET, "k", b"4".to_vec()).await.unwrap() > first + 1);
     }
@@ -203,18 +155,9 @@ mod tests {
         assert_eq!(store.increment(BUCKET, "n", -7).await, Ok(-2));
         assert_eq!(store.get(BUCKET, "n").await.unwrap().unwrap().value, b"-2");
         store.set(BUCKET, "n", b"many".to_vec()).await.unwrap();
-        assert!(matches!(
-            store.increment(BUCKET, "n", 1).await,
-            Err(KeyValueError::Denied(_))
-        ));
-        store
-            .set(BUCKET, "n", i64::MAX.to_string().into_bytes())
-            .await
-            .unwrap();
-        assert!(matches!(
-            store.increment(BUCKET, "n", 1).await,
-            Err(KeyValueError::TooLarge(_))
-        ));
+        assert!(matches!(store.increment(BUCKET, "n", 1).await, Err(KeyValueError::Denied(_))));
+        store.set(BUCKET, "n", i64::MAX.to_string().into_bytes()).await.unwrap();
+        assert!(matches!(store.increment(BUCKET, "n", 1).await, Err(KeyValueError::TooLarge(_))));
     }
 
     #[tokio::test]
@@ -230,10 +173,7 @@ mod tests {
     async fn pages_hold_all_keys_of_a_prefix_once() {
         let store = MemoryKeyValue::default();
         for number in 0..2500 {
-            store
-                .set(BUCKET, &format!("a{number:04}"), Vec::new())
-                .await
-                .unwrap();
+            store.set(BUCKET, &format!("a{number:04}"), Vec::new()).await.unwrap();
         }
         store.set(BUCKET, "b", Vec::new()).await.unwrap();
         let (mut found, mut after, mut pages) = (Vec::new(), None, 0);
@@ -255,29 +195,12 @@ mod tests {
         let store = MemoryKeyValue::default();
         store.with(BUCKET, |contents| contents.bytes = MAX_BUCKET_BYTES - 10);
         assert!(store.set(BUCKET, "k", vec![0; 9]).await.is_ok());
-        assert!(matches!(
-            store.set(BUCKET, "l", vec![0; 9]).await,
-            Err(KeyValueError::TooLarge(_))
-        ));
-        let other = Bucket {
-            plugin: "p",
-            bucket: "many",
-        };
+        assert!(matches!(store.set(BUCKET, "l", vec![0; 9]).await, Err(KeyValueError::TooLarge(_))));
+        let other = Bucket { plugin: "p", bucket: "many" };
         for number in 0..MAX_KEYS {
-            store
-                .set(other, &number.to_string(), Vec::new())
-                .await
-                .unwrap();
+            store.set(other, &number.to_string(), Vec::new()).await.unwrap();
         }
-        assert!(matches!(
-            store.set(other, "one more", Vec::new()).await,
-            Err(KeyValueError::TooLarge(_))
-        ));
-        assert!(
-            store
-                .set(other, "0", b"overwriting is fine".to_vec())
-                .await
-                .is_ok()
-        );
+        assert!(matches!(store.set(other, "one more", Vec::new()).await, Err(KeyValueError::TooLarge(_))));
+        assert!(store.set(other, "0", b"overwriting is fine".to_vec()).await.is_ok());
     }
 }

@@ -17,18 +17,10 @@ async fn deletion_of(follower: &mut Follower, key: &Key, after: Sequence) -> Seq
 
 /// A follower from a snapshot's point gets what came after it, once, and nothing from before.
 pub async fn updates_after_a_snapshot(store: SharedStore) {
-    let (alice, bob, carol) = (
-        sessions_key(3, "alice", 1),
-        user_key(3, "bob"),
-        user_key(3, "carol"),
-    );
+    let (alice, bob, carol) = (sessions_key(3, "alice", 1), user_key(3, "bob"), user_key(3, "carol"));
     write(&store, &alice, sessions(&[1])).await;
     let before = write(&store, &bob, record(1)).await;
-    let up_to = store
-        .snapshot(partitions(&[3]), before)
-        .await
-        .expect("a snapshot")
-        .up_to;
+    let up_to = store.snapshot(partitions(&[3]), before).await.expect("a snapshot").up_to;
 
     let second = write(&store, &bob, record(2)).await;
     delete(&store, &alice).await;
@@ -40,10 +32,7 @@ pub async fn updates_after_a_snapshot(store: SharedStore) {
     assert!(third > deleted);
 
     let back = write(&store, &alice, sessions(&[2])).await;
-    assert_eq!(
-        next(&mut follower).await,
-        was_put(&alice, back, sessions(&[2]))
-    );
+    assert_eq!(next(&mut follower).await, was_put(&alice, back, sessions(&[2])));
     delete(&store, &alice).await;
     deletion_of(&mut follower, &alice, back).await;
     assert_eq!(follower.try_next(), None);
@@ -59,24 +48,16 @@ pub async fn live_updates_of_some_partitions(store: SharedStore) {
     for partition in [1, 3, 2, 0] {
         let owner = owner_key(partition);
         let claimed = write(&store, &owner, claim(1)).await;
-        let batch: Vec<(Key, Document)> = (0..3)
-            .map(|n| (user_key(partition, &format!("user {n}")), record(n)))
-            .collect();
-        let (written, error) = store
-            .put_fenced((owner.clone(), claimed), batch.clone())
-            .await;
+        let batch: Vec<(Key, Document)> =
+            (0..3).map(|n| (user_key(partition, &format!("user {n}")), record(n))).collect();
+        let (written, error) = store.put_fenced((owner.clone(), claimed), batch.clone()).await;
         assert_eq!((written.len(), error), (3, None));
         first.push(was_put(&owner, claimed, claim(1)));
         let puts = batch.into_iter().zip(written);
         first.extend(puts.map(|((key, document), sequence)| was_put(&key, sequence, document)));
     }
     let of = |partitions: &[u16]| -> Vec<Update> {
-        let covered = |update: &&Update| {
-            update
-                .key
-                .partition()
-                .is_some_and(|p| partitions.contains(&p.0))
-        };
+        let covered = |update: &&Update| update.key.partition().is_some_and(|p| partitions.contains(&p.0));
         first.iter().filter(covered).cloned().collect()
     };
     assert_eq!(next_of(&mut wide, 8).await, of(&[1, 2]));
@@ -91,9 +72,7 @@ pub async fn live_updates_of_some_partitions(store: SharedStore) {
 
 /// Whoever left comes back with the last sequence it saw, and with another coverage if it likes.
 pub async fn following_again(store: SharedStore) {
-    let keys: Vec<Key> = (0..4)
-        .map(|n| user_key(n % 2, &format!("user {n}")))
-        .collect();
+    let keys: Vec<Key> = (0..4).map(|n| user_key(n % 2, &format!("user {n}"))).collect();
     let from = point(&store, partitions(&[0, 1])).await;
     let mut follower = follow(&store, partitions(&[0, 1]), from).await;
     let mut written = Vec::new();
@@ -101,13 +80,7 @@ pub async fn following_again(store: SharedStore) {
         written.push(write(&store, key, record(1)).await);
     }
     let seen = next_of(&mut follower, 2).await;
-    assert_eq!(
-        seen,
-        [
-            was_put(&keys[0], written[0], record(1)),
-            was_put(&keys[1], written[1], record(1))
-        ]
-    );
+    assert_eq!(seen, [was_put(&keys[0], written[0], record(1)), was_put(&keys[1], written[1], record(1))]);
     drop(follower);
 
     // Of a key that changed twice in between, at least the newest.
@@ -117,27 +90,16 @@ pub async fn following_again(store: SharedStore) {
     let last = write(&store, &keys[0], record(2)).await;
     let mut follower = follow(&store, partitions(&[0, 1]), written[1]).await;
     let updates = updates_to(&mut follower, written[1], last).await;
-    let newest: BTreeMap<Key, Change> = updates
-        .iter()
-        .cloned()
-        .map(|update| (update.key, update.change))
-        .collect();
-    let changes = [
-        Change::Put(record(2)),
-        Change::Deleted,
-        Change::Put(record(2)),
-        Change::Put(record(1)),
-    ];
+    let newest: BTreeMap<Key, Change> =
+        updates.iter().cloned().map(|update| (update.key, update.change)).collect();
+    let changes = [Change::Put(record(2)), Change::Deleted, Change::Put(record(2)), Change::Put(record(1))];
     assert_eq!(newest, keys.iter().cloned().zip(changes).collect());
     assert!(updates.contains(&was_put(&keys[2], again, record(2))));
 
     let mut narrowed = follow(&store, partitions(&[1]), last).await;
     write(&store, &keys[0], record(3)).await;
     let sequence = write(&store, &keys[3], record(3)).await;
-    assert_eq!(
-        next(&mut narrowed).await,
-        was_put(&keys[3], sequence, record(3))
-    );
+    assert_eq!(next(&mut narrowed).await, was_put(&keys[3], sequence, record(3)));
     assert_eq!(narrowed.try_next(), None);
 }
 
@@ -152,10 +114,7 @@ pub async fn followers_of_instances(store: SharedStore) {
     delete(&store, &one).await;
     assert_eq!(
         next_of(&mut follower, 2).await,
-        [
-            was_put(&one, first, instance(1)),
-            was_put(&two, second, instance(1))
-        ]
+        [was_put(&one, first, instance(1)), was_put(&two, second, instance(1))]
     );
     deletion_of(&mut follower, &one, second).await;
     assert_eq!(follower.try_next(), None);
@@ -170,19 +129,13 @@ pub async fn a_lagging_follower(store: SharedStore) {
     let keys: Vec<Key> = (0..50).map(|n| user_key(3, &format!("user {n}"))).collect();
     let mut last = Vec::new();
     for revision in 1..=ROUNDS {
-        let batch = keys
-            .iter()
-            .map(|key| (key.clone(), record(revision)))
-            .collect();
+        let batch = keys.iter().map(|key| (key.clone(), record(revision))).collect();
         let (written, error) = store.put_fenced((owner.clone(), claimed), batch).await;
         assert_eq!((written.len(), error), (keys.len(), None));
         last = written;
     }
     let updates = updates_to(&mut follower, claimed, last[49]).await;
-    let newest: Vec<Update> = keys
-        .iter()
-        .zip(&last)
-        .map(|(key, sequence)| was_put(key, *sequence, record(ROUNDS)))
-        .collect();
+    let newest: Vec<Update> =
+        keys.iter().zip(&last).map(|(key, sequence)| was_put(key, *sequence, record(ROUNDS))).collect();
     assert_eq!(updates[updates.len() - 50..], newest[..]);
 }

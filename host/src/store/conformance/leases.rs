@@ -11,19 +11,8 @@ use tokio::time::Instant;
 use super::*;
 use crate::store::MIN_LEASE;
 
-async fn lease(
-    store: &SharedStore,
-    key: &Key,
-    renewal: u64,
-    expect: Expect,
-    lease: Duration,
-) -> Sequence {
-    let put = Put {
-        key: key.clone(),
-        document: instance(renewal),
-        expect,
-        lease: Some(lease),
-    };
+async fn lease(store: &SharedStore, key: &Key, renewal: u64, expect: Expect, lease: Duration) -> Sequence {
+    let put = Put { key: key.clone(), document: instance(renewal), expect, lease: Some(lease) };
     store.put(put).await.expect("a lease")
 }
 
@@ -49,23 +38,13 @@ pub async fn a_lease_ends(store: SharedStore) {
     let given = lease(&store, &leased, 2, Expect::Last(Sequence(0)), MIN_LEASE).await;
     assert_eq!(
         next_of(&mut follower, 2).await,
-        [
-            was_put(&lasting, kept, instance(1)),
-            was_put(&leased, given, instance(2))
-        ]
+        [was_put(&lasting, kept, instance(1)), was_put(&leased, given, instance(2))]
     );
     assert_eq!(get(&store, &leased).await, Some((given, instance(2))));
     let ended = end_of(&mut follower, &leased, given).await;
-    assert!(
-        sent.elapsed() >= MIN_LEASE,
-        "ended after {:?}",
-        sent.elapsed()
-    );
+    assert!(sent.elapsed() >= MIN_LEASE, "ended after {:?}", sent.elapsed());
     assert_eq!(get(&store, &leased).await, None);
-    let snapshot = store
-        .snapshot(Coverage::Instances, ended)
-        .await
-        .expect("a snapshot");
+    let snapshot = store.snapshot(Coverage::Instances, ended).await.expect("a snapshot");
     assert_eq!(snapshot.documents, [(lasting, kept, instance(1))]);
 }
 
@@ -83,11 +62,7 @@ pub async fn renewal_prolongs(store: SharedStore) {
     assert_eq!(get(&store, &key).await, Some((last, instance(5))));
     let mut follower = follow(&store, Coverage::Instances, last).await;
     end_of(&mut follower, &key, last).await;
-    assert!(
-        sent.elapsed() >= whole,
-        "ended {:?} after the last renewal",
-        sent.elapsed()
-    );
+    assert!(sent.elapsed() >= whole, "ended {:?} after the last renewal", sent.elapsed());
     assert_eq!(get(&store, &key).await, None);
 }
 
@@ -115,10 +90,7 @@ pub async fn renewal_after_the_end_fails(store: SharedStore) {
         (Err(StoreError::Conflict { last }), Ok(winner)) if last == winner => (winner, 4),
         both => panic!("exactly one must win: {both:?}"),
     };
-    assert_eq!(
-        next(&mut follower).await,
-        was_put(&key, winner, instance(renewal))
-    );
+    assert_eq!(next(&mut follower).await, was_put(&key, winner, instance(renewal)));
 }
 
 /// A lease over what was deleted, over what expired and over a document without one ends like any other.
@@ -131,37 +103,20 @@ pub async fn no_lease_is_immortal(store: SharedStore) {
     let unleased = write(&store, &keys[2], instance(1)).await;
     let mut follower = watch(&store).await;
     let mut given = Vec::new();
-    for (key, expect) in keys.iter().zip([
-        Expect::Last(Sequence(0)),
-        Expect::Any,
-        Expect::Last(unleased),
-    ]) {
+    for (key, expect) in keys.iter().zip([Expect::Last(Sequence(0)), Expect::Any, Expect::Last(unleased)]) {
         given.push(lease(&store, key, 2, expect, MIN_LEASE).await);
     }
     let seen = next_of(&mut follower, 6).await;
-    let puts: Vec<Update> = keys
-        .iter()
-        .zip(&given)
-        .map(|(key, sequence)| was_put(key, *sequence, instance(2)))
-        .collect();
+    let puts: Vec<Update> =
+        keys.iter().zip(&given).map(|(key, sequence)| was_put(key, *sequence, instance(2))).collect();
     assert_eq!(seen[..3], puts[..]);
-    let mut ended: Vec<(&Key, &Change)> = seen[3..]
-        .iter()
-        .map(|update| (&update.key, &update.change))
-        .collect();
+    let mut ended: Vec<(&Key, &Change)> =
+        seen[3..].iter().map(|update| (&update.key, &update.change)).collect();
     ended.sort_by_key(|(key, _)| *key);
-    assert_eq!(
-        ended,
-        keys.iter()
-            .map(|key| (key, &Change::Expired))
-            .collect::<Vec<_>>()
-    );
+    assert_eq!(ended, keys.iter().map(|key| (key, &Change::Expired)).collect::<Vec<_>>());
 
     let again = lease(&store, &keys[0], 3, Expect::Last(Sequence(0)), MIN_LEASE).await;
-    assert_eq!(
-        next(&mut follower).await,
-        was_put(&keys[0], again, instance(3))
-    );
+    assert_eq!(next(&mut follower).await, was_put(&keys[0], again, instance(3)));
     end_of(&mut follower, &keys[0], again).await;
 }
 
@@ -177,15 +132,9 @@ pub async fn a_write_ends_the_lease_before_it(store: SharedStore) {
 
     let seen = next_of(&mut follower, 3).await;
     assert_eq!(seen[0], was_put(&kept, lasting, instance(2)));
-    assert_eq!(
-        (&seen[1].key, &seen[1].change),
-        (&deleted, &Change::Deleted)
-    );
+    assert_eq!((&seen[1].key, &seen[1].change), (&deleted, &Change::Deleted));
     assert_eq!(seen[2], was_put(&other, last, instance(1)));
     let ended = end_of(&mut follower, &other, last).await;
-    let snapshot = store
-        .snapshot(Coverage::Instances, ended)
-        .await
-        .expect("a snapshot");
+    let snapshot = store.snapshot(Coverage::Instances, ended).await.expect("a snapshot");
     assert_eq!(snapshot.documents, [(kept, lasting, instance(2))]);
 }

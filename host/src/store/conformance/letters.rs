@@ -4,10 +4,7 @@ use super::*;
 use crate::store::{DeadLetter, MAX_DEAD_LETTERS, Notice, Noticed, Notices};
 
 fn notice(revision: u64) -> Notice {
-    Notice {
-        user: user("al.ice *"),
-        record: status(revision),
-    }
+    Notice { user: user("al.ice *"), record: status(revision) }
 }
 
 /// Every reader hears every notice in order; none from before it came.
@@ -22,12 +19,7 @@ pub async fn notices_reach_all_readers(store: SharedStore) {
         while heard.last() != Some(&Noticed::Notice(notice(10))) {
             heard.push(within("a notice", reader.next()).await);
         }
-        assert_eq!(
-            heard,
-            (1..=10)
-                .map(|revision| Noticed::Notice(notice(revision)))
-                .collect::<Vec<_>>()
-        );
+        assert_eq!(heard, (1..=10).map(|revision| Noticed::Notice(notice(revision))).collect::<Vec<_>>());
         assert_eq!(reader.try_next(), None);
     }
 }
@@ -45,15 +37,8 @@ pub async fn a_slow_reader_of_notices(store: SharedStore) {
             Noticed::Missed => told = true,
             Noticed::Notice(heard) => {
                 assert_eq!(heard, notice(heard.record.revision));
-                assert!(
-                    heard.record.revision > last,
-                    "{} after {last}",
-                    heard.record.revision
-                );
-                assert!(
-                    told || heard.record.revision == last + 1,
-                    "silence between {last} and {heard:?}"
-                );
+                assert!(heard.record.revision > last, "{} after {last}", heard.record.revision);
+                assert!(told || heard.record.revision == last + 1, "silence between {last} and {heard:?}");
                 (last, told) = (heard.record.revision, false);
             }
         }
@@ -82,10 +67,7 @@ pub async fn dead_letters_are_bounded(store: SharedStore) {
     assert_eq!(store.dead_letters().await, Ok(vec![]));
     let mut dropped = 0;
     for number in 0..kept + EXTRA {
-        dropped += store
-            .push_dead_letter(letter(number))
-            .await
-            .expect("a dead letter");
+        dropped += store.push_dead_letter(letter(number)).await.expect("a dead letter");
         if number + 1 == kept {
             assert_eq!(dropped, 0);
         }
@@ -94,12 +76,7 @@ pub async fn dead_letters_are_bounded(store: SharedStore) {
 
     let letters = store.dead_letters().await.expect("dead letters");
     assert!(letters.is_sorted_by(|a, b| a.number < b.number));
-    let unnumbered: Vec<DeadLetter> = letters
-        .into_iter()
-        .map(|kept| DeadLetter { number: 0, ..kept })
-        .collect();
-    assert!(
-        unnumbered == (EXTRA..kept + EXTRA).map(letter).collect::<Vec<_>>(),
-        "not the newest in order"
-    );
+    let unnumbered: Vec<DeadLetter> =
+        letters.into_iter().map(|kept| DeadLetter { number: 0, ..kept }).collect();
+    assert!(unnumbered == (EXTRA..kept + EXTRA).map(letter).collect::<Vec<_>>(), "not the newest in order");
 }

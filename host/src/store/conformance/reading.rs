@@ -12,16 +12,10 @@ use super::*;
 
 /// A snapshot holds the documents of its coverage, of every kind, sorted, and nothing else.
 pub async fn a_coverage_and_nothing_else(store: SharedStore) {
-    let empty = store
-        .snapshot(partitions(&[1, 2, 3]), Sequence(0))
-        .await
-        .expect("a snapshot");
+    let empty = store.snapshot(partitions(&[1, 2, 3]), Sequence(0)).await.expect("a snapshot");
     assert_eq!(empty.documents, []);
 
-    let checkpoint = Document::Checkpoint(Arc::new(CheckpointDocument {
-        epoch: 5,
-        ..Default::default()
-    }));
+    let checkpoint = Document::Checkpoint(Arc::new(CheckpointDocument { epoch: 5, ..Default::default() }));
     let mut written = Vec::new();
     for partition in [3, 1, 2] {
         let documents = [
@@ -43,19 +37,9 @@ pub async fn a_coverage_and_nothing_else(store: SharedStore) {
     written.sort_by(|a, b| a.0.cmp(&b.0));
 
     for coverage in [&[1, 2][..], &[3], &[], &[4], &[0, 1, 2, 3, 4, 5, 6, 7]] {
-        let snapshot = store
-            .snapshot(partitions(coverage), last)
-            .await
-            .expect("a snapshot");
-        let of = |key: &Key| {
-            key.partition()
-                .is_some_and(|partition| coverage.contains(&partition.0))
-        };
-        let expected: Vec<_> = written
-            .iter()
-            .filter(|(key, ..)| of(key))
-            .cloned()
-            .collect();
+        let snapshot = store.snapshot(partitions(coverage), last).await.expect("a snapshot");
+        let of = |key: &Key| key.partition().is_some_and(|partition| coverage.contains(&partition.0));
+        let expected: Vec<_> = written.iter().filter(|(key, ..)| of(key)).cloned().collect();
         assert_eq!(snapshot.documents, expected, "partitions {coverage:?}");
         assert!(snapshot.up_to >= last);
     }
@@ -96,15 +80,8 @@ pub async fn snapshot_and_updates_miss_nothing(store: SharedStore) {
     loop {
         let finished = writers.is_empty();
         let known = acknowledged.lock().expect("no panic").clone();
-        let at_least = known
-            .values()
-            .map(|(sequence, _)| *sequence)
-            .max()
-            .unwrap_or_default();
-        let snapshot = store
-            .snapshot(partitions(&[0, 1]), at_least)
-            .await
-            .expect("a snapshot");
+        let at_least = known.values().map(|(sequence, _)| *sequence).max().unwrap_or_default();
+        let snapshot = store.snapshot(partitions(&[0, 1]), at_least).await.expect("a snapshot");
         assert!(snapshot.up_to >= at_least);
         assert!(snapshot.documents.is_sorted_by(|a, b| a.0 < b.0));
         let follower = follow(&store, partitions(&[0, 1]), snapshot.up_to).await;
@@ -119,11 +96,7 @@ pub async fn snapshot_and_updates_miss_nothing(store: SharedStore) {
     }
 
     let complete = acknowledged.lock().expect("no panic").clone();
-    let last = complete
-        .values()
-        .map(|(sequence, _)| *sequence)
-        .max()
-        .expect("some");
+    let last = complete.values().map(|(sequence, _)| *sequence).max().expect("some");
     for (known, snapshot, mut follower) in followed {
         let mut view: BTreeMap<Key, (Sequence, Document)> = snapshot
             .documents
@@ -134,16 +107,10 @@ pub async fn snapshot_and_updates_miss_nothing(store: SharedStore) {
         for (key, (sequence, _)) in known {
             let there = view.get(&key).is_some_and(|(newer, _)| *newer >= sequence);
             let later = updates.iter().any(|update| update.key == key);
-            assert!(
-                there || later,
-                "{key:?} of {sequence:?} is missing at {:?}",
-                snapshot.up_to
-            );
+            assert!(there || later, "{key:?} of {sequence:?} is missing at {:?}", snapshot.up_to);
         }
         for update in updates {
-            let Change::Put(document) = update.change else {
-                panic!("nobody removes: {update:?}")
-            };
+            let Change::Put(document) = update.change else { panic!("nobody removes: {update:?}") };
             view.insert(update.key, (update.sequence, document));
         }
         assert_eq!(view, complete);
@@ -158,12 +125,7 @@ pub async fn sessions_of_an_instance(store: SharedStore) {
     for (partition, name, number) in [(5, "bob", 1), (1, "carol", 2), (1, "al.ice", 3)] {
         let key = sessions_key(partition, name, 7);
         write(&store, &key, sessions(&[number])).await;
-        write(
-            &store,
-            &sessions_key(partition, name, 8),
-            sessions(&[number + 100]),
-        )
-        .await;
+        write(&store, &sessions_key(partition, name, 8), sessions(&[number + 100])).await;
         write(&store, &user_key(partition, name), record(1)).await;
         expected.push((key, sessions(&[number])));
     }
@@ -185,72 +147,39 @@ pub async fn purge_and_late_writes(store: SharedStore) {
     assert_eq!(store.purge_sessions(InstanceId(7)).await, Ok(2));
     assert_eq!(store.purge_sessions(InstanceId(7)).await, Ok(0));
     assert_eq!(store.sessions_of(InstanceId(7)).await, Ok(vec![]));
-    let snapshot = store
-        .snapshot(partitions(&[1, 2]), status)
-        .await
-        .expect("a snapshot");
-    let mut expected = vec![
-        (other.clone(), kept, sessions(&[3])),
-        (user_key(1, "alice"), status, record(1)),
-    ];
+    let snapshot = store.snapshot(partitions(&[1, 2]), status).await.expect("a snapshot");
+    let mut expected = vec![(other.clone(), kept, sessions(&[3])), (user_key(1, "alice"), status, record(1))];
     expected.sort_by(|a, b| a.0.cmp(&b.0));
     assert_eq!(snapshot.documents, expected);
 
     let mut follower = follow(&store, partitions(&[1, 2]), status).await;
-    let late = put(&store, &key, sessions(&[4]), Expect::Last(Sequence(0)))
-        .await
-        .expect("there is no document");
+    let late =
+        put(&store, &key, sessions(&[4]), Expect::Last(Sequence(0))).await.expect("there is no document");
     assert!(late > status);
     assert_eq!(get(&store, &key).await, Some((late, sessions(&[4]))));
-    assert_eq!(
-        store.sessions_of(InstanceId(7)).await,
-        Ok(vec![(key.clone(), sessions(&[4]))])
-    );
+    assert_eq!(store.sessions_of(InstanceId(7)).await, Ok(vec![(key.clone(), sessions(&[4]))]));
     let updates = updates_to(&mut follower, status, late).await;
     assert_eq!(updates.last(), Some(&was_put(&key, late, sessions(&[4]))));
 }
 
 /// Writes to one bucket neither show in the other nor disturb its conditions.
 pub async fn buckets_are_independent(store: SharedStore) {
-    let boot = Document::Boot(BootRecord {
-        generation: 1,
-        phase: BootPhase::Open,
-        by: InstanceId(1),
-    });
-    let meta = Document::Meta(MetaRecord {
-        format: 1,
-        layout: LAYOUT,
-        epoch: 9,
-    });
+    let boot = Document::Boot(BootRecord { generation: 1, phase: BootPhase::Open, by: InstanceId(1) });
+    let meta = Document::Meta(MetaRecord { format: 1, layout: LAYOUT, epoch: 9 });
     let owner = owner_key(0);
     let claimed = write(&store, &owner, claim(1)).await;
     let mut of_instances = Vec::new();
-    for (key, document) in [
-        (instance_key(1), instance(1)),
-        (Key::Boot, boot),
-        (Key::Meta, meta),
-    ] {
+    for (key, document) in [(instance_key(1), instance(1)), (Key::Boot, boot), (Key::Meta, meta)] {
         let sequence = write(&store, &key, document.clone()).await;
         of_instances.push((key, sequence, document));
     }
-    let again = put(&store, &owner, claim(2), Expect::Last(claimed))
-        .await
-        .expect("nobody claimed in between");
+    let again =
+        put(&store, &owner, claim(2), Expect::Last(claimed)).await.expect("nobody claimed in between");
 
-    let last = of_instances
-        .iter()
-        .map(|(_, sequence, _)| *sequence)
-        .max()
-        .expect("some");
-    let snapshot = store
-        .snapshot(Coverage::Instances, last)
-        .await
-        .expect("a snapshot");
+    let last = of_instances.iter().map(|(_, sequence, _)| *sequence).max().expect("some");
+    let snapshot = store.snapshot(Coverage::Instances, last).await.expect("a snapshot");
     assert_eq!(snapshot.documents, of_instances);
     let all: Vec<u16> = (0..LAYOUT.partitions).collect();
-    let snapshot = store
-        .snapshot(partitions(&all), again)
-        .await
-        .expect("a snapshot");
+    let snapshot = store.snapshot(partitions(&all), again).await.expect("a snapshot");
     assert_eq!(snapshot.documents, [(owner, again, claim(2))]);
 }

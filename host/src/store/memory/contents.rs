@@ -40,19 +40,11 @@ impl Contents {
     /// Writes, if the condition holds.
     pub(super) fn put(&mut self, put: Put) -> Result<Sequence, StoreError> {
         self.check(&put.key, &put.expect)?;
-        let Put {
-            key,
-            document,
-            lease,
-            ..
-        } = put;
+        let Put { key, document, lease, .. } = put;
         self.last.0 += 1;
         let sequence = self.last;
-        self.leases
-            .set(&key, lease.map(|lease| Instant::now() + lease));
-        tell(&mut self.followers, &key, sequence, || {
-            Change::Put(document.clone())
-        });
+        self.leases.set(&key, lease.map(|lease| Instant::now() + lease));
+        tell(&mut self.followers, &key, sequence, || Change::Put(document.clone()));
         let place = self.documents.entry(key.partition()).or_default();
         match place.get_mut(&key) {
             Some(entry) => *entry = (sequence, document),
@@ -79,15 +71,9 @@ impl Contents {
             Expect::Fence(fence, sequence) => (fence, *sequence),
         };
         let document = self.get(key).map(|(sequence, _)| *sequence);
-        let last = document
-            .or_else(|| self.removed.last(key))
-            .unwrap_or_default();
+        let last = document.or_else(|| self.removed.last(key)).unwrap_or_default();
         let holds = last == expected || (expected == Sequence(0) && document.is_none());
-        if holds {
-            Ok(())
-        } else {
-            Err(StoreError::Conflict { last })
-        }
+        if holds { Ok(()) } else { Err(StoreError::Conflict { last }) }
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<&(Sequence, Document)> {
@@ -124,11 +110,7 @@ impl Contents {
         found
     }
 
-    pub(super) fn snapshot(
-        &self,
-        coverage: &Coverage,
-        at_least: Sequence,
-    ) -> Result<Snapshot, StoreError> {
+    pub(super) fn snapshot(&self, coverage: &Coverage, at_least: Sequence) -> Result<Snapshot, StoreError> {
         if at_least > self.last {
             return Err(StoreError::Unavailable(format!(
                 "it is at sequence {}, before the {} asked for",
@@ -140,10 +122,7 @@ impl Contents {
             .map(|(key, (sequence, document))| (key.clone(), *sequence, document.clone()))
             .collect();
         documents.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Ok(Snapshot {
-            documents,
-            up_to: self.last,
-        })
+        Ok(Snapshot { documents, up_to: self.last })
     }
 
     pub(super) fn follow(&mut self, coverage: Coverage, from: Sequence) -> Follower {
@@ -156,10 +135,7 @@ impl Contents {
             return follower;
         }
         if from < self.removed.forgotten {
-            feed.lose(format!(
-                "what was deleted after sequence {} is forgotten",
-                from.0
-            ));
+            feed.lose(format!("what was deleted after sequence {} is forgotten", from.0));
             return follower;
         }
         let mut missed: Vec<Update> = self
@@ -170,11 +146,7 @@ impl Contents {
                 sequence: *sequence,
                 change: Change::Put(document.clone()),
             })
-            .chain(
-                self.removed
-                    .since(from)
-                    .filter(|update| covers(&coverage, &update.key)),
-            )
+            .chain(self.removed.since(from).filter(|update| covers(&coverage, &update.key)))
             .collect();
         missed.sort_unstable_by_key(|update| update.sequence);
         if missed.into_iter().all(|update| feed.push(update)) {
@@ -207,8 +179,7 @@ impl Contents {
         self.leases.set(&key, None);
         self.last.0 += 1;
         tell(&mut self.followers, &key, self.last, || removal.change());
-        self.removed
-            .remember(key, self.last, removal, self.limits.removals);
+        self.removed.remember(key, self.last, removal, self.limits.removals);
     }
 
     fn covered<'a>(
@@ -218,10 +189,7 @@ impl Contents {
         match coverage {
             Coverage::Instances => Box::new(self.documents.values().flatten()),
             Coverage::Partitions(partitions) => Box::new(
-                partitions
-                    .iter()
-                    .filter_map(|partition| self.documents.get(&Some(*partition)))
-                    .flatten(),
+                partitions.iter().filter_map(|partition| self.documents.get(&Some(*partition))).flatten(),
             ),
         }
     }
@@ -230,9 +198,9 @@ impl Contents {
 fn covers(coverage: &Coverage, key: &Key) -> bool {
     match coverage {
         Coverage::Instances => true,
-        Coverage::Partitions(partitions) => key
-            .partition()
-            .is_some_and(|partition| partitions.contains(&partition)),
+        Coverage::Partitions(partitions) => {
+            key.partition().is_some_and(|partition| partitions.contains(&partition))
+        }
     }
 }
 
@@ -241,19 +209,9 @@ fn is_session_of(key: &Key, instance: InstanceId) -> bool {
 }
 
 /// Gives an update to whoever follows the key, and lets go of those who left.
-fn tell(
-    followers: &mut Vec<(Coverage, Feed)>,
-    key: &Key,
-    sequence: Sequence,
-    change: impl Fn() -> Change,
-) {
+fn tell(followers: &mut Vec<(Coverage, Feed)>, key: &Key, sequence: Sequence, change: impl Fn() -> Change) {
     followers.retain(|(coverage, feed)| {
-        !covers(coverage, key)
-            || feed.push(Update {
-                key: key.clone(),
-                sequence,
-                change: change(),
-            })
+        !covers(coverage, key) || feed.push(Update { key: key.clone(), sequence, change: change() })
     });
 }
 
@@ -308,14 +266,13 @@ impl Removed {
     }
 
     fn since(&self, from: Sequence) -> impl Iterator<Item = Update> {
-        self.by_key
-            .iter()
-            .filter(move |(_, (sequence, _))| *sequence > from)
-            .map(|(key, (sequence, removal))| Update {
+        self.by_key.iter().filter(move |(_, (sequence, _))| *sequence > from).map(
+            |(key, (sequence, removal))| Update {
                 key: key.clone(),
                 sequence: *sequence,
                 change: removal.change(),
-            })
+            },
+        )
     }
 }
 
@@ -340,12 +297,8 @@ impl Leases {
 
     /// The keys whose lease has ended, in the order in which it did.
     fn take_due(&mut self, now: Instant) -> Vec<Key> {
-        let mut due: Vec<(Instant, Key)> = self
-            .ends
-            .iter()
-            .filter(|(_, end)| **end <= now)
-            .map(|(key, end)| (*end, key.clone()))
-            .collect();
+        let mut due: Vec<(Instant, Key)> =
+            self.ends.iter().filter(|(_, end)| **end <= now).map(|(key, end)| (*end, key.clone())).collect();
         due.sort_unstable();
         self.ends.retain(|_, end| *end > now);
         self.next = self.ends.values().min().copied();

@@ -5,9 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use presence_core::documents::{
-    Change, CheckpointDocument, Claim, SessionDocument, StatusRecord, Update,
-};
+use presence_core::documents::{Change, CheckpointDocument, Claim, SessionDocument, StatusRecord, Update};
 use presence_core::events::Status;
 use presence_core::ids::{LeafId, PartitionId, UserId};
 use presence_core::time::Timestamp;
@@ -38,38 +36,14 @@ enum Condition {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Put {
-        key: usize,
-        condition: Condition,
-        lease: Option<u64>,
-    },
-    Batch {
-        fence: usize,
-        named: Named,
-        keys: Vec<usize>,
-    },
-    Delete {
-        key: usize,
-        condition: Condition,
-    },
-    Purge {
-        instance: u128,
-    },
-    Advance {
-        millis: u64,
-    },
-    Follow {
-        slot: usize,
-        partitions: BTreeSet<u16>,
-        named: Named,
-    },
-    Read {
-        slot: usize,
-        count: usize,
-    },
-    Look {
-        partitions: BTreeSet<u16>,
-    },
+    Put { key: usize, condition: Condition, lease: Option<u64> },
+    Batch { fence: usize, named: Named, keys: Vec<usize> },
+    Delete { key: usize, condition: Condition },
+    Purge { instance: u128 },
+    Advance { millis: u64 },
+    Follow { slot: usize, partitions: BTreeSet<u16>, named: Named },
+    Read { slot: usize, count: usize },
+    Look { partitions: BTreeSet<u16> },
 }
 
 fn keys() -> Vec<Key> {
@@ -79,9 +53,7 @@ fn keys() -> Vec<Key> {
         for name in ["alice", "b.o.b"] {
             let user = UserId::new(name).unwrap();
             keys.push(Key::User(partition, LeafId(0), user.clone()));
-            keys.extend(
-                [7, 8].map(|i| Key::Sessions(partition, LeafId(0), user.clone(), InstanceId(i))),
-            );
+            keys.extend([7, 8].map(|i| Key::Sessions(partition, LeafId(0), user.clone(), InstanceId(i))));
         }
     }
     keys
@@ -91,15 +63,9 @@ fn document(key: &Key, nonce: u64) -> Document {
     match key {
         Key::Sessions(..) => {
             let drained_until = Some(Timestamp(nonce));
-            Document::Sessions(Arc::new(SessionDocument {
-                sessions: vec![],
-                drained_until,
-            }))
+            Document::Sessions(Arc::new(SessionDocument { sessions: vec![], drained_until }))
         }
-        Key::Owner(_) => Document::Owner(Claim {
-            instance: None,
-            nonce,
-        }),
+        Key::Owner(_) => Document::Owner(Claim { instance: None, nonce }),
         Key::User(..) => Document::User(StatusRecord {
             status: Status::Online,
             since: Timestamp(1),
@@ -108,10 +74,9 @@ fn document(key: &Key, nonce: u64) -> Document {
             sessions: 1,
             generation: 1,
         }),
-        Key::Checkpoint(_) => Document::Checkpoint(Arc::new(CheckpointDocument {
-            epoch: nonce,
-            ..Default::default()
-        })),
+        Key::Checkpoint(_) => {
+            Document::Checkpoint(Arc::new(CheckpointDocument { epoch: nonce, ..Default::default() }))
+        }
         Key::Instance(_) | Key::Boot | Key::Meta => unreachable!("not in the bucket"),
     }
 }
@@ -172,35 +137,21 @@ impl Model {
 
     /// What is remembered of a key.
     fn newest(&self, key: &Key) -> Option<&Update> {
-        let (update, purged) = self
-            .history
-            .iter()
-            .rev()
-            .find(|(update, _)| update.key == *key)?;
-        let remembered =
-            matches!(update.change, Change::Put(_)) || self.is_remembered(update.sequence);
+        let (update, purged) = self.history.iter().rev().find(|(update, _)| update.key == *key)?;
+        let remembered = matches!(update.change, Change::Put(_)) || self.is_remembered(update.sequence);
         (!purged && remembered).then_some(update)
     }
 
     /// True for one of the last removals.
     fn is_remembered(&self, removal: Sequence) -> bool {
-        let removals = self
-            .history
-            .iter()
-            .rev()
-            .filter(|(update, _)| !matches!(update.change, Change::Put(_)));
-        removals
-            .take(self.removals)
-            .any(|(update, _)| update.sequence == removal)
+        let removals =
+            self.history.iter().rev().filter(|(update, _)| !matches!(update.change, Change::Put(_)));
+        removals.take(self.removals).any(|(update, _)| update.sequence == removal)
     }
 
     fn document(&self, key: &Key) -> Option<(Sequence, Document)> {
         match self.newest(key)? {
-            Update {
-                sequence,
-                change: Change::Put(document),
-                ..
-            } => Some((*sequence, document.clone())),
+            Update { sequence, change: Change::Put(document), .. } => Some((*sequence, document.clone())),
             _ => None,
         }
     }
@@ -211,10 +162,7 @@ impl Model {
             Expect::Last(expected) => (key, *expected),
             Expect::Fence(key, expected) => (key, *expected),
         };
-        let last = self
-            .newest(key)
-            .map(|update| update.sequence)
-            .unwrap_or_default();
+        let last = self.newest(key).map(|update| update.sequence).unwrap_or_default();
         if expected == last || (expected == Sequence(0) && self.document(key).is_none()) {
             Ok(())
         } else {
@@ -224,16 +172,9 @@ impl Model {
 
     fn add(&mut self, key: Key, change: Change) -> Sequence {
         let sequence = Sequence(self.last().0 + 1);
-        let update = Update {
-            key,
-            sequence,
-            change,
-        };
+        let update = Update { key, sequence, change };
         for followed in self.followers.iter_mut().flatten() {
-            if followed
-                .partitions
-                .contains(&update.key.partition().unwrap().0)
-            {
+            if followed.partitions.contains(&update.key.partition().unwrap().0) {
                 followed.expected.push_back(update.clone());
             }
         }
@@ -245,8 +186,7 @@ impl Model {
         self.check(&put.key, &put.expect)?;
         let sequence = self.add(put.key.clone(), Change::Put(put.document));
         if let Some(lease) = put.lease {
-            self.leases
-                .push((Instant::now() + lease, put.key, sequence));
+            self.leases.push((Instant::now() + lease, put.key, sequence));
         }
         Ok(sequence)
     }
@@ -259,12 +199,7 @@ impl Model {
         let mut written = Vec::new();
         for (key, document) in documents {
             let expect = Expect::Fence(fence.0.clone(), fence.1);
-            match self.put(Put {
-                key,
-                document,
-                expect,
-                lease: None,
-            }) {
+            match self.put(Put { key, document, expect, lease: None }) {
                 Ok(sequence) => written.push(sequence),
                 Err(error) => return (written, Some(error)),
             }
@@ -281,10 +216,7 @@ impl Model {
     }
 
     fn purge(&mut self, instance: InstanceId) -> u64 {
-        let doomed: Vec<Key> = keys()
-            .into_iter()
-            .filter(|key| self.is_session_of(key, instance))
-            .collect();
+        let doomed: Vec<Key> = keys().into_iter().filter(|key| self.is_session_of(key, instance)).collect();
         for (update, purged) in &mut self.history {
             *purged |= doomed.contains(&update.key);
         }
@@ -300,10 +232,7 @@ impl Model {
         self.leases.sort();
         while self.leases.first().is_some_and(|(end, ..)| *end <= now) {
             let (_, key, sequence) = self.leases.remove(0);
-            if self
-                .document(&key)
-                .is_some_and(|(last, _)| last == sequence)
-            {
+            if self.document(&key).is_some_and(|(last, _)| last == sequence) {
                 self.add(key, Change::Expired);
             }
         }
@@ -313,25 +242,16 @@ impl Model {
         let mut documents: Vec<(Key, Sequence, Document)> = keys()
             .into_iter()
             .filter(|key| partitions.contains(&key.partition().unwrap().0))
-            .filter_map(|key| {
-                self.document(&key)
-                    .map(|(sequence, document)| (key, sequence, document))
-            })
+            .filter_map(|key| self.document(&key).map(|(sequence, document)| (key, sequence, document)))
             .collect();
         documents.sort_by(|a, b| a.0.cmp(&b.0));
-        Snapshot {
-            documents,
-            up_to: self.last(),
-        }
+        Snapshot { documents, up_to: self.last() }
     }
 
     fn sequence(&self, key: &Key, named: Named) -> Sequence {
         match named {
             Named::Zero => Sequence(0),
-            Named::Current => self
-                .newest(key)
-                .map(|update| update.sequence)
-                .unwrap_or_default(),
+            Named::Current => self.newest(key).map(|update| update.sequence).unwrap_or_default(),
             Named::Ago(writes) => Sequence(self.last().0.saturating_sub(writes)),
         }
     }
@@ -348,13 +268,7 @@ impl Model {
         }
     }
 
-    fn follow(
-        &mut self,
-        slot: usize,
-        follower: Follower,
-        partitions: BTreeSet<u16>,
-        from: Sequence,
-    ) {
+    fn follow(&mut self, slot: usize, follower: Follower, partitions: BTreeSet<u16>, from: Sequence) {
         let mut missed: Vec<Update> = keys()
             .iter()
             .filter(|key| partitions.contains(&key.partition().unwrap().0))
@@ -364,13 +278,7 @@ impl Model {
             .collect();
         missed.sort_by_key(|update| update.sequence);
         let expected = missed.into();
-        let followed = Expectation {
-            follower,
-            partitions,
-            expected,
-            skipped: vec![],
-            received: vec![],
-        };
+        let followed = Expectation { follower, partitions, expected, skipped: vec![], received: vec![] };
         self.followers[slot] = Some(followed);
     }
 
@@ -380,9 +288,7 @@ impl Model {
         };
         let batch = match count {
             0 => followed.follower.try_next_batch(),
-            count => (0..count)
-                .map_while(|_| followed.follower.try_next())
-                .collect(),
+            count => (0..count).map_while(|_| followed.follower.try_next()).collect(),
         };
         let drained = batch.len() < count || count == 0;
         for next in batch {
@@ -391,30 +297,17 @@ impl Model {
                 self.followers[slot] = None;
                 return;
             };
-            while followed
-                .expected
-                .front()
-                .is_some_and(|expected| *expected != update)
-            {
+            while followed.expected.front().is_some_and(|expected| *expected != update) {
                 followed.skipped.extend(followed.expected.pop_front());
             }
-            assert_eq!(
-                followed.expected.pop_front().as_ref(),
-                Some(&update),
-                "not to be expected, or twice"
-            );
+            assert_eq!(followed.expected.pop_front().as_ref(), Some(&update), "not to be expected, or twice");
             followed.received.push(update);
         }
         if drained {
             assert_eq!(followed.expected, []);
-            assert!(
-                !self.exact || followed.skipped.is_empty(),
-                "missed {:?}",
-                followed.skipped
-            );
+            assert!(!self.exact || followed.skipped.is_empty(), "missed {:?}", followed.skipped);
             for skipped in &followed.skipped {
-                let newer =
-                    |got: &Update| got.key == skipped.key && got.sequence > skipped.sequence;
+                let newer = |got: &Update| got.key == skipped.key && got.sequence > skipped.sequence;
                 assert!(followed.received.iter().any(newer), "missed {skipped:?}");
             }
         }
@@ -428,12 +321,7 @@ fn coverage(partitions: &BTreeSet<u16>) -> Coverage {
 async fn run(ops: Vec<Op>, limits: Limits, exact: bool) {
     let store = MemoryStore::with_limits(limits);
     let followers = (0..FOLLOWERS).map(|_| None).collect();
-    let mut model = Model {
-        exact,
-        followers,
-        removals: limits.removals,
-        ..Model::default()
-    };
+    let mut model = Model { exact, followers, removals: limits.removals, ..Model::default() };
     for (nonce, op) in (1..).zip(ops) {
         step(&store, &mut model, nonce, op).await;
     }
@@ -441,34 +329,18 @@ async fn run(ops: Vec<Op>, limits: Limits, exact: bool) {
         step(&store, &mut model, 0, Op::Read { slot, count: 0 }).await;
     }
     let all = BTreeSet::from([0, 1]);
-    assert_eq!(
-        store.snapshot(coverage(&all), model.last()).await,
-        Ok(model.snapshot(&all))
-    );
+    assert_eq!(store.snapshot(coverage(&all), model.last()).await, Ok(model.snapshot(&all)));
 }
 
 async fn step(store: &MemoryStore, model: &mut Model, nonce: u64, op: Op) {
     match op {
-        Op::Put {
-            key,
-            condition,
-            lease,
-        } => {
+        Op::Put { key, condition, lease } => {
             let key = keys()[key].clone();
             let (document, expect) = (document(&key, nonce), model.expect(&key, condition));
-            let put = Put {
-                key,
-                document,
-                expect,
-                lease: lease.map(Duration::from_millis),
-            };
+            let put = Put { key, document, expect, lease: lease.map(Duration::from_millis) };
             assert_eq!(store.put(put.clone()).await, model.put(put));
         }
-        Op::Batch {
-            fence,
-            named,
-            keys: indexes,
-        } => {
+        Op::Batch { fence, named, keys: indexes } => {
             let fence = keys()[fence].clone();
             let sequence = model.sequence(&fence, named);
             let documents: Vec<(Key, Document)> = indexes
@@ -476,36 +348,24 @@ async fn step(store: &MemoryStore, model: &mut Model, nonce: u64, op: Op) {
                 .map(|index| keys()[index].clone())
                 .map(|key| (key.clone(), document(&key, nonce)))
                 .collect();
-            let outcome = store
-                .put_fenced((fence.clone(), sequence), documents.clone())
-                .await;
+            let outcome = store.put_fenced((fence.clone(), sequence), documents.clone()).await;
             assert_eq!(outcome, model.batch((fence, sequence), documents));
         }
         Op::Delete { key, condition } => {
             let key = keys()[key].clone();
             let expect = model.expect(&key, condition);
-            assert_eq!(
-                store.delete(key.clone(), expect.clone()).await,
-                model.delete(key, &expect)
-            );
+            assert_eq!(store.delete(key.clone(), expect.clone()).await, model.delete(key, &expect));
         }
         Op::Purge { instance } => {
             let instance = InstanceId(instance);
-            assert_eq!(
-                store.purge_sessions(instance).await,
-                Ok(model.purge(instance))
-            );
+            assert_eq!(store.purge_sessions(instance).await, Ok(model.purge(instance)));
             assert_eq!(store.sessions_of(instance).await, Ok(vec![]));
         }
         Op::Advance { millis } => {
             tokio::time::advance(Duration::from_millis(millis)).await;
             model.expire();
         }
-        Op::Follow {
-            slot,
-            partitions,
-            named,
-        } => {
+        Op::Follow { slot, partitions, named } => {
             let from = model.sequence(&keys()[0], named);
             let follower = store.follow(coverage(&partitions), from).await.unwrap();
             model.follow(slot, follower, partitions, from);
@@ -517,10 +377,7 @@ async fn step(store: &MemoryStore, model: &mut Model, nonce: u64, op: Op) {
         }
         Op::Look { partitions } => {
             let expected = model.snapshot(&partitions);
-            assert_eq!(
-                store.snapshot(coverage(&partitions), expected.up_to).await,
-                Ok(expected)
-            );
+            assert_eq!(store.snapshot(coverage(&partitions), expected.up_to).await, Ok(expected));
             for key in keys() {
                 assert_eq!(store.get(key.clone()).await, Ok(model.document(&key)));
             }
@@ -538,10 +395,7 @@ async fn step(store: &MemoryStore, model: &mut Model, nonce: u64, op: Op) {
 }
 
 fn run_paused(ops: Vec<Op>, limits: Limits, exact: bool) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.unwrap().block_on(run(ops, limits, exact));
 }
 

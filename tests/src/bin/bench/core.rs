@@ -27,10 +27,7 @@ struct Core {
 
 impl Core {
     fn new() -> Core {
-        let layout = Layout {
-            partitions: 64,
-            leaves: 16,
-        };
+        let layout = Layout { partitions: 64, leaves: 16 };
         let config = SessionsConfig {
             idle_after: Some(Duration::from_secs(300)),
             heartbeat: Duration::from_secs(25),
@@ -44,10 +41,8 @@ impl Core {
             generation: 1,
             seed: 1,
         };
-        let trackers = (0..64)
-            .map(PartitionId)
-            .map(|id| (id, Tracker::new(id, Sequence(1), tracker)))
-            .collect();
+        let trackers =
+            (0..64).map(PartitionId).map(|id| (id, Tracker::new(id, Sequence(1), tracker))).collect();
         Core {
             layout,
             sessions: LocalSessions::new(config, InstanceId(1)),
@@ -97,10 +92,7 @@ pub fn run() {
     for at in 0..USERS {
         let user = UserId::new(&format!("user-{at:019}")).expect("a user id");
         let id = SessionId::Hosted((now.wall.0 as u128) << 80 | at as u128);
-        keys.push(
-            core.sessions
-                .handle_open(now, id, user, Attributes::default(), None),
-        );
+        keys.push(core.sessions.handle_open(now, id, user, Attributes::default(), None));
         core.settle(now);
     }
     let opened = started.elapsed();
@@ -108,11 +100,7 @@ pub fn run() {
     let mut changes = 0_u64;
     let started = Instant::now();
     for round in 0..2 {
-        let status = if round == 0 {
-            Status::Idle
-        } else {
-            Status::Online
-        };
+        let status = if round == 0 { Status::Idle } else { Status::Online };
         now = Now::at(now.tick.0 + 10);
         for key in &keys {
             core.sessions.handle_set_status(now, *key, status);
@@ -130,36 +118,16 @@ pub fn run() {
     let closed = started.elapsed();
     let total = opened + changed + closed;
     let events = USERS as u64 * 2 + changes;
-    assert_eq!(
-        core.transitions,
-        USERS as u64 + changes,
-        "every opening and change is a transition"
-    );
+    assert_eq!(core.transitions, USERS as u64 + changes, "every opening and change is a transition");
     assert_eq!(core.hooks, 2 * USERS as u64);
     line(
         "core: session events a second, one core",
         count(events as f64 / total.as_secs_f64()),
         "at least 1,000,000",
     );
-    line(
-        "  opened a second",
-        count(USERS as f64 / opened.as_secs_f64()),
-        "",
-    );
-    line(
-        "  changed a second (each a transition)",
-        count(changes as f64 / changed.as_secs_f64()),
-        "",
-    );
-    line(
-        "  closed a second",
-        count(USERS as f64 / closed.as_secs_f64()),
-        "",
-    );
+    line("  opened a second", count(USERS as f64 / opened.as_secs_f64()), "");
+    line("  changed a second (each a transition)", count(changes as f64 / changed.as_secs_f64()), "");
+    line("  closed a second", count(USERS as f64 / closed.as_secs_f64()), "");
     let bytes = held as f64 / USERS as f64;
-    line(
-        "core: resident bytes a session, 1,000,000 users",
-        count(bytes),
-        "at most 400",
-    );
+    line("core: resident bytes a session, 1,000,000 users", count(bytes), "at most 400");
 }

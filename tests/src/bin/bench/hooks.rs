@@ -9,9 +9,7 @@ use presence_core::events::{Status, Transition};
 use presence_core::ids::{PartitionId, Sequence, UserId};
 use presence_core::time::Timestamp;
 use presence_host::clock::Clock;
-use presence_host::plugins::{
-    CompileMode, Deps, Event, Outcome, PluginSet, Plugins, time_bare_calls,
-};
+use presence_host::plugins::{CompileMode, Deps, Event, Outcome, PluginSet, Plugins, time_bare_calls};
 use presence_host::settings::{DeliverySettings, Grants, Initial, Limits, PluginSettings};
 use presence_host::store::memory::MemoryStore;
 
@@ -27,11 +25,7 @@ fn settings(guest: PathBuf) -> PluginSettings {
         config: "{}".into(),
         initial: Initial::Nothing,
         grants: Grants::default(),
-        limits: Limits {
-            memory: 32 << 20,
-            deadline: Duration::from_secs(2),
-            log: 64 << 10,
-        },
+        limits: Limits { memory: 32 << 20, deadline: Duration::from_secs(2), log: 64 << 10 },
         delivery: DeliverySettings {
             concurrency: 1,
             queue: EVENTS as u32,
@@ -66,27 +60,16 @@ pub async fn run() -> anyhow::Result<()> {
         compile: CompileMode::InProcess,
         clock: Clock,
     };
-    let plugins = PluginSet::load(std::slice::from_ref(&settings), deps)
-        .await
-        .map_err(|errors| {
-            anyhow::anyhow!(
-                "{}",
-                errors.iter().map(ToString::to_string).collect::<String>()
-            )
-        })?;
+    let plugins = PluginSet::load(std::slice::from_ref(&settings), deps).await.map_err(|errors| {
+        anyhow::anyhow!("{}", errors.iter().map(ToString::to_string).collect::<String>())
+    })?;
     let mut bare_best = Duration::MAX;
     let mut whole_best = Duration::MAX;
     let mut ratios = Vec::new();
     for round in 0..ROUNDS {
         let calls = EVENTS as u32;
-        let bare = time_bare_calls(
-            &settings,
-            &data_dir,
-            CompileMode::InProcess,
-            transition(1),
-            calls,
-        )
-        .await?;
+        let bare =
+            time_bare_calls(&settings, &data_dir, CompileMode::InProcess, transition(1), calls).await?;
         let whole = full_queue(&plugins, round as u64 * EVENTS).await?;
         ratios.push(whole.as_secs_f64() / bare.as_secs_f64());
         bare_best = bare_best.min(bare);
@@ -94,37 +77,13 @@ pub async fn run() -> anyhow::Result<()> {
     }
     ratios.sort_by(f64::total_cmp);
     let per = |total: Duration| time(total / EVENTS as u32);
-    line(
-        "hooks: bare typed call, reused guest, no-op",
-        per(bare_best),
-        "the yardstick",
-    );
-    line(
-        "hooks: whole dispatch path, queue kept full, one guest",
-        per(whole_best),
-        "order checked",
-    );
-    line(
-        "hooks: whole path / bare call, median of 5",
-        format!("{:.2}", ratios[ROUNDS / 2]),
-        "at most 6",
-    );
+    line("hooks: bare typed call, reused guest, no-op", per(bare_best), "the yardstick");
+    line("hooks: whole dispatch path, queue kept full, one guest", per(whole_best), "order checked");
+    line("hooks: whole path / bare call, median of 5", format!("{:.2}", ratios[ROUNDS / 2]), "at most 6");
     let mut latencies = empty_queue(&plugins, ROUNDS as u64 * EVENTS).await?;
-    line(
-        "hooks: latency with an empty queue, p50",
-        time(percentile(&mut latencies, 0.5)),
-        "",
-    );
-    line(
-        "hooks: latency with an empty queue, p99",
-        time(percentile(&mut latencies, 0.99)),
-        "",
-    );
-    line(
-        "hooks: events a second",
-        count(EVENTS as f64 / whole_best.as_secs_f64()),
-        "",
-    );
+    line("hooks: latency with an empty queue, p50", time(percentile(&mut latencies, 0.5)), "");
+    line("hooks: latency with an empty queue, p99", time(percentile(&mut latencies, 0.99)), "");
+    line("hooks: events a second", count(EVENTS as f64 / whole_best.as_secs_f64()), "");
     plugins.shutdown().await;
     // A temporary folder that stays is no reason to fail.
     let _ = std::fs::remove_dir_all(&data_dir);
@@ -144,11 +103,7 @@ async fn full_queue(plugins: &PluginSet, first: u64) -> anyhow::Result<Duration>
             let Outcome::Status { sequence, .. } = outcome else {
                 continue;
             };
-            ensure!(
-                sequence.0 == last + 1,
-                "outcome {} came after {last}",
-                sequence.0
-            );
+            ensure!(sequence.0 == last + 1, "outcome {} came after {last}", sequence.0);
             last = sequence.0;
         }
     }

@@ -11,19 +11,13 @@ const ALL: [&str; 3] = ["core", "hooks", "websocket"];
 fn main() -> anyhow::Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     for name in &wanted {
-        anyhow::ensure!(
-            ALL.contains(&name.as_str()),
-            "no benchmark `{name}`; there are {}",
-            ALL.join(", ")
-        );
+        anyhow::ensure!(ALL.contains(&name.as_str()), "no benchmark `{name}`; there are {}", ALL.join(", "));
     }
     let runs = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     if runs("core") {
         core::run();
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if runs("hooks") {
         runtime.block_on(hooks::run())?;
     }

@@ -48,21 +48,13 @@ impl Daemon {
         std::fs::write(&config, text)?;
         let log = std::fs::File::create(folder.join("log"))?;
         let mut serve = Command::new(binary);
-        serve
-            .args(["serve", "--log-format", "json", "--config"])
-            .arg(&config);
+        serve.args(["serve", "--log-format", "json", "--config"]).arg(&config);
         let child = serve.stderr(log).stdout(Stdio::null()).spawn()?;
-        let mut daemon = Daemon {
-            child,
-            clients: String::new(),
-            admin: String::new(),
-        };
+        let mut daemon = Daemon { child, clients: String::new(), admin: String::new() };
         let deadline = Instant::now() + Duration::from_secs(60);
         while Instant::now() < deadline {
             let log = std::fs::read_to_string(folder.join("log"))?;
-            let lines = log
-                .lines()
-                .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+            let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
             for line in lines {
                 if line["message"] == "listening" {
                     daemon.clients = line["clients"].as_str().unwrap_or_default().to_owned();
@@ -81,8 +73,7 @@ impl Daemon {
     }
 
     async fn connect(&self, user: &str) -> anyhow::Result<Socket> {
-        let (mut socket, _) =
-            connect_async(format!("ws://{}/v1/connect?user={user}", self.clients)).await?;
+        let (mut socket, _) = connect_async(format!("ws://{}/v1/connect?user={user}", self.clients)).await?;
         let welcome = socket.next().await.context("no welcome")??;
         ensure!(welcome.to_text()?.contains("\"welcome\""), "{welcome}");
         Ok(socket)
@@ -103,11 +94,7 @@ async fn idle(folder: &Path) -> anyhow::Result<()> {
     let daemon = Daemon::start(folder, "")?;
     // Warm up, so that what every process needs is there before the first reading.
     for at in 0..200 {
-        daemon
-            .connect(&format!("warm-{at}"))
-            .await?
-            .close(None)
-            .await?;
+        daemon.connect(&format!("warm-{at}")).await?.close(None).await?;
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = resident_bytes_of(daemon.child.id());
@@ -134,11 +121,7 @@ async fn idle(folder: &Path) -> anyhow::Result<()> {
         "",
     );
     let each = held as f64 / SESSIONS as f64;
-    line(
-        "websocket: resident bytes a session, 15,000 idle",
-        count(each),
-        "at most 6,144",
-    );
+    line("websocket: resident bytes a session, 15,000 idle", count(each), "at most 6,144");
     drop(sockets);
     Ok(())
 }
@@ -150,9 +133,8 @@ async fn latency(folder: &Path) -> anyhow::Result<()> {
         let heard = heard.clone();
         async move {
             let event: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
-            if let Some(user) = event["data"]["user"]
-                .as_str()
-                .filter(|_| event["type"] == "session-connected")
+            if let Some(user) =
+                event["data"]["user"].as_str().filter(|_| event["type"] == "session-connected")
             {
                 // The bench may be over already.
                 let _ = heard.send((user.to_owned(), Instant::now()));
@@ -161,8 +143,7 @@ async fn latency(folder: &Path) -> anyhow::Result<()> {
     });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let origin = format!("http://{}", listener.local_addr()?);
-    let server =
-        tokio::spawn(async move { axum::serve(listener, Router::new().route("/", receive)).await });
+    let server = tokio::spawn(async move { axum::serve(listener, Router::new().route("/", receive)).await });
     let plugins = std::env::var("PRESENCE_PLUGINS").context("run `cargo xtask bench`")?;
     let plugin = format!(
         "[[plugin]]\nname = \"webhook\"\npath = \"{plugins}/webhook.wasm\"\nconfig = {{ url = \"{origin}/\" }}\n\
@@ -184,16 +165,8 @@ async fn latency(folder: &Path) -> anyhow::Result<()> {
             latencies.push(at - began);
         }
     }
-    line(
-        "websocket: connect to finished hook (webhook), p50",
-        time(percentile(&mut latencies, 0.5)),
-        "",
-    );
-    line(
-        "websocket: connect to finished hook (webhook), p99",
-        time(percentile(&mut latencies, 0.99)),
-        "",
-    );
+    line("websocket: connect to finished hook (webhook), p50", time(percentile(&mut latencies, 0.5)), "");
+    line("websocket: connect to finished hook (webhook), p99", time(percentile(&mut latencies, 0.99)), "");
     server.abort();
     Ok(())
 }
