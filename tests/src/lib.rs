@@ -29,7 +29,7 @@ pub use config::{Config, Plugin};
 pub use daemon::Daemon;
 pub use http::{Answer, ask};
 pub use profiles::ProfileService;
-pub use programs::{Ended, Folder, Program, guest, presence, shipped_plugin};
+pub use programs::{Ended, Folder, Program, Terminal, guest, presence, shipped_plugin};
 pub use receiver::{Mood, Receiver, Request};
 pub use waiting::{WAIT, until};
 pub use webhook::Recorder;

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::waiting::within;
+use crate::waiting::{WAIT, within};
 
 /// The `presence` binary. Panics if it was not built.
 pub fn presence() -> PathBuf {
@@ -38,7 +38,8 @@ fn must_exist(path: PathBuf) -> PathBuf {
 }
 
 fn target() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    workspace.expect("the crate is in the workspace").join("target")
 }
 
 /// Where daemons of tests keep compiled plugins: shared, so that each plugin is compiled once.
@@ -132,7 +133,6 @@ impl Ended {
 #[derive(Debug)]
 pub struct Program {
     command: Command,
-    input: String,
     line: String,
 }
 
@@ -140,15 +140,9 @@ impl Program {
     /// `presence` with these arguments.
     pub fn presence(arguments: &[&str]) -> Program {
         let mut command = Command::new(presence());
-        command.args(arguments).env_remove("PRESENCE_LOG").env_remove("PRESENCE_TOKEN").kill_on_drop(true);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Program { command, input: String::new(), line: format!("presence {}", arguments.join(" ")) }
-    }
-
-    /// What is typed into it before its input ends.
-    pub fn typing(mut self, input: &str) -> Program {
-        self.input = input.to_owned();
-        self
+        command.args(arguments).env_remove("PRESENCE_LOG").env_remove("PRESENCE_TOKEN");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        Program { command, line: format!("presence {}", arguments.join(" ")) }
     }
 
     /// An environment variable for it.
@@ -157,16 +151,59 @@ impl Program {
         self
     }
 
-    /// Runs it to its end.
+    /// Runs it to its end, without input.
     pub async fn run(mut self) -> Ended {
-        let mut child = self.command.spawn().unwrap_or_else(|error| panic!("`{}`: {error}", self.line));
-        let mut stdin = child.stdin.take().expect("a pipe");
-        // A program that ends without reading is the caller's to judge.
-        let _ = stdin.write_all(self.input.as_bytes()).await;
-        drop(stdin);
-        let output = within(format_args!("the end of `{}`", self.line), child.wait_with_output()).await;
+        let output = within(format_args!("the end of `{}`", self.line), self.command.output()).await;
         let output = output.unwrap_or_else(|error| panic!("`{}`: {error}", self.line));
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    /// Starts it as if in a terminal.
+    pub fn start(mut self) -> Terminal {
+        self.command.stdin(Stdio::piped());
+        let mut child = self.command.spawn().unwrap_or_else(|error| panic!("`{}`: {error}", self.line));
+        let input = child.stdin.take().expect("a pipe");
+        let output = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Terminal { child, input, output, line: self.line }
+    }
+}
+
+/// A program that is typed into.
+#[derive(Debug)]
+pub struct Terminal {
+    child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+    line: String,
+}
+
+impl Terminal {
+    /// Types a line.
+    pub async fn types(&mut self, line: &str) {
+        let typed = self.input.write_all(format!("{line}\n").as_bytes()).await;
+        typed.unwrap_or_else(|error| panic!("`{}` takes no input: {error}", self.line));
+    }
+
+    /// Reads on until a line has all these texts.
+    pub async fn until_printed(&mut self, texts: &[&str]) {
+        let mut before = Vec::new();
+        let reading = async {
+            while let Ok(Some(line)) = self.output.next_line().await {
+                if texts.iter().all(|text| line.contains(text)) {
+                    return true;
+                }
+                before.push(line);
+            }
+            false
+        };
+        let found = tokio::time::timeout(WAIT, reading).await.unwrap_or(false);
+        assert!(found, "`{}` printed no line with {texts:?} but\n{}", self.line, before.join("\n"));
+    }
+
+    /// Waits until it has ended by itself; returns its exit code.
+    pub async fn until_ended(mut self) -> Option<i32> {
+        let ended = within(format_args!("the end of `{}`", self.line), self.child.wait()).await;
+        ended.expect("it is our child").code()
     }
 }

@@ -23,19 +23,11 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 /// Builds, starts, waits for the end.
 pub fn run(tree: &Tree) -> anyhow::Result<ExitCode> {
     plugins::build(tree, Which::Shipped)?;
+    // All packages and one test: features are then those of `cargo xtask test`, and whoever types that next does not
+    // wait for every dependency again.
     let mut build = process::cargo();
-    build.args([
-        "build",
-        "-p",
-        "presence-host",
-        "-p",
-        "presence-tests",
-        "--bin",
-        "presence",
-        "--bin",
-        "profile-service",
-    ]);
-    call(build.current_dir(tree.root()))?;
+    build.args(["build", "--workspace", "--bin", "presence", "--bin", "profile-service"]);
+    call(build.args(["--test", "all"]).current_dir(tree.root()))?;
 
     let interrupted = note_interrupts()?;
     let mut service = start_profile_service(tree)?;

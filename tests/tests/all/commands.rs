@@ -11,10 +11,19 @@ async fn connect_is_a_client_in_the_terminal() {
     bob.idle().await;
     daemon.until_status("bob", "idle").await;
     let url = format!("ws://{}", daemon.clients());
-    let connect = Program::presence(&["connect", "--user", "alice", "--url", &url]);
-    let ended = connect.typing("i\nw bob\no\nq\n").run().await.with_code(0);
-    assert!(ended.stdout.contains("bob") && ended.stdout.contains("idle"), "{}", ended.output());
+    let mut terminal = Program::presence(&["connect", "--user", "alice", "--url", &url]).start();
+    terminal.until_printed(&["alice", "online"]).await;
+    terminal.types("i").await;
+    profiles.until_heard("alice", &["online", "idle"]).await;
+    terminal.types("w bob").await;
+    terminal.until_printed(&["bob", "idle"]).await;
+    bob.online().await;
+    terminal.until_printed(&["bob", "online"]).await;
+    terminal.types("o").await;
+    profiles.until_heard("alice", &["online", "idle", "online"]).await;
+    terminal.types("q").await;
     profiles.until_heard("alice", &["online", "idle", "online", "offline"]).await;
+    assert_eq!(terminal.until_ended().await, Some(0));
 }
 
 #[tokio::test]

@@ -134,7 +134,7 @@ async fn a_plugin_that_asks_a_server_that_never_answers() {
 #[tokio::test]
 async fn a_plugin_without_a_grant_reaches_nobody() {
     let secret = Receiver::start().await;
-    let rule = format!("act = {{ ask = \"{}/\" }}", secret.origin());
+    let rule = format!("hook = \"user-online\", act = {{ ask = \"{}/\" }}", secret.origin());
     let daemon = Daemon::with(hostile(&rule)).start().await;
     let _alice = daemon.client("alice").await;
     // The log names the line to add to presence.toml.

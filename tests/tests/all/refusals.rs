@@ -46,9 +46,14 @@ async fn a_file_that_is_no_plugin_is_refused() {
 
 #[tokio::test]
 async fn a_plugin_that_refuses_its_configuration_is_refused() {
-    for act in ["reject", "panic", "loop"] {
+    let cases = [
+        ("reject", "refuses its configuration"),
+        ("panic", "`configure` failed"),
+        ("loop", "limits.deadline"),
+    ];
+    for (act, reason) in cases {
         let plugin = Plugin::hostile("act = \"nothing\"").config(&format!("{{ configure = \"{act}\" }}"));
-        Daemon::with(plugin).refused().await.with_code(78).says(&["hostile", "configure"]);
+        Daemon::with(plugin).refused().await.with_code(78).says(&["hostile", reason]);
     }
 }
 
@@ -59,8 +64,7 @@ async fn every_mistake_in_the_configuration_is_named_at_once() {
         .presence("heartbeat = 25")
         .section("[auth]\nmode = \"password\"")
         .section("[[plugin]]\nname = \"nameless\"");
-    let expected =
-        ["presence.toml", "drain_timeout", "soon", "listen_on", "heartbeat", "auth.mode", "password", "path"];
+    let expected = ["presence.toml", "drain_timeout", "soon", "listen_on", "heartbeat", "auth.mode", "path"];
     config.clone().refused().await.with_code(78).says(&expected);
     config.check().await.with_code(78).says(&expected);
 }
@@ -112,4 +116,17 @@ async fn a_check_shows_what_a_plugin_is_and_may() {
         &origin,
         "32 MiB",
     ]);
+}
+
+#[tokio::test]
+async fn the_example_of_the_readme_is_a_configuration() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    let example = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    let folder = Folder::new();
+    let path = folder.file("presence.toml", example.expect("README.md shows a configuration"));
+    let check = Program::presence(&["check", "--config", path.to_str().unwrap()]);
+    let checked = check.env("PRESENCE_JWT_SECRET", "a secret of at least thirty-two bytes").run().await;
+    // Its plugin is the reader's to write; nothing else is wrong.
+    let checked = checked.with_code(78).says(&["greeter.wasm", "can't be read"]);
+    assert_eq!(checked.output().lines().count(), 1, "{}", checked.output());
 }
