@@ -181,7 +181,9 @@ fn read_cluster(table: &mut Table<'_, '_>) -> ClusterSettings {
                 "\"nats\" is not in this version: leave it at \"memory\", which serves one host",
             );
         }
-        Some(store) if store.value != "memory" => table.wrong(&store, "must be \"memory\""),
+        Some(store) if store.value != "memory" => {
+            table.wrong(&store, &format!("must be \"memory\", not \"{}\"", store.value))
+        }
         _ => {}
     }
     for key in NATS_KEYS {

@@ -22,7 +22,7 @@ pub(super) fn read(table: &mut Table<'_, '_>, host: &HostSettings, folder: &Path
     let keys = read_keys(key_tables, folder);
     let is_jwt = mode.as_ref().is_some_and(|mode| mode.value == "jwt");
     if let Some(mode) = mode.filter(|mode| mode.value != "none" && mode.value != "jwt") {
-        table.wrong(&mode, "must be \"none\" (loopback only) or \"jwt\"");
+        table.wrong(&mode, &format!("must be \"none\" (loopback only) or \"jwt\", not \"{}\"", mode.value));
     } else if is_jwt {
         if !has_keys {
             table.missing("key", "is needed with auth.mode = \"jwt\": add at least one [[auth.key]]");

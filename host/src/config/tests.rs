@@ -94,7 +94,7 @@ memory = "1 parrot"
         "presence.toml:5: presence.offline_grace: \"5 sec ago\" is not a duration; write for example \"5s\" or \"1m30s\"",
         "presence.toml:6: presence.heartbeat: can't be 0: it would end every connection at once",
         "presence.toml:7: presence.max_users: must be a whole number from 1 to 4294967295, not string",
-        "presence.toml:9: cluster.store: must be \"memory\"",
+        "presence.toml:9: cluster.store: must be \"memory\", not \"etcd\"",
         "presence.toml:10: cluster.partitions: must be a whole number from 1 to 1024, not 0",
         "presence.toml:11: cluster.urls: means something with store = \"nats\" only, and cluster.store is \"memory\"",
         "presence.toml:12: plugin.path: is needed: the plugin's .wasm file",

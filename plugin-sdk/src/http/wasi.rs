@@ -176,7 +176,7 @@ fn failed(code: ErrorCode, timeout: Duration) -> Error {
         ErrorCode::ConnectionTimeout | ErrorCode::HttpResponseTimeout | ErrorCode::ConnectionReadTimeout => {
             Error::Timeout(timeout)
         }
-        other => Error::Network(format!("{other:?}")),
+        other => Error::Network(format!("{other:?}").replace("ErrorCode::", "")),
     }
 }
 

@@ -17,7 +17,7 @@ use presence_plugin::{
 };
 use serde::Deserialize;
 
-mod wait;
+mod wasi;
 
 /// `config` in presence.toml.
 #[derive(Debug, Default, Deserialize)]
@@ -159,7 +159,7 @@ impl Act {
                 kept.push(vec![1; 1 << 20]);
             },
             Act::Keep(bytes) => kept.push(vec![1; *bytes]),
-            Act::Exit => std::process::exit(0),
+            Act::Exit => wasi::exit(),
             Act::Retry => return Err(HookError::retry("as ordered")),
             Act::RetryAfter(ms) => {
                 return Err(HookError::retry_after("as ordered", Duration::from_millis(*ms)));
@@ -175,8 +175,8 @@ impl Act {
                 }
             }
             Act::HugeLine(bytes) => print("x".repeat(*bytes).as_bytes())?,
-            Act::Sleep(ms) => std::thread::sleep(Duration::from_millis(*ms)),
-            Act::Ask(url) => wait::for_answer(url).map_err(HookError::retry)?,
+            Act::Sleep(ms) => wasi::sleep(*ms),
+            Act::Ask(url) => wasi::wait_for_answer(url).map_err(HookError::retry)?,
             Act::Fill(bucket) => fill(&Bucket::new(bucket))?,
         }
         Ok(())
