@@ -51,20 +51,13 @@ impl Attributes {
 
     /// All of them, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 }
 
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Attributes {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(pairs: I) -> Attributes {
-        Attributes(
-            pairs
-                .into_iter()
-                .map(|(name, value)| (name.into(), value.into()))
-                .collect(),
-        )
+        Attributes(pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
     }
 }
 
@@ -180,26 +173,18 @@ pub enum HookError {
 impl HookError {
     /// Try again on the host's schedule.
     pub fn retry(message: impl Into<String>) -> HookError {
-        HookError::Retry {
-            message: message.into(),
-            after_ms: None,
-        }
+        HookError::Retry { message: message.into(), after_ms: None }
     }
 
     /// Try again, but not before `wait` has passed (at most 49 days).
     pub fn retry_after(message: impl Into<String>, wait: Duration) -> HookError {
         let after_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
-        HookError::Retry {
-            message: message.into(),
-            after_ms: Some(after_ms),
-        }
+        HookError::Retry { message: message.into(), after_ms: Some(after_ms) }
     }
 
     /// Give the event up.
     pub fn reject(message: impl Into<String>) -> HookError {
-        HookError::Reject {
-            message: message.into(),
-        }
+        HookError::Reject { message: message.into() }
     }
 
     /// True for [`HookError::Retry`].
@@ -211,9 +196,7 @@ impl HookError {
 impl fmt::Display for HookError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            HookError::Retry { message, .. } | HookError::Reject { message } => {
-                f.write_str(message)
-            }
+            HookError::Retry { message, .. } | HookError::Reject { message } => f.write_str(message),
         }
     }
 }

@@ -38,36 +38,16 @@ pub mod bindings {
         };
     }
 
-    export!(
-        session_connected,
-        "sdk-session-connected",
-        crate::guest::types::Session
-    );
+    export!(session_connected, "sdk-session-connected", crate::guest::types::Session);
     export!(
         session_disconnected,
         "sdk-session-disconnected",
         self::exports::presence::plugin::session_disconnected::Disconnect
     );
-    export!(
-        cleanup,
-        "sdk-cleanup",
-        self::exports::presence::plugin::cleanup::Sweep
-    );
-    export!(
-        user_online,
-        "sdk-user-online",
-        crate::guest::types::StatusChange
-    );
-    export!(
-        user_idle,
-        "sdk-user-idle",
-        crate::guest::types::StatusChange
-    );
-    export!(
-        user_offline,
-        "sdk-user-offline",
-        crate::guest::types::StatusChange
-    );
+    export!(cleanup, "sdk-cleanup", self::exports::presence::plugin::cleanup::Sweep);
+    export!(user_online, "sdk-user-online", crate::guest::types::StatusChange);
+    export!(user_idle, "sdk-user-idle", crate::guest::types::StatusChange);
+    export!(user_offline, "sdk-user-offline", crate::guest::types::StatusChange);
 
     pub mod configure {
         wit_bindgen::generate!({ path: "wit", world: "sdk-configure", pub_export_macro: true });
@@ -83,10 +63,7 @@ pub struct State<T>(RefCell<Option<T>>);
 
 impl<T> State<T> {
     /// Not made yet.
-    #[allow(
-        clippy::new_without_default,
-        reason = "only ever made by generated code, in a const"
-    )]
+    #[allow(clippy::new_without_default, reason = "only ever made by generated code, in a const")]
     pub const fn new() -> State<T> {
         State(RefCell::new(None))
     }
@@ -127,16 +104,14 @@ pub fn handle<T, E: Plain>(
         }
         match &mut *state {
             Some(plugin) => hook(plugin, &ctx.plain(), &event.plain()),
-            None => Err(event::HookError::retry(
-                "the host called a hook of a plugin that it has not configured",
-            )),
+            None => {
+                Err(event::HookError::retry("the host called a hook of a plugin that it has not configured"))
+            }
         }
     });
     crate::time::wasi::set_call(None);
     answer.map_err(|error| match error {
-        event::HookError::Retry { message, after_ms } => {
-            HookError::Retry(types::Later { message, after_ms })
-        }
+        event::HookError::Retry { message, after_ms } => HookError::Retry(types::Later { message, after_ms }),
         event::HookError::Reject { message } => HookError::Reject(message),
     })
 }
@@ -148,18 +123,9 @@ fn start() {
         // Fails only if the plugin has installed a subscriber of its own: then it wants that.
         let _ = tracing::subscriber::set_global_default(HostLog);
         std::panic::set_hook(Box::new(|panic| {
-            let text = panic
-                .payload_as_str()
-                .unwrap_or("the plugin panicked")
-                .to_string();
-            let place = panic
-                .location()
-                .map(|place| ("location".to_string(), place.to_string()));
-            log::log(
-                log::Level::Error,
-                &format!("panic: {text}"),
-                &Vec::from_iter(place),
-            );
+            let text = panic.payload_as_str().unwrap_or("the plugin panicked").to_string();
+            let place = panic.location().map(|place| ("location".to_string(), place.to_string()));
+            log::log(log::Level::Error, &format!("panic: {text}"), &Vec::from_iter(place));
         }));
     });
 }
@@ -306,11 +272,6 @@ impl Plain for bindings::cleanup::Event {
                 sessions: lost.sessions.into_iter().map(Plain::plain).collect(),
             },
         };
-        event::Cleanup {
-            cause: self.cause,
-            scope,
-            chunk: self.chunk,
-            last: self.last,
-        }
+        event::Cleanup { cause: self.cause, scope, chunk: self.chunk, last: self.last }
     }
 }

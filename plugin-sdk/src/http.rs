@@ -60,9 +60,7 @@ impl From<Error> for HookError {
     fn from(error: Error) -> HookError {
         match error {
             Error::Invalid(_) => HookError::reject(error.to_string()),
-            Error::Denied(_) | Error::Timeout(_) | Error::Network(_) => {
-                HookError::retry(error.to_string())
-            }
+            Error::Denied(_) | Error::Timeout(_) | Error::Network(_) => HookError::retry(error.to_string()),
         }
     }
 }
@@ -178,20 +176,14 @@ impl Request {
     pub fn deliver(self) -> HookResult {
         let (method, url) = (self.method.clone(), self.url.clone());
         // What is behind the path may be secret.
-        let what = format!(
-            "{method} {}",
-            url.split(['?', '#']).next().unwrap_or_default()
-        );
+        let what = format!("{method} {}", url.split(['?', '#']).next().unwrap_or_default());
         match self.send() {
             Ok(response) => response.delivered(&what),
             Err(error) => Err(match HookError::from(error) {
-                HookError::Retry { message, after_ms } => HookError::Retry {
-                    message: format!("{what}: {message}"),
-                    after_ms,
-                },
-                HookError::Reject { message } => HookError::Reject {
-                    message: format!("{what}: {message}"),
-                },
+                HookError::Retry { message, after_ms } => {
+                    HookError::Retry { message: format!("{what}: {message}"), after_ms }
+                }
+                HookError::Reject { message } => HookError::Reject { message: format!("{what}: {message}") },
             }),
         }
     }
@@ -202,15 +194,9 @@ impl Request {
 pub fn check_header(name: &str, value: &str) -> Result<(), Error> {
     let named = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.is_empty() || !name.bytes().all(named) {
-        return Err(Error::Invalid(format!(
-            "`{}` is not a header name",
-            name.escape_debug()
-        )));
+        return Err(Error::Invalid(format!("`{}` is not a header name", name.escape_debug())));
     }
-    if !value
-        .bytes()
-        .all(|byte| byte == b'\t' || byte == b' ' || byte.is_ascii_graphic())
-    {
+    if !value.bytes().all(|byte| byte == b'\t' || byte == b' ' || byte.is_ascii_graphic()) {
         return Err(Error::Invalid(format!(
             "the value of the header `{name}` holds more than visible ASCII"
         )));
@@ -234,12 +220,7 @@ pub struct Response {
 impl Response {
     /// An empty answer, for tests.
     pub fn new(status: u16) -> Response {
-        Response {
-            status,
-            headers: Vec::new(),
-            body: Vec::new(),
-            complete: true,
-        }
+        Response { status, headers: Vec::new(), body: Vec::new(), complete: true }
     }
 
     /// With one more header, for tests.
@@ -256,19 +237,14 @@ impl Response {
 
     /// The first header of this name, whatever its case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let found = self
-            .headers
-            .iter()
-            .find(|(header, _)| header.eq_ignore_ascii_case(name));
+        let found = self.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
     }
 
     /// The body read as JSON. Fails with [`Error::Network`] if it is incomplete or of another shape.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         if !self.complete {
-            return Err(Error::Network(
-                "the answer's body is incomplete".to_string(),
-            ));
+            return Err(Error::Network("the answer's body is incomplete".to_string()));
         }
         serde_json::from_slice(&self.body)
             .map_err(|error| Error::Network(format!("the answer's body: {error}")))
@@ -281,11 +257,7 @@ impl Response {
             let body = String::from_utf8_lossy(&self.body);
             let excerpt: String = body.trim().chars().take(EXCERPT).collect();
             let colon = if excerpt.is_empty() { "" } else { ": " };
-            format!(
-                "{what} answered {}{colon}{}",
-                self.status,
-                excerpt.escape_debug()
-            )
+            format!("{what} answered {}{colon}{}", self.status, excerpt.escape_debug())
         };
         match self.status {
             200..=299 => Ok(()),

@@ -98,13 +98,7 @@ impl Bucket {
     /// All keys that start with `prefix`, sorted, read page by page. A key that is written or deleted meanwhile may
     /// be missing or listed.
     pub fn keys(&self, prefix: impl Into<String>) -> Keys<'_> {
-        Keys {
-            bucket: self,
-            prefix: prefix.into(),
-            page: Vec::new().into_iter(),
-            next: None,
-            done: false,
-        }
+        Keys { bucket: self, prefix: prefix.into(), page: Vec::new().into_iter(), next: None, done: false }
     }
 }
 
@@ -162,10 +156,7 @@ mod backend {
 
     pub(super) fn get(bucket: &str, key: &str) -> Result<Option<Entry>, Error> {
         let entry = host::get(bucket, key).map_err(plain)?;
-        Ok(entry.map(|entry| Entry {
-            value: entry.value,
-            version: entry.version,
-        }))
+        Ok(entry.map(|entry| Entry { value: entry.value, version: entry.version }))
     }
 
     pub(super) fn set(bucket: &str, key: &str, value: &[u8]) -> Result<u64, Error> {

@@ -78,8 +78,8 @@ pub mod testing;
 mod tests;
 
 pub use event::{
-    Attributes, Cleanup, Context, HookError, HookResult, Scope, Session, SessionDisconnected,
-    Status, StatusChange,
+    Attributes, Cleanup, Context, HookError, HookResult, Scope, Session, SessionDisconnected, Status,
+    StatusChange,
 };
 pub use presence_plugin_macros::plugin;
 
@@ -88,8 +88,7 @@ pub use presence_plugin_macros::plugin;
 #[doc(hidden)]
 pub mod __private {
     pub use crate::guest::bindings::{
-        cleanup, configure, session_connected, session_disconnected, user_idle, user_offline,
-        user_online,
+        cleanup, configure, session_connected, session_disconnected, user_idle, user_offline, user_online,
     };
     pub use crate::guest::{Context, HookError, State, configure as make, handle};
 }

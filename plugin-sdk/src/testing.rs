@@ -51,10 +51,7 @@ pub struct Request {
 impl Request {
     /// The first header of this name, whatever its case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let found = self
-            .headers
-            .iter()
-            .find(|(header, _)| header.eq_ignore_ascii_case(name));
+        let found = self.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
     }
 
@@ -77,9 +74,7 @@ pub fn requests() -> Vec<Request> {
 pub(crate) fn send(request: Request) -> Result<Response, http::Error> {
     HTTP.with_borrow_mut(|http| {
         http.requests.push(request);
-        http.answers
-            .pop_front()
-            .unwrap_or_else(|| Ok(Response::new(200)))
+        http.answers.pop_front().unwrap_or_else(|| Ok(Response::new(200)))
     })
 }
 
@@ -160,13 +155,7 @@ pub mod keyvalue {
                 return Err(Error::TooLarge(format!("{}: {} bytes", at.1, value.len())));
             }
             self.version += 1;
-            self.entries.insert(
-                at,
-                Entry {
-                    value: value.to_vec(),
-                    version: self.version,
-                },
-            );
+            self.entries.insert(at, Entry { value: value.to_vec(), version: self.version });
             Ok(self.version)
         }
     }
@@ -201,13 +190,9 @@ pub mod keyvalue {
     pub(crate) fn increment(bucket: &str, key: &str, delta: i64) -> Result<i64, Error> {
         step(|fake| {
             let at = at(bucket, key);
-            let text = fake
-                .entries
-                .get(&at)
-                .map_or("0".into(), |entry| String::from_utf8_lossy(&entry.value));
-            let count: i64 = text
-                .parse()
-                .map_err(|_| Error::Unavailable(format!("{key}: not a counter")))?;
+            let text =
+                fake.entries.get(&at).map_or("0".into(), |entry| String::from_utf8_lossy(&entry.value));
+            let count: i64 = text.parse().map_err(|_| Error::Unavailable(format!("{key}: not a counter")))?;
             let sum = count.saturating_add(delta);
             fake.write(at, sum.to_string().as_bytes()).map(|_| sum)
         })
@@ -231,11 +216,7 @@ pub mod keyvalue {
                     && key.starts_with(prefix)
                     && after.is_none_or(|after| key.as_str() > after)
             });
-            let page: Vec<String> = found
-                .by_ref()
-                .take(PAGE)
-                .map(|(_, key)| key.clone())
-                .collect();
+            let page: Vec<String> = found.by_ref().take(PAGE).map(|(_, key)| key.clone()).collect();
             let next = found.next().and(page.last().cloned());
             Ok((page, next))
         })

@@ -30,16 +30,11 @@ pub fn date(ms: u64) -> String {
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     (year, month, day)
 }
@@ -67,16 +62,12 @@ pub(crate) mod wasi {
 
     pub(super) fn remaining() -> Option<Duration> {
         let deadline = DEADLINE.get()?;
-        Some(Duration::from_nanos(
-            deadline.saturating_sub(monotonic_clock::now()),
-        ))
+        Some(Duration::from_nanos(deadline.saturating_sub(monotonic_clock::now())))
     }
 
     /// A call begins (so many milliseconds are left), or has ended.
     pub(crate) fn set_call(time_left_ms: Option<u32>) {
-        DEADLINE.set(
-            time_left_ms.map(|ms| monotonic_clock::now().saturating_add(u64::from(ms) * 1_000_000)),
-        );
+        DEADLINE.set(time_left_ms.map(|ms| monotonic_clock::now().saturating_add(u64::from(ms) * 1_000_000)));
     }
 }
 
@@ -87,9 +78,7 @@ mod clock {
     pub(super) fn now_ms() -> u64 {
         crate::testing::fixed_now_ms().unwrap_or_else(|| {
             let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            since.map_or(0, |since| {
-                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-            })
+            since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
         })
     }
 

@@ -28,10 +28,7 @@ pub fn plugin(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let written = if arguments.is_empty() {
         expand(&block)
     } else {
-        Err(Error::new(
-            arguments.span(),
-            "`#[plugin]` takes no arguments",
-        ))
+        Err(Error::new(arguments.span(), "`#[plugin]` takes no arguments"))
     };
     let written = written.unwrap_or_else(|error| error.to_compile_error());
     quote! { #block #written }.into()
@@ -65,9 +62,7 @@ fn expand(block: &ItemImpl) -> Result<Tokens, Error> {
         let message = format!("a plugin needs at least one hook: {}", hook_names());
         return Err(Error::new(plugin.span(), message));
     }
-    let checks = hooks
-        .iter()
-        .map(|(name, event)| signature_check(plugin, name, event));
+    let checks = hooks.iter().map(|(name, event)| signature_check(plugin, name, event));
     let maker_check = maker_check(plugin, configure);
     let exports = exports(plugin, configure, &hooks);
     Ok(quote! {
@@ -88,10 +83,7 @@ fn check_block(block: &ItemImpl) -> Result<(), Error> {
         ));
     }
     if !block.generics.params.is_empty() {
-        return Err(Error::new(
-            block.generics.span(),
-            "a plugin cannot be generic",
-        ));
+        return Err(Error::new(block.generics.span(), "a plugin cannot be generic"));
     }
     Ok(())
 }
@@ -108,14 +100,10 @@ fn hook(function: &ImplItemFn) -> Result<Ident, Error> {
         return Err(Error::new(name.span(), message));
     };
     if let Some(keyword) = &function.sig.asyncness {
-        return Err(Error::new(
-            keyword.span(),
-            "hooks are plain functions, not async ones",
-        ));
+        return Err(Error::new(keyword.span(), "hooks are plain functions, not async ones"));
     }
     if function.sig.receiver().is_none() || function.sig.inputs.len() != 3 {
-        let message =
-            format!("expected `fn {name}(&self, ctx: &Context, event: &{event}) -> HookResult`");
+        let message = format!("expected `fn {name}(&self, ctx: &Context, event: &{event}) -> HookResult`");
         return Err(Error::new(function.sig.span(), message));
     }
     Ok(format_ident!("{event}", span = name.span()))
@@ -207,11 +195,7 @@ mod tests {
 
     fn refusal(block: ItemImpl) -> String {
         let error = expand(&block).expect_err("an error");
-        error
-            .into_iter()
-            .map(|error| error.to_string())
-            .collect::<Vec<_>>()
-            .join("; ")
+        error.into_iter().map(|error| error.to_string()).collect::<Vec<_>>().join("; ")
     }
 
     #[test]
@@ -223,10 +207,7 @@ mod tests {
         };
         let written = expand(&block).unwrap().to_string();
         assert!(written.contains("user_online :: Guest"));
-        assert!(
-            !written.contains("user_idle") && !written.contains("configure"),
-            "{written}"
-        );
+        assert!(!written.contains("user_idle") && !written.contains("configure"), "{written}");
         assert!(written.contains("Default"));
     }
 
@@ -247,22 +228,15 @@ mod tests {
 
     #[test]
     fn shapes_that_cannot_work_are_refused() {
-        let nothing = refusal(
-            parse_quote! { impl Mine { fn configure(config: ()) -> Result<Mine, String> { x } } },
-        );
-        assert!(
-            nothing.starts_with("a plugin needs at least one hook: `session_connected`"),
-            "{nothing}"
-        );
+        let nothing =
+            refusal(parse_quote! { impl Mine { fn configure(config: ()) -> Result<Mine, String> { x } } });
+        assert!(nothing.starts_with("a plugin needs at least one hook: `session_connected`"), "{nothing}");
         assert!(refusal(parse_quote! { impl Clone for Mine {} }).contains("trait"));
         assert!(refusal(parse_quote! { impl<T> Mine<T> {} }).contains("generic"));
         let asynchronous =
             parse_quote! { impl Mine { async fn cleanup(&self, c: &Context, e: &Cleanup) {} } };
         assert!(refusal(asynchronous).contains("not async"));
         let short = refusal(parse_quote! { impl Mine { fn cleanup(&self) {} } });
-        assert_eq!(
-            short,
-            "expected `fn cleanup(&self, ctx: &Context, event: &Cleanup) -> HookResult`"
-        );
+        assert_eq!(short, "expected `fn cleanup(&self, ctx: &Context, event: &Cleanup) -> HookResult`");
     }
 }

@@ -21,32 +21,23 @@ impl<'a> Target<'a> {
         if !url.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(invalid("holds characters that must be percent-encoded"));
         }
-        let (scheme, rest) = url
-            .split_once("://")
-            .ok_or_else(|| invalid("is not absolute"))?;
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| invalid("is not absolute"))?;
         let secure = match scheme.to_ascii_lowercase().as_str() {
             "http" => false,
             "https" => true,
             _ => return Err(invalid("is neither http nor https")),
         };
-        let (authority, path_and_query) =
-            rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let (authority, path_and_query) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         if authority.is_empty() || authority.starts_with(':') {
             return Err(invalid("names no host"));
         }
         if authority.contains('@') {
-            return Err(invalid(
-                "holds user info: send an `authorization` header instead",
-            ));
+            return Err(invalid("holds user info: send an `authorization` header instead"));
         }
         if path_and_query.contains('#') {
             return Err(invalid("has a fragment (`#…`), which is never sent"));
         }
-        Ok(Target {
-            secure,
-            authority,
-            path_and_query,
-        })
+        Ok(Target { secure, authority, path_and_query })
     }
 }
 
@@ -60,9 +51,7 @@ pub fn encode_segment(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(byte as char)
-            }
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(byte as char),
             _ => encoded.push_str(&format!("%{byte:02X}")),
         }
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use wasip2::clocks::monotonic_clock;
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
-    ErrorCode, Fields, FutureIncomingResponse, IncomingBody, IncomingResponse, Method,
-    OutgoingBody, OutgoingRequest, RequestOptions, Scheme,
+    ErrorCode, Fields, FutureIncomingResponse, IncomingBody, IncomingResponse, Method, OutgoingBody,
+    OutgoingRequest, RequestOptions, Scheme,
 };
 use wasip2::io::poll::{self, Pollable};
 use wasip2::io::streams::{OutputStream, StreamError};
@@ -19,65 +19,38 @@ use super::{Error, Request, Response};
 /// Bytes asked for at once.
 const READ: u64 = 16 * 1024;
 
-pub(super) fn send(
-    request: &Request,
-    target: &Target<'_>,
-    timeout: Duration,
-) -> Result<Response, Error> {
+pub(super) fn send(request: &Request, target: &Target<'_>, timeout: Duration) -> Result<Response, Error> {
     let timer = Timer::new(timeout);
     let outgoing = outgoing(request, target)?;
-    let body = outgoing
-        .body()
-        .map_err(|()| Error::Network("the host gave no body to write to".to_string()))?;
-    let future = outgoing_handler::handle(outgoing, Some(options(timeout)))
-        .map_err(|code| failed(code, timeout))?;
+    let body =
+        outgoing.body().map_err(|()| Error::Network("the host gave no body to write to".to_string()))?;
+    let future =
+        outgoing_handler::handle(outgoing, Some(options(timeout))).map_err(|code| failed(code, timeout))?;
     write(body, &request.body, &timer)?;
     let response = wait(&future, &timer)?;
     Ok(received(response, request.body_limit, &timer))
 }
 
 fn outgoing(request: &Request, target: &Target<'_>) -> Result<OutgoingRequest, Error> {
-    let mut headers: Vec<(String, Vec<u8>)> = request
-        .headers
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone().into_bytes()))
-        .collect();
-    let bodyless = request.body.is_empty()
-        && matches!(
-            request.method.as_str(),
-            "GET" | "HEAD" | "DELETE" | "OPTIONS"
-        );
+    let mut headers: Vec<(String, Vec<u8>)> =
+        request.headers.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
+    let bodyless =
+        request.body.is_empty() && matches!(request.method.as_str(), "GET" | "HEAD" | "DELETE" | "OPTIONS");
     if !bodyless {
-        headers.push((
-            "content-length".to_string(),
-            request.body.len().to_string().into_bytes(),
-        ));
+        headers.push(("content-length".to_string(), request.body.len().to_string().into_bytes()));
     }
-    let headers = Fields::from_list(&headers).map_err(|error| {
-        Error::Invalid(format!("the host does not take its headers: {error:?}"))
-    })?;
+    let headers = Fields::from_list(&headers)
+        .map_err(|error| Error::Invalid(format!("the host does not take its headers: {error:?}")))?;
     let outgoing = OutgoingRequest::new(headers);
-    let scheme = if target.secure {
-        Scheme::Https
-    } else {
-        Scheme::Http
-    };
+    let scheme = if target.secure { Scheme::Https } else { Scheme::Http };
     let path = match target.path_and_query.as_bytes().first() {
         Some(b'/') => target.path_and_query.to_string(),
         _ => format!("/{}", target.path_and_query),
     };
-    outgoing
-        .set_method(&method(&request.method))
-        .map_err(|()| invalid("method"))?;
-    outgoing
-        .set_scheme(Some(&scheme))
-        .map_err(|()| invalid("scheme"))?;
-    outgoing
-        .set_authority(Some(target.authority))
-        .map_err(|()| invalid("host"))?;
-    outgoing
-        .set_path_with_query(Some(&path))
-        .map_err(|()| invalid("path"))?;
+    outgoing.set_method(&method(&request.method)).map_err(|()| invalid("method"))?;
+    outgoing.set_scheme(Some(&scheme)).map_err(|()| invalid("scheme"))?;
+    outgoing.set_authority(Some(target.authority)).map_err(|()| invalid("host"))?;
+    outgoing.set_path_with_query(Some(&path)).map_err(|()| invalid("path"))?;
     Ok(outgoing)
 }
 
@@ -111,9 +84,8 @@ fn options(timeout: Duration) -> RequestOptions {
 /// Writes the body. If the other side stops reading, the answer tells why: that is no error here.
 fn write(body: OutgoingBody, bytes: &[u8], timer: &Timer) -> Result<(), Error> {
     {
-        let stream = body
-            .write()
-            .map_err(|()| Error::Network("the host gave no stream to write to".to_string()))?;
+        let stream =
+            body.write().map_err(|()| Error::Network("the host gave no stream to write to".to_string()))?;
         if !write_all(&stream, bytes, timer)? {
             return Ok(());
         }
@@ -157,15 +129,10 @@ fn wait(future: &FutureIncomingResponse, timer: &Timer) -> Result<IncomingRespon
 
 fn received(response: IncomingResponse, limit: usize, timer: &Timer) -> Response {
     let headers = response.headers().entries();
-    let headers = headers
-        .into_iter()
-        .map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned()));
-    let mut answer = Response {
-        status: response.status(),
-        headers: headers.collect(),
-        body: Vec::new(),
-        complete: false,
-    };
+    let headers =
+        headers.into_iter().map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned()));
+    let mut answer =
+        Response { status: response.status(), headers: headers.collect(), body: Vec::new(), complete: false };
     if limit > 0
         && let Ok(body) = response.consume()
     {
@@ -202,17 +169,13 @@ fn read(body: &IncomingBody, limit: usize, timer: &Timer, into: &mut Vec<u8>) ->
 fn failed(code: ErrorCode, timeout: Duration) -> Error {
     match code {
         ErrorCode::HttpRequestDenied => Error::Denied("no grant for this origin".to_string()),
-        ErrorCode::DestinationIpProhibited => {
-            Error::Denied("no grant for this address".to_string())
-        }
+        ErrorCode::DestinationIpProhibited => Error::Denied("no grant for this address".to_string()),
         ErrorCode::HttpRequestUriInvalid
         | ErrorCode::HttpRequestMethodInvalid
-        | ErrorCode::HttpRequestUriTooLong => {
-            Error::Invalid(format!("the host refused it: {code:?}"))
+        | ErrorCode::HttpRequestUriTooLong => Error::Invalid(format!("the host refused it: {code:?}")),
+        ErrorCode::ConnectionTimeout | ErrorCode::HttpResponseTimeout | ErrorCode::ConnectionReadTimeout => {
+            Error::Timeout(timeout)
         }
-        ErrorCode::ConnectionTimeout
-        | ErrorCode::HttpResponseTimeout
-        | ErrorCode::ConnectionReadTimeout => Error::Timeout(timeout),
         other => Error::Network(format!("{other:?}").replace("ErrorCode::", "")),
     }
 }
@@ -225,19 +188,12 @@ struct Timer {
 impl Timer {
     fn new(timeout: Duration) -> Timer {
         let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-        Timer {
-            pollable: monotonic_clock::subscribe_duration(nanos),
-            timeout,
-        }
+        Timer { pollable: monotonic_clock::subscribe_duration(nanos), timeout }
     }
 
     /// Waits until the other one is ready, or fails when the time is up.
     fn wait_for(&self, other: &Pollable) -> Result<(), Error> {
         let ready = poll::poll(&[other, &self.pollable]);
-        if ready.contains(&0) {
-            Ok(())
-        } else {
-            Err(Error::Timeout(self.timeout))
-        }
+        if ready.contains(&0) { Ok(()) } else { Err(Error::Timeout(self.timeout)) }
     }
 }

@@ -37,9 +37,7 @@ const TRIES: usize = 100;
 pub enum Error {
     #[error(transparent)]
     Store(#[from] keyvalue::Error),
-    #[error(
-        "{key} is not a document of this plugin ({text}): delete it, or give the plugin another bucket"
-    )]
+    #[error("{key} is not a document of this plugin ({text}): delete it, or give the plugin another bucket")]
     Damaged { key: String, text: String },
     #[error("{0} is written by too many at once")]
     Contended(String),
@@ -71,9 +69,7 @@ pub struct Ledger {
 
 impl Ledger {
     pub fn new(bucket: &str) -> Ledger {
-        Ledger {
-            bucket: Bucket::new(bucket),
-        }
+        Ledger { bucket: Bucket::new(bucket) }
     }
 
     pub fn bucket(&self) -> &Bucket {
@@ -88,22 +84,15 @@ impl Ledger {
         connected_at: u64,
         fate: Fate,
     ) -> Result<UserRecord, Error> {
-        self.apply(user, |record| {
-            record.session(session, connected_at, fate, time::now_ms())
-        })
+        self.apply(user, |record| record.session(session, connected_at, fate, time::now_ms()))
     }
 
     /// Counts a change of status.
     pub fn status(&self, change: &StatusChange) -> Result<(), Error> {
-        self.apply(&change.user, |record| record.status(change))
-            .map(|_| ())
+        self.apply(&change.user, |record| record.status(change)).map(|_| ())
     }
 
-    fn apply(
-        &self,
-        user: &str,
-        fold: impl Fn(&mut UserRecord) -> Option<Step>,
-    ) -> Result<UserRecord, Error> {
+    fn apply(&self, user: &str, fold: impl Fn(&mut UserRecord) -> Option<Step>) -> Result<UserRecord, Error> {
         let key = user_key(user);
         for _ in 0..TRIES {
             let (mut record, version) = self.read::<UserRecord>(&key)?;
@@ -118,11 +107,7 @@ impl Ledger {
                 record.figures += step.delta;
                 record.sequence += 1;
                 let (sequence, rollup) = (record.sequence, rollup_key(step.at_ms, user));
-                record.pending = Some(Pending {
-                    sequence,
-                    rollup,
-                    delta: step.delta,
-                });
+                record.pending = Some(Pending { sequence, rollup, delta: step.delta });
             }
             if !self.write(&key, version, &record)? {
                 continue;
@@ -141,11 +126,7 @@ impl Ledger {
         for _ in 0..TRIES {
             let (mut rollup, rollup_version) = self.read::<Rollup>(&pending.rollup)?;
             let (mut record, version) = self.read::<UserRecord>(&key)?;
-            if record
-                .pending
-                .as_ref()
-                .is_none_or(|now| now.sequence != pending.sequence)
-            {
+            if record.pending.as_ref().is_none_or(|now| now.sequence != pending.sequence) {
                 return Ok(());
             }
             if rollup.applied.get(user) != Some(&pending.sequence) {
@@ -173,10 +154,7 @@ impl Ledger {
         let mut needed = BTreeMap::new();
         for (user, sequence) in std::mem::take(&mut rollup.applied) {
             let (record, _) = self.read::<UserRecord>(&user_key(&user))?;
-            if record
-                .pending
-                .is_some_and(|pending| pending.sequence == sequence)
-            {
+            if record.pending.is_some_and(|pending| pending.sequence == sequence) {
                 needed.insert(user, sequence);
             }
         }
@@ -188,24 +166,15 @@ impl Ledger {
         let Some(entry) = self.bucket.get(key)? else {
             return Ok((T::default(), None));
         };
-        let document = serde_json::from_slice(&entry.value).map_err(|error| Error::Damaged {
-            key: key.to_string(),
-            text: error.to_string(),
-        })?;
+        let document = serde_json::from_slice(&entry.value)
+            .map_err(|error| Error::Damaged { key: key.to_string(), text: error.to_string() })?;
         Ok((document, Some(entry.version)))
     }
 
     /// False if another writer won.
-    fn write(
-        &self,
-        key: &str,
-        expected: Option<u64>,
-        document: &impl Serialize,
-    ) -> Result<bool, Error> {
-        let value = serde_json::to_vec(document).map_err(|error| Error::Damaged {
-            key: key.to_string(),
-            text: error.to_string(),
-        })?;
+    fn write(&self, key: &str, expected: Option<u64>, document: &impl Serialize) -> Result<bool, Error> {
+        let value = serde_json::to_vec(document)
+            .map_err(|error| Error::Damaged { key: key.to_string(), text: error.to_string() })?;
         Ok(self.bucket.compare_and_set(key, expected, value)?.is_some())
     }
 }

@@ -33,8 +33,7 @@ mod ledger;
 mod record;
 
 use presence_plugin::{
-    Cleanup, Context, HookError, HookResult, Scope, Session, SessionDisconnected, StatusChange,
-    log, time,
+    Cleanup, Context, HookError, HookResult, Scope, Session, SessionDisconnected, StatusChange, log, time,
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -53,9 +52,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config {
-            bucket: "analytics".to_string(),
-        }
+        Config { bucket: "analytics".to_string() }
     }
 }
 
@@ -80,23 +77,15 @@ impl Analytics {
         if config.bucket.is_empty() {
             return Err("config.bucket: it is empty; leave it out for `analytics`".to_string());
         }
-        Ok(Analytics {
-            ledger: Ledger::new(&config.bucket),
-        })
+        Ok(Analytics { ledger: Ledger::new(&config.bucket) })
     }
 
     fn session_connected(&self, _: &Context, event: &Session) -> HookResult {
-        let open = Open {
-            user: event.user.clone(),
-            connected_at: event.connected_at,
-        };
-        let open =
-            serde_json::to_vec(&open).map_err(|error| HookError::reject(error.to_string()))?;
+        let open = Open { user: event.user.clone(), connected_at: event.connected_at };
+        let open = serde_json::to_vec(&open).map_err(|error| HookError::reject(error.to_string()))?;
         // Before the count: a fresh start finds open sessions by these keys, and must not miss one that is counted.
         self.ledger.bucket().set(&open_key(&event.id), open)?;
-        let record = self
-            .ledger
-            .session(&event.user, &event.id, event.connected_at, Fate::Open)?;
+        let record = self.ledger.session(&event.user, &event.id, event.connected_at, Fate::Open)?;
         if record.is_closed(&event.id) {
             log::debug!(session = event.id, "a repeat of what has ended since");
             self.ledger.bucket().delete(&open_key(&event.id))?;
@@ -105,15 +94,8 @@ impl Analytics {
     }
 
     fn session_disconnected(&self, _: &Context, event: &SessionDisconnected) -> HookResult {
-        let fate = Fate::Ended {
-            duration_ms: event.duration_ms,
-        };
-        self.close(
-            &event.session.id,
-            &event.session.user,
-            event.session.connected_at,
-            fate,
-        )
+        let fate = Fate::Ended { duration_ms: event.duration_ms };
+        self.close(&event.session.id, &event.session.user, event.session.connected_at, fate)
     }
 
     fn cleanup(&self, _: &Context, event: &Cleanup) -> HookResult {
@@ -162,12 +144,7 @@ impl Analytics {
                 log::error!(key, "not a document of this plugin: left alone");
                 continue;
             };
-            self.close(
-                &key[OPEN.len()..],
-                &open.user,
-                open.connected_at,
-                Fate::Lost,
-            )?;
+            self.close(&key[OPEN.len()..], &open.user, open.connected_at, Fate::Lost)?;
         }
         Ok(())
     }
@@ -182,8 +159,7 @@ fn open_key(session: &str) -> String {
 fn check_time(done: usize) -> HookResult {
     match time::remaining() {
         Some(left) if left < LAST_MOMENT => {
-            let message =
-                format!("out of time after {done} sessions: another call goes on from there");
+            let message = format!("out of time after {done} sessions: another call goes on from there");
             Err(HookError::retry_after(message, Duration::ZERO))
         }
         _ => Ok(()),

@@ -82,13 +82,7 @@ impl UserRecord {
     }
 
     /// Takes in what became of a session. None: nothing new.
-    pub fn session(
-        &mut self,
-        session: &str,
-        connected_at: u64,
-        fate: Fate,
-        now_ms: u64,
-    ) -> Option<Step> {
+    pub fn session(&mut self, session: &str, connected_at: u64, fate: Fate, now_ms: u64) -> Option<Step> {
         let open = self.open.iter().position(|id| id == session);
         let closed = self.closed.iter().position(|closed| closed.id == session);
         let mut delta = Figures::default();
@@ -110,17 +104,10 @@ impl UserRecord {
         if fate != Fate::Open {
             open.map(|at| self.open.swap_remove(at));
             closed.map(|at| self.closed.remove(at));
-            self.closed.push(Closed {
-                id: session.to_string(),
-                lost: fate == Fate::Lost,
-                at: now_ms,
-            });
+            self.closed.push(Closed { id: session.to_string(), lost: fate == Fate::Lost, at: now_ms });
             self.forget(now_ms);
         }
-        Some(Step {
-            at_ms: connected_at,
-            delta,
-        })
+        Some(Step { at_ms: connected_at, delta })
     }
 
     /// Takes in a change of status. None: a repeat, or older than what is known.
@@ -132,8 +119,8 @@ impl UserRecord {
         if let Some(status) = self.status {
             let elapsed = to_i64(change.since.saturating_sub(self.since));
             // Whoever was offline before a fresh start was offline until now: that is what offline means.
-            let follows = change.previous == Some(status)
-                || (status == Status::Offline && change.previous.is_none());
+            let follows =
+                change.previous == Some(status) || (status == Status::Offline && change.previous.is_none());
             *match (follows, status) {
                 (false, _) => &mut delta.unknown_ms,
                 (true, Status::Online) => &mut delta.online_ms,
@@ -142,9 +129,7 @@ impl UserRecord {
             } += elapsed;
         }
         // The same status again, under a new revision, is news (after a replay) but no change.
-        let missed = change
-            .previous
-            .is_some_and(|previous| previous != change.current);
+        let missed = change.previous.is_some_and(|previous| previous != change.current);
         if missed || self.status != Some(change.current) {
             *match change.current {
                 Status::Online => &mut delta.became_online,
@@ -152,12 +137,8 @@ impl UserRecord {
                 Status::Offline => &mut delta.became_offline,
             } += 1;
         }
-        (self.status, self.since, self.revision) =
-            (Some(change.current), change.since, change.revision);
-        Some(Step {
-            at_ms: change.since,
-            delta,
-        })
+        (self.status, self.since, self.revision) = (Some(change.current), change.since, change.revision);
+        Some(Step { at_ms: change.since, delta })
     }
 
     fn has_room(&self, session: &str) -> bool {
@@ -166,15 +147,11 @@ impl UserRecord {
 
     fn forget(&mut self, now_ms: u64) {
         // Each entry has words and a time around its id.
-        let mut bytes: usize = self
-            .closed
-            .iter()
-            .map(|closed| json_bytes(&closed.id) + 48)
-            .sum();
+        let mut bytes: usize = self.closed.iter().map(|closed| json_bytes(&closed.id) + 48).sum();
         let mut surplus = 0;
         for closed in &self.closed {
-            let old = closed.at.saturating_add(REMEMBER_MS) < now_ms
-                && self.closed.len() - surplus > REMEMBER;
+            let old =
+                closed.at.saturating_add(REMEMBER_MS) < now_ms && self.closed.len() - surplus > REMEMBER;
             if !old && bytes <= LIST_BYTES {
                 break;
             }

@@ -69,12 +69,7 @@ fn plugin() -> Analytics {
 
 fn tell(plugin: &Analytics, event: &Event) -> HookResult {
     let ctx = Context::default();
-    let sweep = |scope| Cleanup {
-        cause: "instance-lost".to_string(),
-        scope,
-        chunk: 0,
-        last: true,
-    };
+    let sweep = |scope| Cleanup { cause: "instance-lost".to_string(), scope, chunk: 0, last: true };
     match event {
         Event::Connected(event) => plugin.session_connected(&ctx, event),
         Event::Disconnected(event) => plugin.session_disconnected(&ctx, event),
@@ -92,10 +87,7 @@ fn tell(plugin: &Analytics, event: &Event) -> HookResult {
 }
 
 fn document(key: &str) -> Value {
-    let entry = Bucket::new("analytics")
-        .get(key)
-        .unwrap()
-        .unwrap_or_else(|| panic!("{key} is missing"));
+    let entry = Bucket::new("analytics").get(key).unwrap().unwrap_or_else(|| panic!("{key} is missing"));
     serde_json::from_slice(&entry.value).unwrap()
 }
 
@@ -104,48 +96,26 @@ fn figures(key: &str) -> Figures {
 }
 
 fn keys(prefix: &str) -> Vec<String> {
-    Bucket::new("analytics")
-        .keys(prefix)
-        .collect::<Result<_, _>>()
-        .unwrap()
+    Bucket::new("analytics").keys(prefix).collect::<Result<_, _>>().unwrap()
 }
 
 fn sum(prefix: &str) -> Figures {
-    keys(prefix)
-        .iter()
-        .fold(Figures::default(), |mut sum, key| {
-            sum += figures(key);
-            sum
-        })
+    keys(prefix).iter().fold(Figures::default(), |mut sum, key| {
+        sum += figures(key);
+        sum
+    })
 }
 
 /// What a reader sees: every day's figures and every user's.
-fn everything_kept() -> (
-    BTreeMap<String, Figures>,
-    BTreeMap<String, Figures>,
-    Vec<String>,
-) {
+fn everything_kept() -> (BTreeMap<String, Figures>, BTreeMap<String, Figures>, Vec<String>) {
     let mut days = BTreeMap::<String, Figures>::new();
     for key in keys("rollup/") {
-        *days
-            .entry(key["rollup/".len()..][..10].to_string())
-            .or_default() += figures(&key);
+        *days.entry(key["rollup/".len()..][..10].to_string()).or_default() += figures(&key);
     }
-    let users = keys("user/")
-        .into_iter()
-        .map(|key| (key.clone(), figures(&key)))
-        .collect();
-    assert_eq!(
-        sum("user/"),
-        sum("rollup/"),
-        "users and days add up to the same"
-    );
+    let users = keys("user/").into_iter().map(|key| (key.clone(), figures(&key))).collect();
+    assert_eq!(sum("user/"), sum("rollup/"), "users and days add up to the same");
     for key in keys("user/") {
-        assert_eq!(
-            document(&key)["pending"],
-            Value::Null,
-            "{key}: nothing is on its way at rest"
-        );
+        assert_eq!(document(&key)["pending"], Value::Null, "{key}: nothing is on its way at rest");
     }
     (days, users, keys("open/"))
 }
@@ -163,10 +133,7 @@ fn story() -> Vec<Event> {
         status("alice", Some(Online), Idle, t + 500),
         disconnected("a1", "alice", t, 600),
         status("alice", Some(Idle), Online, t + 700),
-        Event::Lost(vec![
-            session("b1", "bob", t + 20),
-            session("b2", "bob", t + 30),
-        ]),
+        Event::Lost(vec![session("b1", "bob", t + 20), session("b2", "bob", t + 30)]),
         status("bob", Some(Online), Offline, t + 900),
         disconnected("a2", "alice", t + 10, DAY_MS),
         status("alice", Some(Online), Offline, t + DAY_MS),
@@ -202,13 +169,7 @@ fn the_figures_of_a_story() {
         online_ms: 880,
         ..Figures::default()
     };
-    assert_eq!(
-        users,
-        BTreeMap::from([
-            ("user/alice".to_string(), alice),
-            ("user/bob".to_string(), bob)
-        ])
-    );
+    assert_eq!(users, BTreeMap::from([("user/alice".to_string(), alice), ("user/bob".to_string(), bob)]));
     let second_day = Figures {
         sessions_started: 1,
         sessions_lost: 1,
@@ -220,10 +181,7 @@ fn the_figures_of_a_story() {
     assert_eq!(days.len(), 2);
     assert_eq!(open, Vec::<String>::new());
     let record: UserRecord = serde_json::from_value(document("user/bob")).unwrap();
-    assert_eq!(
-        (record.status, record.since),
-        (Some(Status::Offline), MIDNIGHT + 1900)
-    );
+    assert_eq!((record.status, record.since), (Some(Status::Offline), MIDNIGHT + 1900));
 }
 
 #[test]
@@ -237,25 +195,17 @@ fn repeats_change_nothing() {
     for event in story() {
         tell(&plugin, &event).unwrap();
     }
-    assert_eq!(
-        everything_kept(),
-        once,
-        "all of it once more, from the start"
-    );
+    assert_eq!(everything_kept(), once, "all of it once more, from the start");
 }
 
 #[test]
 fn a_guest_may_be_thrown_away_after_any_step() {
     let undisturbed = {
         let plugin = plugin();
-        story()
-            .iter()
-            .for_each(|event| tell(&plugin, event).unwrap());
+        story().iter().for_each(|event| tell(&plugin, event).unwrap());
         everything_kept().1
     };
-    for fault in
-        (0..40).flat_map(|step| [disturb::Fault::Before(step), disturb::Fault::After(step)])
-    {
+    for fault in (0..40).flat_map(|step| [disturb::Fault::Before(step), disturb::Fault::After(step)]) {
         let plugin = plugin();
         for (number, event) in story().into_iter().enumerate() {
             disturb::disturb(Some(fault));
@@ -267,11 +217,7 @@ fn a_guest_may_be_thrown_away_after_any_step() {
                 tell(&plugin, &event).unwrap();
             }
         }
-        assert_eq!(
-            users_among_strangers(&undisturbed),
-            undisturbed,
-            "{fault:?}"
-        );
+        assert_eq!(users_among_strangers(&undisturbed), undisturbed, "{fault:?}");
     }
 }
 
@@ -281,9 +227,7 @@ fn a_guest_may_be_thrown_away_after_any_step() {
 fn guests_may_work_side_by_side() {
     let undisturbed = {
         let plugin = plugin();
-        story()
-            .iter()
-            .for_each(|event| tell(&plugin, event).unwrap());
+        story().iter().for_each(|event| tell(&plugin, event).unwrap());
         everything_kept().1
     };
     for step in 0..14 {
@@ -291,9 +235,7 @@ fn guests_may_work_side_by_side() {
         for (number, event) in story().into_iter().enumerate() {
             // The next event too, where their order is free: those of one session and of one user's status have one.
             let mut others = vec![event.clone()];
-            if let (Event::Connected(_), Some(next @ Event::Status(_))) =
-                (&event, story().get(number + 1))
-            {
+            if let (Event::Connected(_), Some(next @ Event::Status(_))) = (&event, story().get(number + 1)) {
                 others.push(next.clone());
             }
             let (guest, mut left) = (Rc::clone(&plugin), Some(others));
@@ -309,11 +251,7 @@ fn guests_may_work_side_by_side() {
             tell(&plugin, &event).unwrap();
             disturb::between(None);
         }
-        assert_eq!(
-            users_among_strangers(&undisturbed),
-            undisturbed,
-            "step {step}"
-        );
+        assert_eq!(users_among_strangers(&undisturbed), undisturbed, "step {step}");
     }
 }
 
@@ -327,9 +265,7 @@ fn users_among_strangers(known: &BTreeMap<String, Figures>) -> BTreeMap<String, 
 fn strangers(number: usize) -> impl Iterator<Item = Event> {
     let beside = |user: &'static str| {
         let names = (0..).map(move |name| format!("{number}-{name}"));
-        names
-            .filter(move |name| rollup_key(MIDNIGHT, name) == rollup_key(MIDNIGHT, user))
-            .take(3)
+        names.filter(move |name| rollup_key(MIDNIGHT, name) == rollup_key(MIDNIGHT, user)).take(3)
     };
     let names = beside("alice").chain(beside("bob"));
     names.map(|name| status(&name, None, Status::Online, MIDNIGHT))
@@ -341,16 +277,12 @@ fn random_weather() {
     for seed in 0..60 {
         let mut random = fastrand::Rng::with_seed(seed);
         let plugin = Rc::new(plugin());
-        let mut queues: Vec<Vec<Event>> = (0..80)
-            .flat_map(|user| life(&format!("u{user}"), &mut random))
-            .collect();
-        let expected = queues
-            .iter()
-            .flatten()
-            .fold(Figures::default(), |mut sum, event| {
-                sum += naive(event);
-                sum
-            });
+        let mut queues: Vec<Vec<Event>> =
+            (0..80).flat_map(|user| life(&format!("u{user}"), &mut random)).collect();
+        let expected = queues.iter().flatten().fold(Figures::default(), |mut sum, event| {
+            sum += naive(event);
+            sum
+        });
         while !queues.is_empty() {
             let at = random.usize(..queues.len());
             let event = queues[at].remove(0);
@@ -366,11 +298,7 @@ fn random_weather() {
                 }
                 seen += 1;
             })));
-            disturb::disturb(
-                random
-                    .bool()
-                    .then(|| disturb::Fault::After(random.usize(..30))),
-            );
+            disturb::disturb(random.bool().then(|| disturb::Fault::After(random.usize(..30))));
             let first = tell(&plugin, &event);
             disturb::between(None);
             disturb::disturb(None);
@@ -379,11 +307,7 @@ fn random_weather() {
             }
         }
         let (_, users, open) = everything_kept();
-        assert_eq!(
-            (sum("rollup/"), users.len(), open.len()),
-            (expected, 80, 0),
-            "seed {seed}"
-        );
+        assert_eq!((sum("rollup/"), users.len(), open.len()), (expected, 80, 0), "seed {seed}");
     }
 }
 
@@ -399,10 +323,7 @@ fn life(user: &str, random: &mut fastrand::Rng) -> Vec<Vec<Event>> {
     ]];
     for number in 0..random.u64(1..4) {
         let (id, at) = (format!("{user}-{number}"), start + number);
-        queues.push(vec![
-            connected(&id, user, at),
-            disconnected(&id, user, at, 500),
-        ]);
+        queues.push(vec![connected(&id, user, at), disconnected(&id, user, at, 500)]);
     }
     queues
 }
@@ -432,28 +353,13 @@ fn sessions_are_counted_by_whatever_is_heard_first() {
     let t = MIDNIGHT;
     tell(&plugin, &disconnected("s1", "alice", t, 5)).unwrap();
     tell(&plugin, &connected("s1", "alice", t)).unwrap();
-    tell(
-        &plugin,
-        &Event::Lost(vec![session("s1", "alice", t), session("s2", "alice", t)]),
-    )
-    .unwrap();
+    tell(&plugin, &Event::Lost(vec![session("s1", "alice", t), session("s2", "alice", t)])).unwrap();
     let lost = figures("user/alice");
-    assert_eq!(
-        (
-            lost.sessions_started,
-            lost.sessions_ended,
-            lost.sessions_lost
-        ),
-        (2, 1, 1)
-    );
+    assert_eq!((lost.sessions_started, lost.sessions_ended, lost.sessions_lost), (2, 1, 1));
     tell(&plugin, &disconnected("s2", "alice", t, 7)).unwrap();
     let ended = figures("user/alice");
     assert_eq!(
-        (
-            ended.sessions_started,
-            ended.sessions_ended,
-            ended.sessions_lost
-        ),
+        (ended.sessions_started, ended.sessions_ended, ended.sessions_lost),
         (2, 2, 0),
         "not lost after all"
     );
@@ -501,10 +407,7 @@ fn documents_stay_small() {
         tell(&plugin, &disconnected(&id(number), "bot", MIDNIGHT, 1)).unwrap();
     }
     let all = figures("user/bot");
-    assert_eq!(
-        (all.sessions_started, all.sessions_ended, all.session_ms),
-        (1000, 1000, 1000)
-    );
+    assert_eq!((all.sessions_started, all.sessions_ended, all.session_ms), (1000, 1000, 1000));
     let remembered = || document("user/bot")["closed"].as_array().unwrap().len();
     assert!(remembered() > 300);
     testing::set_now_ms(MIDNIGHT + DAY_MS);
@@ -516,18 +419,11 @@ fn documents_stay_small() {
 fn notes_are_dropped_once_they_have_served() {
     let plugin = plugin();
     for user in 0..2000 {
-        tell(
-            &plugin,
-            &status(&format!("u{user}"), None, Status::Online, MIDNIGHT),
-        )
-        .unwrap();
+        tell(&plugin, &status(&format!("u{user}"), None, Status::Online, MIDNIGHT)).unwrap();
     }
     assert_eq!(sum("rollup/").became_online, 2000);
     for key in keys("rollup/") {
-        assert!(
-            document(&key)["applied"].as_object().unwrap().len() <= 33,
-            "{key}"
-        );
+        assert!(document(&key)["applied"].as_object().unwrap().len() <= 33, "{key}");
     }
 }
 
@@ -536,11 +432,6 @@ fn foreign_documents_are_not_overwritten() {
     let plugin = plugin();
     Bucket::new("analytics").set("user/alice", "12").unwrap();
     let error = tell(&plugin, &connected("s", "alice", MIDNIGHT)).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .starts_with("user/alice is not a document of this plugin"),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("user/alice is not a document of this plugin"), "{error}");
     assert!(!error.is_retry());
 }

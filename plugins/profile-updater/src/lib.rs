@@ -46,14 +46,9 @@ impl ProfileUpdater {
     fn configure(config: Config) -> Result<Self, String> {
         http::check_url(&config.url).map_err(|error| format!("config.url: {error}"))?;
         if config.url.contains('?') {
-            return Err(
-                "config.url: a path is appended to it, so it cannot have a query (`?…`)"
-                    .to_string(),
-            );
+            return Err("config.url: a path is appended to it, so it cannot have a query (`?…`)".to_string());
         }
-        Ok(ProfileUpdater {
-            url: config.url.trim_end_matches('/').to_string(),
-        })
+        Ok(ProfileUpdater { url: config.url.trim_end_matches('/').to_string() })
     }
 
     fn user_online(&self, ctx: &Context, event: &StatusChange) -> HookResult {
@@ -71,13 +66,8 @@ impl ProfileUpdater {
     fn cleanup(&self, ctx: &Context, event: &Cleanup) -> HookResult {
         match event.scope {
             Scope::Everything => {
-                let reset = Reset {
-                    cause: &event.cause,
-                };
-                Request::post(format!("{}/reset", self.url))
-                    .json(&reset)
-                    .idempotent(ctx)
-                    .deliver()
+                let reset = Reset { cause: &event.cause };
+                Request::post(format!("{}/reset", self.url)).json(&reset).idempotent(ctx).deliver()
             }
             Scope::Lost { .. } => Ok(()),
         }
@@ -106,18 +96,11 @@ mod tests {
 
     fn plugin(url: &str) -> Result<ProfileUpdater, String> {
         testing::reset();
-        ProfileUpdater::configure(Config {
-            url: url.to_string(),
-        })
+        ProfileUpdater::configure(Config { url: url.to_string() })
     }
 
     fn context() -> Context {
-        Context {
-            event_id: "e-1".to_string(),
-            attempt: 1,
-            time_left_ms: 2000,
-            ..Context::default()
-        }
+        Context { event_id: "e-1".to_string(), attempt: 1, time_left_ms: 2000, ..Context::default() }
     }
 
     fn change(user: &str, current: Status) -> StatusChange {
@@ -134,27 +117,17 @@ mod tests {
     }
 
     fn sweep(scope: Scope) -> Cleanup {
-        Cleanup {
-            cause: "fresh-start".to_string(),
-            scope,
-            chunk: 0,
-            last: true,
-        }
+        Cleanup { cause: "fresh-start".to_string(), scope, chunk: 0, last: true }
     }
 
     #[test]
     fn puts_the_status_under_the_encoded_user() {
         let plugin = plugin("http://profiles:8090/profiles/").unwrap();
-        plugin
-            .user_idle(&context(), &change("a/b c", Status::Idle))
-            .unwrap();
+        plugin.user_idle(&context(), &change("a/b c", Status::Idle)).unwrap();
         let requests = testing::requests();
         assert_eq!(requests.len(), 1);
         assert_eq!(
-            (
-                requests[0].method.as_str(),
-                requests[0].header("Idempotency-Key")
-            ),
+            (requests[0].method.as_str(), requests[0].header("Idempotency-Key")),
             ("PUT", Some("e-1"))
         );
         assert_eq!(requests[0].url, "http://profiles:8090/profiles/a%2Fb%20c");
@@ -167,15 +140,10 @@ mod tests {
     #[test]
     fn resets_on_a_fresh_start_alone() {
         let plugin = plugin("http://profiles/p").unwrap();
-        let lost = Scope::Lost {
-            instance: "i".to_string(),
-            sessions: Vec::new(),
-        };
+        let lost = Scope::Lost { instance: "i".to_string(), sessions: Vec::new() };
         plugin.cleanup(&context(), &sweep(lost)).unwrap();
         assert_eq!(testing::requests(), []);
-        plugin
-            .cleanup(&context(), &sweep(Scope::Everything))
-            .unwrap();
+        plugin.cleanup(&context(), &sweep(Scope::Everything)).unwrap();
         let requests = testing::requests();
         assert_eq!(
             (requests[0].method.as_str(), requests[0].url.as_str()),
@@ -193,34 +161,15 @@ mod tests {
         };
         assert_eq!(answer(Ok(Response::new(204))), Ok(()));
         let busy = answer(Ok(Response::new(503).with_header("retry-after", "3"))).unwrap_err();
-        assert!(matches!(
-            busy,
-            HookError::Retry {
-                after_ms: Some(3000),
-                ..
-            }
-        ));
-        assert!(
-            answer(Err(http::Error::Network("refused".to_string())))
-                .unwrap_err()
-                .is_retry()
-        );
+        assert!(matches!(busy, HookError::Retry { after_ms: Some(3000), .. }));
+        assert!(answer(Err(http::Error::Network("refused".to_string()))).unwrap_err().is_retry());
         assert!(!answer(Ok(Response::new(422))).unwrap_err().is_retry());
     }
 
     #[test]
     fn refuses_urls_that_cannot_work() {
-        for url in [
-            "profiles",
-            "ftp://x",
-            "http://u:p@x/",
-            "http://x/?a=b",
-            "http://x/#y",
-        ] {
-            assert!(
-                plugin(url).unwrap_err().starts_with("config.url: "),
-                "{url}"
-            );
+        for url in ["profiles", "ftp://x", "http://u:p@x/", "http://x/?a=b", "http://x/#y"] {
+            assert!(plugin(url).unwrap_err().starts_with("config.url: "), "{url}");
         }
     }
 }

@@ -51,13 +51,7 @@ pub struct Webhook {
 }
 
 /// Headers that the plugin or the protocol sets.
-const RESERVED: [&str; 5] = [
-    "content-length",
-    "content-type",
-    "host",
-    "transfer-encoding",
-    "connection",
-];
+const RESERVED: [&str; 5] = ["content-length", "content-type", "host", "transfer-encoding", "connection"];
 
 #[derive(Serialize)]
 struct Document<'a, T> {
@@ -75,17 +69,11 @@ impl Webhook {
             http::check_header(name, value).map_err(|error| format!("config.headers: {error}"))?;
             let lower = name.to_ascii_lowercase();
             if lower.starts_with("webhook-") || RESERVED.contains(&lower.as_str()) {
-                return Err(format!(
-                    "config.headers: `{name}` is set by the plugin itself"
-                ));
+                return Err(format!("config.headers: `{name}` is set by the plugin itself"));
             }
         }
         let key = config.secret.map(|secret| key(&secret)).transpose()?;
-        Ok(Webhook {
-            url: config.url,
-            key,
-            headers: config.headers,
-        })
+        Ok(Webhook { url: config.url, key, headers: config.headers })
     }
 
     fn session_connected(&self, ctx: &Context, event: &Session) -> HookResult {
@@ -123,15 +111,9 @@ impl Webhook {
         data: &T,
     ) -> HookResult {
         let id = ctx.event_id.as_str();
-        let document = Document {
-            r#type: hook,
-            id,
-            timestamp: time::rfc3339(happened_ms),
-            data,
-        };
-        let body = serde_json::to_vec(&document).map_err(|error| {
-            HookError::reject(format!("the event can't be written as JSON: {error}"))
-        })?;
+        let document = Document { r#type: hook, id, timestamp: time::rfc3339(happened_ms), data };
+        let body = serde_json::to_vec(&document)
+            .map_err(|error| HookError::reject(format!("the event can't be written as JSON: {error}")))?;
         let seconds = (time::now_ms() / 1000).to_string();
         let mut request = Request::post(&self.url)
             .header("content-type", "application/json")
@@ -156,9 +138,7 @@ fn key(secret: &str) -> Result<Vec<u8>, String> {
         None => secret.as_bytes().to_vec(),
     };
     if key.is_empty() {
-        return Err(
-            "config.secret: it is empty; leave it out to send without signatures".to_string(),
-        );
+        return Err("config.secret: it is empty; leave it out to send without signatures".to_string());
     }
     Ok(key)
 }

@@ -9,11 +9,7 @@ use super::*;
 const NOW_MS: u64 = 1_764_060_000_000;
 
 fn config() -> Config {
-    Config {
-        url: "https://hooks.example/presence?t=1".to_string(),
-        secret: None,
-        headers: BTreeMap::new(),
-    }
+    Config { url: "https://hooks.example/presence?t=1".to_string(), secret: None, headers: BTreeMap::new() }
 }
 
 fn webhook(config: Config) -> Webhook {
@@ -23,12 +19,7 @@ fn webhook(config: Config) -> Webhook {
 }
 
 fn context() -> Context {
-    Context {
-        event_id: "e-1".to_string(),
-        attempt: 2,
-        time_left_ms: 2000,
-        ..Context::default()
-    }
+    Context { event_id: "e-1".to_string(), attempt: 2, time_left_ms: 2000, ..Context::default() }
 }
 
 fn session() -> Session {
@@ -38,9 +29,7 @@ fn session() -> Session {
         instance: "i-1".to_string(),
         status: Status::Online,
         connected_at: 1_764_059_400_125,
-        attributes: [("remote-address", "192.0.2.1"), ("meta.app", "web")]
-            .into_iter()
-            .collect(),
+        attributes: [("remote-address", "192.0.2.1"), ("meta.app", "web")].into_iter().collect(),
     }
 }
 
@@ -70,11 +59,8 @@ fn session_events() {
             "type": "session-connected", "id": "e-1", "timestamp": "2025-11-25T08:30:00.125Z", "data": session_json(),
         })
     );
-    let event = SessionDisconnected {
-        session: session(),
-        reason: "timeout".to_string(),
-        duration_ms: 60_000,
-    };
+    let event =
+        SessionDisconnected { session: session(), reason: "timeout".to_string(), duration_ms: 60_000 };
     webhook.session_disconnected(&context(), &event).unwrap();
     assert_eq!(
         sent(),
@@ -109,20 +95,10 @@ fn status_events() {
         })
     );
     webhook
-        .user_online(
-            &context(),
-            &StatusChange {
-                previous: None,
-                last_seen: None,
-                ..event.clone()
-            },
-        )
+        .user_online(&context(), &StatusChange { previous: None, last_seen: None, ..event.clone() })
         .unwrap();
     let document = sent();
-    assert_eq!(
-        (&document["type"], &document["data"]["previous"]),
-        (&json!("user-online"), &Value::Null)
-    );
+    assert_eq!((&document["type"], &document["data"]["previous"]), (&json!("user-online"), &Value::Null));
     webhook.user_idle(&context(), &event).unwrap();
     assert_eq!(sent()["type"], "user-idle");
 }
@@ -130,16 +106,8 @@ fn status_events() {
 #[test]
 fn cleanups_list_the_sessions() {
     let webhook = webhook(config());
-    let scope = Scope::Lost {
-        instance: "i-1".to_string(),
-        sessions: vec![session()],
-    };
-    let event = Cleanup {
-        cause: "instance-lost".to_string(),
-        scope,
-        chunk: 1,
-        last: false,
-    };
+    let scope = Scope::Lost { instance: "i-1".to_string(), sessions: vec![session()] };
+    let event = Cleanup { cause: "instance-lost".to_string(), scope, chunk: 1, last: false };
     webhook.cleanup(&context(), &event).unwrap();
     assert_eq!(
         sent(),
@@ -151,15 +119,7 @@ fn cleanups_list_the_sessions() {
             },
         })
     );
-    webhook
-        .cleanup(
-            &context(),
-            &Cleanup {
-                scope: Scope::Everything,
-                ..event
-            },
-        )
-        .unwrap();
+    webhook.cleanup(&context(), &Cleanup { scope: Scope::Everything, ..event }).unwrap();
     assert_eq!(sent()["data"]["scope"], "everything");
 }
 
@@ -194,54 +154,24 @@ fn requests_are_signed_and_carry_the_headers() {
 fn refusals_are_dead_letters_and_outages_are_not() {
     let webhook = webhook(config());
     testing::answer(Ok(Response::new(410)));
-    let error = webhook
-        .session_connected(&context(), &session())
-        .unwrap_err();
-    assert_eq!(
-        error,
-        HookError::reject("POST https://hooks.example/presence answered 410")
-    );
+    let error = webhook.session_connected(&context(), &session()).unwrap_err();
+    assert_eq!(error, HookError::reject("POST https://hooks.example/presence answered 410"));
     testing::answer(Ok(Response::new(429).with_header("Retry-After", "7")));
-    let error = webhook
-        .session_connected(&context(), &session())
-        .unwrap_err();
-    assert!(matches!(
-        error,
-        HookError::Retry {
-            after_ms: Some(7000),
-            ..
-        }
-    ));
+    let error = webhook.session_connected(&context(), &session()).unwrap_err();
+    assert!(matches!(error, HookError::Retry { after_ms: Some(7000), .. }));
 }
 
 #[test]
 fn a_configuration_that_cannot_work_is_refused() {
     let refused = |config: Config| Webhook::configure(config).err().expect("refused");
-    assert!(
-        refused(Config {
-            url: "hooks.example".to_string(),
-            ..config()
-        })
-        .starts_with("config.url: ")
-    );
+    assert!(refused(Config { url: "hooks.example".to_string(), ..config() }).starts_with("config.url: "));
     for secret in ["", "whsec_", "whsec_?"] {
         assert!(
-            refused(Config {
-                secret: Some(secret.to_string()),
-                ..config()
-            })
-            .starts_with("config.secret: ")
+            refused(Config { secret: Some(secret.to_string()), ..config() }).starts_with("config.secret: ")
         );
     }
     for name in ["a b", "Webhook-Id", "Content-Length"] {
         let headers = BTreeMap::from([(name.to_string(), "x".to_string())]);
-        assert!(
-            refused(Config {
-                headers,
-                ..config()
-            })
-            .starts_with("config.headers: "),
-            "{name}"
-        );
+        assert!(refused(Config { headers, ..config() }).starts_with("config.headers: "), "{name}");
     }
 }

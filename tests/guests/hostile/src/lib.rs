@@ -97,10 +97,7 @@ pub struct Hostile {
 #[presence_plugin::plugin]
 impl Hostile {
     fn configure(config: Config) -> Result<Self, HookError> {
-        let mut hostile = Hostile {
-            rules: config.rules,
-            kept: Vec::new(),
-        };
+        let mut hostile = Hostile { rules: config.rules, kept: Vec::new() };
         if let Some(act) = &config.configure {
             act.run(&mut hostile.kept)?;
         }
@@ -165,16 +162,11 @@ impl Act {
             Act::Exit => wasi::exit(),
             Act::Retry => return Err(HookError::retry("as ordered")),
             Act::RetryAfter(ms) => {
-                return Err(HookError::retry_after(
-                    "as ordered",
-                    Duration::from_millis(*ms),
-                ));
+                return Err(HookError::retry_after("as ordered", Duration::from_millis(*ms)));
             }
             Act::Reject => return Err(HookError::reject("as ordered")),
             Act::HugeError(bytes) => return Err(HookError::retry("x".repeat(*bytes))),
-            Act::FloodLog(lines) => {
-                (0..*lines).for_each(|line| log::info!(line, "a line among many"))
-            }
+            Act::FloodLog(lines) => (0..*lines).for_each(|line| log::info!(line, "a line among many")),
             Act::HugeLog(bytes) => log::info!("{}", "x".repeat(*bytes)),
             Act::FloodOutput(lines) => {
                 for line in 0..*lines {
@@ -208,10 +200,7 @@ fn recurse(depth: u64) -> u64 {
 
 fn print(bytes: &[u8]) -> HookResult {
     let mut output = std::io::stdout();
-    output
-        .write_all(bytes)
-        .and_then(|()| output.flush())
-        .map_err(|error| HookError::retry(error.to_string()))
+    output.write_all(bytes).and_then(|()| output.flush()).map_err(|error| HookError::retry(error.to_string()))
 }
 
 fn fill(bucket: &Bucket) -> HookResult {
@@ -230,10 +219,7 @@ mod tests {
     }
 
     fn context(attempt: u32) -> Context {
-        Context {
-            attempt,
-            ..Context::default()
-        }
+        Context { attempt, ..Context::default() }
     }
 
     #[test]
@@ -245,18 +231,9 @@ mod tests {
                 {"user": "mallory", "act": "nothing"}
             ]}"#,
         );
-        assert_eq!(
-            hostile.follow("user-idle", "mallory", &context(1)),
-            Err(HookError::reject("as ordered"))
-        );
-        assert_eq!(
-            hostile.follow("user-online", "mallory", &context(2)),
-            Err(HookError::retry("xxx"))
-        );
-        assert_eq!(
-            hostile.follow("user-online", "mallory", &context(3)),
-            Ok(())
-        );
+        assert_eq!(hostile.follow("user-idle", "mallory", &context(1)), Err(HookError::reject("as ordered")));
+        assert_eq!(hostile.follow("user-online", "mallory", &context(2)), Err(HookError::retry("xxx")));
+        assert_eq!(hostile.follow("user-online", "mallory", &context(3)), Ok(()));
         assert_eq!(hostile.follow("user-online", "alice", &context(1)), Ok(()));
     }
 

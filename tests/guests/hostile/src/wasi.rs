@@ -20,17 +20,10 @@ mod host {
         let rest = url.strip_prefix("http://").ok_or("not a http URL")?;
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let request = OutgoingRequest::new(Fields::new());
-        request
-            .set_scheme(Some(&Scheme::Http))
-            .map_err(|()| "scheme")?;
-        request
-            .set_authority(Some(authority))
-            .map_err(|()| "authority")?;
-        request
-            .set_path_with_query(Some(path))
-            .map_err(|()| "path")?;
-        let future =
-            outgoing_handler::handle(request, None).map_err(|error| format!("{error:?}"))?;
+        request.set_scheme(Some(&Scheme::Http)).map_err(|()| "scheme")?;
+        request.set_authority(Some(authority)).map_err(|()| "authority")?;
+        request.set_path_with_query(Some(path)).map_err(|()| "path")?;
+        let future = outgoing_handler::handle(request, None).map_err(|error| format!("{error:?}"))?;
         future.subscribe().block();
         match future.get() {
             Some(Ok(Ok(_))) => Ok(()),

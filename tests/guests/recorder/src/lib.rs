@@ -6,9 +6,7 @@
 
 use presence_plugin::http::Request;
 use presence_plugin::keyvalue::Bucket;
-use presence_plugin::{
-    Cleanup, Context, HookError, HookResult, Session, SessionDisconnected, StatusChange,
-};
+use presence_plugin::{Cleanup, Context, HookError, HookResult, Session, SessionDisconnected, StatusChange};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -63,7 +61,8 @@ impl Recorder {
 
 impl Recorder {
     fn record(&self, hook: &str, key: &str, ctx: &Context, event: &impl Serialize) -> HookResult {
-        let document = json!({ "hook": hook, "event_id": ctx.event_id, "attempt": ctx.attempt, "event": event });
+        let document =
+            json!({ "hook": hook, "event_id": ctx.event_id, "attempt": ctx.attempt, "event": event });
         if let Some(bucket) = &self.config.bucket {
             append(&Bucket::new(bucket), key, &document)?;
         }
@@ -86,10 +85,7 @@ fn append(bucket: &Bucket, key: &str, document: &Value) -> Result<(), HookError>
         let surplus = documents.len().saturating_sub(KEPT);
         documents.drain(..surplus);
         let value = Value::Array(documents).to_string();
-        if bucket
-            .compare_and_set(key, entry.map(|entry| entry.version), value)?
-            .is_some()
-        {
+        if bucket.compare_and_set(key, entry.map(|entry| entry.version), value)?.is_some() {
             return Ok(());
         }
     }
@@ -103,18 +99,10 @@ mod tests {
     #[test]
     fn appends_and_posts() {
         testing::reset();
-        let config = Config {
-            url: Some("http://x/".to_string()),
-            bucket: Some("heard".to_string()),
-        };
+        let config = Config { url: Some("http://x/".to_string()), bucket: Some("heard".to_string()) };
         let recorder = Recorder::configure(config).unwrap();
         let scope = presence_plugin::Scope::Everything;
-        let event = Cleanup {
-            cause: "fresh-start".to_string(),
-            scope,
-            chunk: 0,
-            last: true,
-        };
+        let event = Cleanup { cause: "fresh-start".to_string(), scope, chunk: 0, last: true };
         for _ in 0..KEPT + 1 {
             recorder.cleanup(&Context::default(), &event).unwrap();
         }
