@@ -13,6 +13,7 @@
 //! Inputs enter through `handle_*`, effects leave through `poll_*`, and `now` is always an argument. This crate
 //! knows no tokio, no NATS, no wasmtime, no clock and no randomness; its iteration order is deterministic.
 
+pub mod assignment;
 pub mod checkpoint;
 pub mod delivery;
 pub mod documents;

@@ -6,110 +6,20 @@
 //! ```
 //!
 //! A single host goes the same way as a cluster. Conditions and claims are the store's; this only asks and waits.
-//! Sources: DESIGN section 4, "Ownership", "Leases", "Fresh start"; rendezvous hashing is Thaler & Ravishankar, "A
-//! Name-Based Mapping Scheme for Rendezvous", 1996.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
+use crate::assignment::desired_owner;
 use crate::documents::{
-    BootPhase, BootRecord, Change, Claim, Document, Expect, InstanceRecord, InstanceState, Key, Layout,
-    MetaRecord, Update,
+    BootPhase, BootRecord, Change, Claim, Document, Expect, InstanceRecord, InstanceState, Key, MetaRecord,
+    Update,
 };
-use crate::ids::{InstanceId, PartitionId, Sequence, stable_hash};
+use crate::ids::{InstanceId, PartitionId, Sequence};
 use crate::time::{Now, Tick, Timestamp};
 
-/// The storage format that this code reads and writes.
-pub const FORMAT: u32 = 1;
-
-/// What an instance must know of itself.
-#[derive(Clone, Debug)]
-pub struct MembershipConfig {
-    /// Its id, new at every start.
-    pub instance: InstanceId,
-    /// The host's name.
-    pub host: String,
-    /// The slicing that presence.toml wants.
-    pub layout: Layout,
-    /// A random number: the epoch, if this instance is the first in a new store.
-    pub epoch: u64,
-    /// A random number that tells its claims from others'.
-    pub nonce: u64,
-    /// How long it lives without a renewal.
-    pub instance_ttl: Duration,
-    /// How long `everything` may hold up the boot.
-    pub boot_timeout: Duration,
-}
-
-/// What a membership wants done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MembershipEffect {
-    /// Take a snapshot of the instances at or after this point and follow them from there; answer with
-    /// [`Membership::handle_loaded`], then [`Membership::handle_update`].
-    Load(Sequence),
-    /// Write; answer with [`Membership::handle_written`]. An unclear answer is asked again first.
-    Write {
-        /// Where.
-        key: Key,
-        /// What.
-        document: Document,
-        /// On which condition.
-        expect: Expect,
-        /// How long it lives.
-        lease: Option<Duration>,
-    },
-    /// Read `o.<p>`; answer with [`Membership::handle_owner`].
-    ReadOwner(PartitionId),
-    /// Run the hook `cleanup` with `everything`; answer with [`Membership::handle_everything_settled`]. The text is
-    /// part of its event id.
-    Everything(Arc<str>),
-    /// The partition is this instance's, with this fencing token: load it, then
-    /// [`Membership::handle_partition_loaded`].
-    Own(PartitionId, Sequence),
-    /// The boot is open and all wanted partitions are loaded.
-    Ready,
-    /// Remove the own key: the instance has left.
-    Leave(Sequence),
-    /// Something a person must hear; the host can't go on.
-    Fail(MembershipError),
-    /// `everything` took longer than `boot_timeout`: the boot opens all the same.
-    BootTimedOut,
-}
-
-/// What keeps an instance from joining.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MembershipError {
-    /// The deployment was created with another slicing.
-    #[error(
-        "the deployment has {} partitions with {} leaves, presence.toml says {} with {}: they are fixed when a \
-         deployment is created, so set cluster.partitions to {}",
-        found.partitions, found.leaves, wanted.partitions, wanted.leaves, found.partitions
-    )]
-    Layout {
-        /// In the store.
-        found: Layout,
-        /// In presence.toml.
-        wanted: Layout,
-    },
-    /// The deployment was created by a newer or older program.
-    #[error(
-        "the deployment's storage format is {found}, this program knows {FORMAT}: use the matching version"
-    )]
-    Format {
-        /// In the store.
-        found: u32,
-    },
-}
-
-/// A write that was certainly not done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotWritten {
-    /// The condition did not hold; the key's last sequence is this, or 0 where it isn't known.
-    Conflict(Sequence),
-    /// Refused for another reason; may work later.
-    Refused,
-}
+mod words;
+pub use words::{FORMAT, MembershipConfig, MembershipEffect, MembershipError, NotWritten};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -386,10 +296,8 @@ impl Membership {
             (Key::Instance(instance), Document::Instance(record)) if *instance != self.config.instance => {
                 self.others.insert(*instance, record.clone());
             }
-            (Key::Boot, Document::Boot(record)) => {
-                if self.boot.is_none_or(|(known, _)| known < sequence) {
-                    self.boot = Some((sequence, *record));
-                }
+            (Key::Boot, Document::Boot(record)) if self.boot.is_none_or(|(known, _)| known < sequence) => {
+                self.boot = Some((sequence, *record));
             }
             _ => {}
         }
@@ -539,18 +447,6 @@ impl Membership {
             self.effects.push_back(MembershipEffect::Ready);
         }
     }
-}
-
-/// Who should own a partition: the instance with the highest hash of (partition, instance), so that a joining or
-/// leaving instance moves only its own share. Every host computes the same. None if there is no candidate.
-pub fn desired_owner(partition: PartitionId, candidates: &[InstanceId]) -> Option<InstanceId> {
-    let weight = |instance: &InstanceId| {
-        let mut bytes = [0; 18];
-        bytes[..2].copy_from_slice(&partition.0.to_le_bytes());
-        bytes[2..].copy_from_slice(&instance.0.to_le_bytes());
-        (stable_hash(&bytes), *instance)
-    };
-    candidates.iter().copied().max_by_key(weight)
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub(crate) enum Places {
     #[default]
     None,
     One(Box<Presence>),
+    #[expect(clippy::box_collection, reason = "a vector would make every user a word larger")]
     Many(Box<Vec<Presence>>),
 }
 
