@@ -1,6 +1,8 @@
 //! What keeps the tree in order: `test`, `lint`, `bench`, `ci`. One dev profile for everything, so that nothing is
 //! compiled twice.
 
+use std::process::Command;
+
 use anyhow::bail;
 
 use crate::plugins::{self, Which};
@@ -55,19 +57,17 @@ fn lint_wasm(tree: &Tree) -> anyhow::Result<()> {
     call(clippy.args(["--", "-D", "warnings"]).current_dir(tree.root()))
 }
 
-/// The benchmarks with these names, or all. Becomes cargo.
+/// The benchmarks with these names, or all. Becomes the benchmark.
 pub fn bench(tree: &Tree, names: &[String]) -> anyhow::Result<()> {
     plugins::build(tree, Which::WithGuests)?;
+    // Both at once: features are the same for the daemon that is measured and for what measures it.
     let mut build = process::cargo();
-    call(
-        build
-            .args(["build", "--release", "-p", "presence-host", "-p", "presence-tests", "--bins"])
-            .current_dir(tree.root()),
-    )?;
-    let mut bench = process::cargo();
-    bench.args(["run", "--release", "-p", "presence-host", "-p", "presence-tests", "--bin", "bench", "--"]);
+    build.args(["build", "--release", "-p", "presence-host", "-p", "presence-tests"]);
+    call(build.args(["--bin", "presence", "--bin", "bench"]).current_dir(tree.root()))?;
+    let release = tree.target().join("release");
+    let mut bench = Command::new(release.join("bench"));
     bench.args(names).current_dir(tree.root());
-    bench.env("PRESENCE_BIN", tree.target().join("release/presence"));
+    bench.env("PRESENCE_BIN", release.join("presence"));
     bench.env("PRESENCE_PLUGINS", tree.plugins_out()).env("PRESENCE_GUESTS", tree.guests_out());
     Err(become_program(&mut bench))
 }
