@@ -72,6 +72,21 @@ impl Daemon {
         bail!("the daemon was not ready within 60 s")
     }
 
+    /// SIGTERM; returns how it ended and how long that took.
+    fn stop(&mut self) -> anyhow::Result<(std::process::ExitStatus, Duration)> {
+        let pid = i32::try_from(self.child.id())?;
+        let pid = rustix::process::Pid::from_raw(pid).context("a pid")?;
+        let began = Instant::now();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        while began.elapsed() < Duration::from_secs(60) {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok((status, began.elapsed()));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        bail!("it did not stop within 60 s")
+    }
+
     async fn connect(&self, user: &str) -> anyhow::Result<Socket> {
         let (mut socket, _) = connect_async(format!("ws://{}/v1/connect?user={user}", self.clients)).await?;
         let welcome = socket.next().await.context("no welcome")??;
@@ -91,7 +106,7 @@ pub async fn run() -> anyhow::Result<()> {
 
 /// Opens all sessions, then weighs the daemon.
 async fn idle(folder: &Path) -> anyhow::Result<()> {
-    let daemon = Daemon::start(folder, "")?;
+    let mut daemon = Daemon::start(folder, "")?;
     // Warm up, so that what every process needs is there before the first reading.
     for at in 0..200 {
         daemon.connect(&format!("warm-{at}")).await?.close(None).await?;
@@ -112,6 +127,7 @@ async fn idle(folder: &Path) -> anyhow::Result<()> {
     while let Some(socket) = connecting.next().await {
         sockets.push(socket?);
     }
+    drop(connecting);
     let elapsed = began.elapsed();
     tokio::time::sleep(Duration::from_secs(1)).await;
     let held = resident_bytes_of(daemon.child.id()).saturating_sub(before);
@@ -122,6 +138,9 @@ async fn idle(folder: &Path) -> anyhow::Result<()> {
     );
     let each = held as f64 / SESSIONS as f64;
     line("websocket: resident bytes a session, 15,000 idle", count(each), "at most 6,144");
+    let (status, took) = daemon.stop()?;
+    ensure!(status.success(), "SIGTERM with 15,000 sessions: {status}");
+    line("websocket: SIGTERM with 15,000 sessions to exit 0", time(took), "");
     drop(sockets);
     Ok(())
 }
