@@ -10,14 +10,15 @@
 //! the partition is in flight; `offline` is held back for the grace, or until a drained user's time is up; a record
 //! of an older boot generation counts as unknown, which differs from every status.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::documents::{SessionDocument, StatusRecord};
 use crate::events::{Status, Transition};
 use crate::ids::{InstanceId, PartitionId, Sequence, UserId};
 use crate::time::{Now, Tick, Timestamp};
-use crate::users::{Presence, Slot, Users};
+use crate::timers::Timers;
+use crate::users::{InstanceSlot, Instances, Presence, Slot, Users};
 
 /// So many decisions go into one write.
 pub const MAX_BATCH: usize = 256;
@@ -74,7 +75,13 @@ pub struct Tracker {
     claim: Sequence,
     config: TrackerConfig,
     users: Users,
-    due: BTreeSet<(Tick, Slot)>,
+    instances: Instances,
+    /// Until when drained users count as present, by the instance that says so. Few, and not for long.
+    drained: BTreeMap<(Slot, InstanceSlot), Timestamp>,
+    /// When offline is decided. An entry that is not the user's `offline_due` is stale.
+    due: Timers<Slot>,
+    /// How many users have an `offline_due`.
+    waiting: usize,
     /// Offline users, the longest offline first.
     offline: BTreeSet<(Timestamp, Slot)>,
     decisions: VecDeque<Decision>,
@@ -97,7 +104,10 @@ impl Tracker {
             claim,
             config,
             users: Users::new(config.seed),
-            due: BTreeSet::new(),
+            instances: Instances::default(),
+            drained: BTreeMap::new(),
+            due: Timers::new(),
+            waiting: 0,
             offline: BTreeSet::new(),
             decisions: VecDeque::new(),
             head: 1,
@@ -119,9 +129,7 @@ impl Tracker {
     pub fn handle_record(&mut self, user: &UserId, record: &StatusRecord) {
         let slot = self.users.find_or_insert(user);
         let generation = self.config.generation;
-        let Some(entry) = self.users.get_mut(slot) else {
-            return;
-        };
+        let Some(entry) = self.users.get_mut(slot) else { return };
         if entry.revision() >= record.revision {
             return;
         }
@@ -160,39 +168,65 @@ impl Tracker {
                 None => return,
             },
         };
-        let Some(entry) = self.users.get_mut(slot) else {
-            return;
-        };
-        let presence = document.and_then(|document| {
-            let mut presence =
-                Presence { instance, online: 0, idle: 0, drained_until: document.drained_until };
+        let (mut online, mut idle) = (0, 0);
+        if let (Some(document), Some(entry)) = (document, self.users.get_mut(slot)) {
             for session in &document.sessions {
                 match (&session.ended, session.status) {
                     (Some(ended), _) => entry.last_end = entry.last_end.max(ended.at),
-                    (None, Status::Online) => presence.online += 1,
-                    (None, _) => presence.idle += 1,
+                    (None, Status::Online) => online += 1,
+                    (None, _) => idle += 1,
                 }
             }
-            let counts = presence.online + presence.idle > 0 || presence.drained_until.is_some();
-            counts.then_some(presence)
-        });
-        entry.places.set(instance, presence);
+        }
+        let drained_until = document.and_then(|document| document.drained_until);
+        self.place(slot, instance, (online, idle), drained_until);
         self.decide(now, slot);
         self.drop_unheard_of(slot);
     }
 
+    /// Notes what an instance says of a user: live sessions, and until when a drained one counts.
+    fn place(
+        &mut self,
+        slot: Slot,
+        id: InstanceId,
+        (online, idle): (u32, u32),
+        drained_until: Option<Timestamp>,
+    ) {
+        let known = self.instances.find(id);
+        let Some(user) = self.users.get_mut(slot) else { return };
+        let known = known.filter(|instance| user.places.is_at(*instance));
+        if online + idle == 0 && drained_until.is_none() {
+            if let Some(instance) = known {
+                user.places.remove(instance);
+                self.drained.remove(&(slot, instance));
+                self.instances.leave(instance);
+            }
+            return;
+        }
+        let instance = known.unwrap_or_else(|| self.instances.enter(id));
+        user.places.put(Presence { instance, online, idle });
+        match drained_until {
+            Some(until) => {
+                self.drained.insert((slot, instance), until);
+            }
+            None if self.drained.is_empty() => {}
+            None => {
+                self.drained.remove(&(slot, instance));
+            }
+        }
+    }
+
     /// All documents of an instance stopped counting: it was declared dead. Grace counts from `last_renewal`.
     pub fn handle_instance_lost(&mut self, now: Now, instance: InstanceId, last_renewal: Tick) {
+        let Some(lost) = self.instances.find(instance) else { return };
         let slots: Vec<Slot> = self.users.slots().collect();
         for slot in slots {
-            let Some(entry) = self.users.get_mut(slot) else {
+            let Some(entry) = self.users.get_mut(slot).filter(|entry| entry.places.is_at(lost)) else {
                 continue;
             };
-            if entry.places.as_slice().iter().any(|presence| presence.instance == instance) {
-                entry.places.set(instance, None);
-                entry.last_end = entry.last_end.max(now.wall);
-                self.decide_from(now, slot, last_renewal);
-            }
+            entry.last_end = entry.last_end.max(now.wall);
+            self.place(slot, instance, (0, 0), None);
+            self.decide_from(now, slot, last_renewal);
         }
     }
 
@@ -208,20 +242,17 @@ impl Tracker {
 
     /// Timers: call at or after [`Tracker::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Now) {
-        while let Some((tick, slot)) = self.due.first().copied()
-            && tick <= now.tick
-        {
-            self.due.pop_first();
-            if let Some(entry) = self.users.get_mut(slot) {
-                entry.offline_due = None;
+        while let Some((tick, slot)) = self.due.pop_due(now.tick) {
+            if self.users.get(slot).is_some_and(|user| user.offline_due == Some(tick)) {
+                self.wait_until(slot, None);
                 self.decide_now(now, slot);
             }
         }
     }
 
-    /// When [`Tracker::handle_timeout`] has something to do.
+    /// When [`Tracker::handle_timeout`] may have something to do.
     pub fn poll_timeout(&self) -> Option<Tick> {
-        self.due.first().map(|(tick, _)| *tick)
+        self.due.next()
     }
 
     /// The next write; none while one is in flight. Answer with [`Tracker::handle_written`].
@@ -243,9 +274,7 @@ impl Tracker {
     pub fn handle_written(&mut self, sequences: &[Sequence]) {
         let mut rest = self.in_flight.split_off(sequences.len().min(self.in_flight.len()));
         for (decision, sequence) in self.in_flight.drain(..).zip(sequences) {
-            let Some(user) = self.users.get_mut(decision.slot) else {
-                continue;
-            };
+            let Some(user) = self.users.get_mut(decision.slot) else { continue };
             user.undecided = user.undecided.saturating_sub(1);
             let record = decision.record;
             self.decided[record.status as usize] += 1;
@@ -283,16 +312,12 @@ impl Tracker {
             if !crowded && since + self.config.offline_retention > now.wall {
                 return None;
             }
-            let Some(user) = self.users.get(slot) else {
-                continue;
-            };
+            let Some(user) = self.users.get(slot) else { continue };
             if user.undecided > 0 || !user.places.as_slice().is_empty() || !settled(&user.id) {
                 continue;
             }
             self.offline.remove(&(since, slot));
-            if let Some(tick) = user.offline_due {
-                self.due.remove(&(tick, slot));
-            }
+            self.wait_until(slot, None);
             self.counts[Status::Offline as usize] -= 1;
             return self.users.remove(slot).map(|user| user.id);
         }
@@ -342,51 +367,54 @@ impl Tracker {
 
     /// Decides, with a grace that starts at `grace_from` where one is due and none is running.
     fn decide_from(&mut self, now: Now, slot: Slot, grace_from: Tick) {
-        let Some(user) = self.users.get_mut(slot) else {
-            return;
-        };
-        let places = user.places.as_slice();
-        if live(places) > 0 {
-            if let Some(tick) = user.offline_due.take() {
-                self.due.remove(&(tick, slot));
-            }
-            return self.decide_now(now, slot);
-        }
-        if user.decided().is_none_or(|status| status == Status::Offline) {
+        let Some(user) = self.users.get(slot) else { return };
+        let (present, running) = (live(user.places.as_slice()) > 0, user.offline_due);
+        if !present && user.decided().is_none_or(|status| status == Status::Offline) {
             // Nobody was told otherwise: an unknown offline user stays so without a hook.
             return;
         }
-        let hold = places.iter().filter_map(|presence| presence.drained_until).max();
-        if self.leaving {
-            if let Some(tick) = user.offline_due.take() {
-                self.due.remove(&(tick, slot));
-            }
+        if present || self.leaving {
+            self.wait_until(slot, None);
             return self.decide_now(now, slot);
         }
-        let due = match (hold, user.offline_due) {
+        let holds =
+            user.places.as_slice().iter().filter_map(|place| self.drained.get(&(slot, place.instance)));
+        let due = match (holds.max(), running) {
             // A drained user counts as present until then, on the clock of the document.
             (Some(until), _) => now.tick + Duration::from_millis(until.millis_since(now.wall)),
             (None, Some(running)) => running,
             (None, None) => grace_from + self.config.offline_grace,
         };
-        if let Some(running) = user.offline_due
-            && running != due
-        {
-            self.due.remove(&(running, slot));
-        }
         if due <= now.tick {
-            user.offline_due = None;
+            self.wait_until(slot, None);
             return self.decide_now(now, slot);
         }
-        user.offline_due = Some(due);
-        self.due.insert((due, slot));
+        self.wait_until(slot, Some(due));
+    }
+
+    /// Sets or forgets when offline is decided.
+    fn wait_until(&mut self, slot: Slot, due: Option<Tick>) {
+        let Some(user) = self.users.get_mut(slot) else { return };
+        if user.offline_due == due {
+            return;
+        }
+        self.waiting -= usize::from(user.offline_due.is_some());
+        self.waiting += usize::from(due.is_some());
+        user.offline_due = due;
+        if let Some(due) = due {
+            self.due.set(due, slot);
+        }
+        if self.due.len() > 2 * self.waiting + 64 {
+            let users = &self.users;
+            let is_set =
+                |tick, slot: &Slot| users.get(*slot).is_some_and(|user| user.offline_due == Some(tick));
+            self.due.retain(is_set);
+        }
     }
 
     /// Decides what the documents say, without grace.
     fn decide_now(&mut self, now: Now, slot: Slot) {
-        let Some(user) = self.users.get_mut(slot) else {
-            return;
-        };
+        let Some(user) = self.users.get_mut(slot) else { return };
         let places = user.places.as_slice();
         let sessions = live(places);
         let status = if places.iter().any(|presence| presence.online > 0) {
@@ -426,9 +454,7 @@ impl Tracker {
     }
 
     fn enqueue(&mut self, decision: Decision) {
-        let Some(user) = self.users.get_mut(decision.slot) else {
-            return;
-        };
+        let Some(user) = self.users.get_mut(decision.slot) else { return };
         if self.decisions.len() >= EAGER_DECISIONS && user.queued_at >= self.head {
             let waiting = &mut self.decisions[(user.queued_at - self.head) as usize];
             waiting.record = decision.record;

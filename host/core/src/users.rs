@@ -13,19 +13,54 @@ use crate::time::{Tick, Timestamp};
 /// What one instance's document says, as far as the status is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Presence {
-    pub(crate) instance: InstanceId,
+    pub(crate) instance: InstanceSlot,
     pub(crate) online: u32,
     pub(crate) idle: u32,
-    /// The user counts as present until then, also without a session.
-    pub(crate) drained_until: Option<Timestamp>,
 }
 
-/// Where a user is present. Almost always in one place, which then costs no vector.
+/// A number that stands for an instance while any user is present there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct InstanceSlot(u32);
+
+/// The instances that users are present on: few, so that each place needs four bytes instead of sixteen.
+#[derive(Debug, Default)]
+pub(crate) struct Instances {
+    /// With the number of places on each; a slot without any is reused.
+    slots: Vec<(InstanceId, u64)>,
+}
+
+impl Instances {
+    pub(crate) fn find(&self, id: InstanceId) -> Option<InstanceSlot> {
+        let at = self.slots.iter().position(|(other, places)| *other == id && *places > 0)?;
+        Some(InstanceSlot(at as u32))
+    }
+
+    /// One more place on it.
+    pub(crate) fn enter(&mut self, id: InstanceId) -> InstanceSlot {
+        let slot = self.find(id).unwrap_or_else(|| {
+            let at = self.slots.iter().position(|(_, places)| *places == 0).unwrap_or_else(|| {
+                self.slots.push((id, 0));
+                self.slots.len() - 1
+            });
+            self.slots[at] = (id, 0);
+            InstanceSlot(at as u32)
+        });
+        self.slots[slot.0 as usize].1 += 1;
+        slot
+    }
+
+    /// One place less on it.
+    pub(crate) fn leave(&mut self, slot: InstanceSlot) {
+        self.slots[slot.0 as usize].1 -= 1;
+    }
+}
+
+/// Where a user is present. Almost always in one place, which then costs no allocation.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Places {
     #[default]
     None,
-    One(Box<Presence>),
+    One(Presence),
     #[expect(clippy::box_collection, reason = "a vector would make every user a word larger")]
     Many(Box<Vec<Presence>>),
 }
@@ -39,27 +74,34 @@ impl Places {
         }
     }
 
-    /// Replaces or removes what `instance` says.
-    pub(crate) fn set(&mut self, instance: InstanceId, presence: Option<Presence>) {
-        match (&mut *self, presence) {
-            (Places::One(old), Some(new)) if old.instance == instance => **old = new,
-            (Places::None, Some(new)) => *self = Places::One(Box::new(new)),
-            (Places::None, None) => {}
-            (Places::One(old), None) => {
-                if old.instance == instance {
-                    *self = Places::None;
+    pub(crate) fn is_at(&self, instance: InstanceSlot) -> bool {
+        self.as_slice().iter().any(|presence| presence.instance == instance)
+    }
+
+    /// Replaces what an instance says.
+    pub(crate) fn put(&mut self, presence: Presence) {
+        match self {
+            Places::None => *self = Places::One(presence),
+            Places::One(old) if old.instance == presence.instance => *old = presence,
+            Places::One(old) => *self = Places::Many(Box::new(vec![*old, presence])),
+            Places::Many(all) => match all.iter_mut().find(|old| old.instance == presence.instance) {
+                Some(old) => *old = presence,
+                None => all.push(presence),
+            },
+        }
+    }
+
+    /// Removes what an instance said.
+    pub(crate) fn remove(&mut self, instance: InstanceSlot) {
+        match self {
+            Places::One(old) if old.instance == instance => *self = Places::None,
+            Places::Many(all) => {
+                all.retain(|old| old.instance != instance);
+                if let [one] = all.as_slice() {
+                    *self = Places::One(*one);
                 }
             }
-            (Places::One(old), Some(new)) => *self = Places::Many(Box::new(vec![**old, new])),
-            (Places::Many(all), presence) => {
-                all.retain(|other| other.instance != instance);
-                all.extend(presence);
-                match all.as_slice() {
-                    [] => *self = Places::None,
-                    [one] => *self = Places::One(Box::new(*one)),
-                    _ => {}
-                }
-            }
+            _ => {}
         }
     }
 }

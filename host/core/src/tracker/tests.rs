@@ -133,9 +133,9 @@ fn a_reload_within_the_grace_is_no_transition() {
     tracker.handle_document(Now::at(2000), &alice(), HERE, None);
     assert_eq!(tracker.poll_timeout(), Some(Tick(2000 + GRACE)));
     tracker.handle_document(Now::at(6000), &alice(), THERE, Some(&document(&[Status::Online], None)));
-    assert_eq!(tracker.poll_timeout(), None);
     tracker.handle_timeout(Now::at(20_000));
     assert_eq!(settle(&mut tracker, &mut sequence), []);
+    assert_eq!(tracker.poll_timeout(), None);
 }
 
 #[test]
@@ -181,6 +181,8 @@ fn the_last_host_to_leave_holds_nobody_back() {
     tracker.handle_document(Now::at(2000), &alice(), HERE, None);
     tracker.handle_last_leave(Now::at(2001));
     assert_eq!(changes(&settle(&mut tracker, &mut sequence)), [(Some(Status::Online), Status::Offline)]);
+    tracker.handle_timeout(Now::at(20_000));
+    assert_eq!(settle(&mut tracker, &mut sequence), []);
     assert_eq!(tracker.poll_timeout(), None);
 }
 
