@@ -19,6 +19,7 @@ pub mod delivery;
 pub mod documents;
 pub mod events;
 pub mod ids;
+mod index;
 pub mod membership;
 pub mod retry;
 pub mod sessions;

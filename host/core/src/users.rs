@@ -1,13 +1,9 @@
 //! The users of one partition as its owner sees them: a compact table. It stores, it decides nothing.
 
-use std::hash::BuildHasher;
-
-use foldhash::fast::FixedState;
-use hashbrown::HashTable;
-
 use crate::documents::StatusRecord;
 use crate::events::Status;
 use crate::ids::{InstanceId, UserId};
+use crate::index::UserIndex;
 use crate::time::{Tick, Timestamp};
 
 /// What one instance's document says, as far as the status is concerned.
@@ -190,27 +186,18 @@ pub(crate) type Slot = u32;
 
 /// All users of a partition.
 pub(crate) struct Users {
-    hasher: FixedState,
-    index: HashTable<Slot>,
+    index: UserIndex,
     slots: Vec<Option<User>>,
     free: Vec<Slot>,
 }
 
 impl Users {
     pub(crate) fn new(seed: u64) -> Users {
-        Users {
-            hasher: FixedState::with_seed(seed),
-            index: HashTable::new(),
-            slots: Vec::new(),
-            free: Vec::new(),
-        }
+        Users { index: UserIndex::new(seed), slots: Vec::new(), free: Vec::new() }
     }
 
     pub(crate) fn find(&self, id: &UserId) -> Option<Slot> {
-        let hash = self.hasher.hash_one(id);
-        self.index
-            .find(hash, |slot| self.slots[*slot as usize].as_ref().is_some_and(|user| user.id == *id))
-            .copied()
+        self.index.find(id, |slot| self.slots[slot as usize].as_ref().is_some_and(|user| user.id == *id))
     }
 
     pub(crate) fn find_or_insert(&mut self, id: &UserId) -> Slot {
@@ -222,17 +209,13 @@ impl Users {
             (self.slots.len() - 1) as Slot
         });
         self.slots[slot as usize] = Some(User::new(id.clone()));
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        let rehash = |slot: &Slot| slots[*slot as usize].as_ref().map_or(0, |user| hasher.hash_one(&user.id));
-        self.index.insert_unique(hasher.hash_one(id), slot, rehash);
+        self.index.insert(id, slot);
         slot
     }
 
     pub(crate) fn remove(&mut self, slot: Slot) -> Option<User> {
         let user = self.slots[slot as usize].take()?;
-        if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(&user.id), |other| *other == slot) {
-            entry.remove();
-        }
+        self.index.remove(&user.id, slot);
         self.free.push(slot);
         Some(user)
     }

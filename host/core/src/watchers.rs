@@ -5,14 +5,11 @@
 //! messages that wait for a read. It must not know who may watch whom, nor how records are read.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::hash::BuildHasher;
-
-use foldhash::fast::FixedState;
-use hashbrown::HashTable;
 
 use crate::documents::StatusRecord;
 use crate::events::Status;
 use crate::ids::UserId;
+use crate::index::UserIndex;
 use crate::time::Timestamp;
 
 /// A connection that watches.
@@ -75,8 +72,7 @@ impl Requests {
 
 /// The watches of one host.
 pub struct Watchers {
-    hasher: FixedState,
-    index: HashTable<u32>,
+    index: UserIndex,
     slots: Vec<Option<Watched>>,
     free: Vec<u32>,
     watchers: BTreeMap<Watcher, Requests>,
@@ -87,8 +83,7 @@ impl Watchers {
     /// Nobody watches.
     pub fn new(seed: u64) -> Watchers {
         Watchers {
-            hasher: FixedState::with_seed(seed),
-            index: HashTable::new(),
+            index: UserIndex::new(seed),
             slots: Vec::new(),
             free: Vec::new(),
             watchers: BTreeMap::new(),
@@ -220,27 +215,23 @@ impl Watchers {
         if !watched.watchers.is_empty() {
             return;
         }
-        if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(&watched.user), |other| *other == slot)
-        {
-            entry.remove();
-        }
+        self.index.remove(&watched.user, slot);
         self.slots[slot as usize] = None;
         self.free.push(slot);
     }
 
     fn find(&self, user: &UserId) -> Option<u32> {
         let same =
-            |slot: &u32| self.slots[*slot as usize].as_ref().is_some_and(|watched| watched.user == *user);
-        self.index.find(self.hasher.hash_one(user), same).copied()
+            |slot| self.slots[slot as usize].as_ref().is_some_and(|watched: &Watched| watched.user == *user);
+        self.index.find(user, same)
     }
 
     fn find_or_insert(&mut self, user: UserId) -> u32 {
         if let Some(slot) = self.find(&user) {
             return slot;
         }
-        let hash = self.hasher.hash_one(&user);
         self.effects.push_back(WatchEffect::Read(user.clone()));
-        let watched = Some(Watched { user, known: None, watchers: BTreeSet::new() });
+        let watched = Some(Watched { user: user.clone(), known: None, watchers: BTreeSet::new() });
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = watched;
@@ -251,10 +242,7 @@ impl Watchers {
                 (self.slots.len() - 1) as u32
             }
         };
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        let rehash =
-            |slot: &u32| slots[*slot as usize].as_ref().map_or(0, |watched| hasher.hash_one(&watched.user));
-        self.index.insert_unique(hash, slot, rehash);
+        self.index.insert(&user, slot);
         slot
     }
 }

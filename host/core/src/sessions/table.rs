@@ -3,16 +3,13 @@
 //! Sessions lie in a slab; those of one user are linked within it, the newest first. Users lie in a second slab,
 //! found through a hash table that holds slots only, so that a user id is kept once.
 
-use std::hash::BuildHasher;
 use std::num::NonZeroU64;
-
-use foldhash::fast::FixedState;
-use hashbrown::HashTable;
 
 use super::SessionKey;
 use crate::documents::Ended;
 use crate::events::{Attributes, Status};
 use crate::ids::UserId;
+use crate::index::UserIndex;
 use crate::time::{Now, Tick, Timestamp};
 
 /// No slot: the end of a user's list.
@@ -145,8 +142,7 @@ pub(super) struct Table {
     free: Vec<u32>,
     users: Vec<Option<LocalUser>>,
     free_users: Vec<u32>,
-    index: HashTable<u32>,
-    hasher: FixedState,
+    index: UserIndex,
 }
 
 impl Table {
@@ -156,8 +152,7 @@ impl Table {
             free: Vec::new(),
             users: Vec::new(),
             free_users: Vec::new(),
-            index: HashTable::new(),
-            hasher: FixedState::with_seed(seed),
+            index: UserIndex::new(seed),
         }
     }
 
@@ -260,21 +255,21 @@ impl Table {
     }
 
     pub(super) fn find_user(&self, id: &UserId) -> Option<u32> {
-        self.find_hashed(self.hasher.hash_one(id), id)
-    }
-
-    fn find_hashed(&self, hash: u64, id: &UserId) -> Option<u32> {
-        let same = |slot: &u32| self.users[*slot as usize].as_ref().is_some_and(|user| user.id == *id);
-        self.index.find(hash, same).copied()
+        self.index.find(id, |slot| self.users[slot as usize].as_ref().is_some_and(|user| user.id == *id))
     }
 
     fn find_or_insert_user(&mut self, id: UserId) -> u32 {
-        let hash = self.hasher.hash_one(&id);
-        if let Some(slot) = self.find_hashed(hash, &id) {
+        if let Some(slot) = self.find_user(&id) {
             return slot;
         }
-        let user =
-            LocalUser { id, first: NONE, dirty: false, in_flight: false, changed: false, drained: false };
+        let user = LocalUser {
+            id: id.clone(),
+            first: NONE,
+            dirty: false,
+            in_flight: false,
+            changed: false,
+            drained: false,
+        };
         let slot = match self.free_users.pop() {
             Some(slot) => {
                 self.users[slot as usize] = Some(user);
@@ -285,9 +280,7 @@ impl Table {
                 (self.users.len() - 1) as u32
             }
         };
-        let (users, hasher) = (&self.users, &self.hasher);
-        let rehash = |slot: &u32| users[*slot as usize].as_ref().map_or(0, |user| hasher.hash_one(&user.id));
-        self.index.insert_unique(hash, slot, rehash);
+        self.index.insert(&id, slot);
         slot
     }
 
@@ -297,11 +290,10 @@ impl Table {
         if user.first != NONE || user.dirty || user.in_flight || user.changed || user.drained {
             return;
         }
-        if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(&user.id), |other| *other == slot) {
-            entry.remove();
+        if let Some(user) = self.users[slot as usize].take() {
+            self.index.remove(&user.id, slot);
+            self.free_users.push(slot);
         }
-        self.users[slot as usize] = None;
-        self.free_users.push(slot);
     }
 }
 
