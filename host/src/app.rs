@@ -12,6 +12,7 @@ use presence_core::ids::InstanceId;
 use crate::clock::Clock;
 use crate::driver::{Driver, DriverConfig, Ending, Event, Handle};
 use crate::gateway::{self, AdminDeps, BindError, Listeners};
+use crate::plugins::keyvalue::memory::MemoryKeyValue;
 use crate::plugins::{self, CompileMode, PluginError, PluginSet};
 use crate::settings::Settings;
 use crate::store::SharedStore;
@@ -49,8 +50,13 @@ impl App {
     pub async fn build(settings: Settings, compile: CompileMode) -> Result<App, BuildError> {
         let clock = Clock;
         let store: SharedStore = Arc::new(MemoryStore::new());
-        let deps =
-            plugins::Deps { data_dir: settings.host.data_dir.clone(), store: store.clone(), compile, clock };
+        let deps = plugins::Deps {
+            data_dir: settings.host.data_dir.clone(),
+            store: store.clone(),
+            keyvalue: Arc::new(MemoryKeyValue::default()),
+            compile,
+            clock,
+        };
         let plugins = PluginSet::load(&settings.plugins, deps).await.map_err(BuildError::Plugins)?;
         let listeners = gateway::bind(&settings).await?;
         let app = App { settings, listeners, plugins: Arc::new(plugins), store, clock };

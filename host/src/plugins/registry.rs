@@ -36,6 +36,8 @@ pub struct Deps {
     pub data_dir: PathBuf,
     /// Where dead letters go.
     pub store: SharedStore,
+    /// Where plugins keep what outlives their guests.
+    pub keyvalue: Arc<dyn KeyValue>,
     /// Where plugins are compiled.
     pub compile: CompileMode,
     /// For deadlines of retries and times of dead letters.
@@ -62,7 +64,8 @@ impl PluginSet {
     /// Compiling takes seconds per MB the first time.
     pub async fn load(settings: &[PluginSettings], deps: Deps) -> Result<PluginSet, Vec<PluginError>> {
         let host_failed = |problem| vec![for_all(&deps.data_dir, problem)];
-        let (runtime, loader) = loader(&deps.data_dir, deps.compile.clone()).map_err(host_failed)?;
+        let (runtime, loader) =
+            loader(&deps.data_dir, deps.compile.clone(), deps.keyvalue.clone()).map_err(host_failed)?;
         let (mut loaded, mut errors) = (Vec::new(), Vec::new());
         for ended in load_all(&loader, settings).await {
             match ended {
@@ -152,7 +155,7 @@ pub async fn check(
     data_dir: &Path,
     compile: CompileMode,
 ) -> Vec<Result<PluginDescription, PluginError>> {
-    match loader(data_dir, compile) {
+    match loader(data_dir, compile, Arc::new(MemoryKeyValue::default())) {
         Err(problem) => vec![Err(for_all(data_dir, problem))],
         Ok((_runtime, loader)) => {
             let ended = load_all(&loader, settings).await;
@@ -161,9 +164,12 @@ pub async fn check(
     }
 }
 
-pub(super) fn loader(data_dir: &Path, compile: CompileMode) -> Result<(Arc<GuestRuntime>, Loader), Problem> {
+pub(super) fn loader(
+    data_dir: &Path,
+    compile: CompileMode,
+    keyvalue: Arc<dyn KeyValue>,
+) -> Result<(Arc<GuestRuntime>, Loader), Problem> {
     let runtime = Arc::new(GuestRuntime::start().map_err(|error| Problem::Host(error.to_string()))?);
-    let keyvalue: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
     let loader = Loader::new(runtime.clone(), data_dir, compile, keyvalue)?;
     Ok((runtime, loader))
 }

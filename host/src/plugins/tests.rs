@@ -9,6 +9,7 @@ use presence_core::delivery::Payload;
 use presence_core::events::{Hook, Scope, Sweep, labels};
 use presence_core::ids::SessionId;
 
+use super::keyvalue::memory::MemoryKeyValue;
 use super::metrics::{FailureKind, PluginMetrics};
 use super::testing::{
     Folder, LetterBox, letter_box, quiet_component, session_event, settings, transition, zoo_component,
@@ -88,6 +89,7 @@ fn deps(folder: &Folder, letters: Arc<LetterBox>) -> Deps {
     Deps {
         data_dir: folder.path().join("data"),
         store: letters,
+        keyvalue: Arc::new(MemoryKeyValue::default()),
         compile: CompileMode::InProcess,
         clock: Clock,
     }

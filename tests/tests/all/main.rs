@@ -2,6 +2,7 @@
 //! they need.
 
 mod admin;
+mod analytics;
 mod commands;
 mod hostile;
 mod outage;

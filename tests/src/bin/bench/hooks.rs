@@ -9,6 +9,7 @@ use presence_core::events::{Status, Transition};
 use presence_core::ids::{PartitionId, Sequence, UserId};
 use presence_core::time::Timestamp;
 use presence_host::clock::Clock;
+use presence_host::plugins::keyvalue::memory::MemoryKeyValue;
 use presence_host::plugins::{CompileMode, Deps, Event, Outcome, PluginSet, Plugins, time_bare_calls};
 use presence_host::settings::{DeliverySettings, Grants, Initial, Limits, PluginSettings};
 use presence_host::store::memory::MemoryStore;
@@ -57,6 +58,7 @@ pub async fn run() -> anyhow::Result<()> {
     let deps = Deps {
         data_dir: data_dir.clone(),
         store: Arc::new(MemoryStore::new()),
+        keyvalue: Arc::new(MemoryKeyValue::default()),
         compile: CompileMode::InProcess,
         clock: Clock,
     };
