@@ -26,6 +26,9 @@ use crate::ids::{InstanceId, SessionId, UserId};
 use crate::time::{Now, Tick, Timestamp};
 use crate::timers::Timers;
 
+mod words;
+pub use words::{DocumentWrite, SessionEffect, SessionKey, SessionView, SessionsConfig};
+
 mod table;
 use table::{Mode, Place, Record, Stage, Table};
 
@@ -33,60 +36,6 @@ use table::{Mode, Place, Record, Stage, Table};
 /// many more.
 const TIMERS_PER_SESSION: usize = 3;
 const SPARE_TIMERS: usize = 64;
-
-/// What the sessions need to know.
-#[derive(Clone, Copy, Debug)]
-pub struct SessionsConfig {
-    /// No activity for so long makes a session idle; none: off.
-    pub idle_after: Option<Duration>,
-    /// A Ping is sent after so long without a frame.
-    pub heartbeat: Duration,
-    /// The session ends when no frame comes for so long after the Ping.
-    pub heartbeat_timeout: Duration,
-    /// For the hash table.
-    pub seed: u64,
-}
-
-/// A session's place in this host; never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionKey(pub u64);
-
-/// A document to be put, or deleted; answer with [`LocalSessions::handle_document_acked`] or
-/// [`LocalSessions::handle_document_failed`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DocumentWrite {
-    /// Whose document.
-    pub user: UserId,
-    /// None: delete it.
-    pub document: Option<Arc<SessionDocument>>,
-}
-
-/// What is to be done about a session.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SessionEffect {
-    /// Run the session hook.
-    Hook(SessionEvent),
-    /// Send a WebSocket Ping.
-    Ping(SessionKey),
-    /// The session is over by the host's decision: say goodbye and close the connection.
-    End {
-        /// Which session.
-        key: SessionKey,
-        /// `timeout`, `expired` or `draining`.
-        reason: Label,
-    },
-}
-
-/// What is known of a live session.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionView {
-    /// Its id.
-    pub id: SessionId,
-    /// Whose it is.
-    pub user: UserId,
-    /// `Online` or `Idle`.
-    pub status: Status,
-}
 
 /// The sessions of one host.
 pub struct LocalSessions {
@@ -99,6 +48,9 @@ pub struct LocalSessions {
     /// Users whose document is to be written; each at most once.
     dirty: VecDeque<u32>,
     in_flight: usize,
+    /// Whose documents were taken, in order: most stores answer in that order, and then nobody is looked up. Entries that
+    /// were answered out of order are stale.
+    taken: VecDeque<u32>,
     effects: VecDeque<SessionEffect>,
     /// Room for the sessions that one acknowledgement announces; empty between calls.
     announced: Vec<Place>,
@@ -118,6 +70,7 @@ impl LocalSessions {
             ended: BTreeMap::new(),
             dirty: VecDeque::new(),
             in_flight: 0,
+            taken: VecDeque::new(),
             effects: VecDeque::new(),
             announced: Vec::new(),
             drained_until: None,
@@ -219,9 +172,7 @@ impl LocalSessions {
 
     /// The user's document that was in flight is in the store: the sessions it lists are announced, the oldest first.
     pub fn handle_document_acked(&mut self, _now: Now, user: &UserId) {
-        let Some(slot) = self.table.find_user(user) else {
-            return;
-        };
+        let Some(slot) = self.answered(user) else { return };
         if !self.landed(slot) {
             return;
         }
@@ -242,9 +193,7 @@ impl LocalSessions {
 
     /// The document in flight is certainly not in the store: the newest one is to be written.
     pub fn handle_document_failed(&mut self, _now: Now, user: &UserId) {
-        let Some(slot) = self.table.find_user(user) else {
-            return;
-        };
+        let Some(slot) = self.answered(user) else { return };
         if self.landed(slot) {
             self.mark(slot);
         }
@@ -278,6 +227,11 @@ impl LocalSessions {
         state.dirty = false;
         state.in_flight = true;
         self.in_flight += 1;
+        if self.taken.len() > 2 * self.in_flight + 64 {
+            // Answers come out of order: looking users up is what is left.
+            self.taken.clear();
+        }
+        self.taken.push_back(slot);
         let (user, drained) = (state.id.clone(), state.drained);
         let mut count = 0;
         self.table.for_sessions(slot, |_, _| count += 1);
@@ -410,6 +364,23 @@ impl LocalSessions {
             user.dirty = true;
             self.dirty.push_back(slot);
         }
+    }
+
+    /// Whose document an answer is about.
+    fn answered(&mut self, user: &UserId) -> Option<u32> {
+        while let Some(slot) = self.taken.front().copied() {
+            match self.table.user_at(slot).filter(|first| first.in_flight) {
+                Some(first) if first.id == *user => {
+                    self.taken.pop_front();
+                    return Some(slot);
+                }
+                Some(_) => break,
+                None => {
+                    self.taken.pop_front();
+                }
+            }
+        }
+        self.table.find_user(user)
     }
 
     /// Takes note that nothing is in flight for the user; false if nothing was.

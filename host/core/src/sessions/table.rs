@@ -240,6 +240,11 @@ impl Table {
         }
     }
 
+    /// The user in a slot, if it is in use.
+    pub(super) fn user_at(&self, slot: u32) -> Option<&LocalUser> {
+        self.users.get(slot as usize)?.as_ref()
+    }
+
     pub(super) fn user(&self, slot: u32) -> &LocalUser {
         self.users[slot as usize].as_ref().expect("a session's user is in the table")
     }
