@@ -78,6 +78,8 @@ pub struct Tracker {
     instances: Instances,
     /// Until when drained users count as present, by the instance that says so. Few, and not for long.
     drained: BTreeMap<(Slot, InstanceSlot), Timestamp>,
+    /// Places that a new snapshot has not named yet.
+    unconfirmed: BTreeSet<(Slot, InstanceSlot)>,
     /// When offline is decided. An entry that is not the user's `offline_due` is stale.
     due: Timers<Slot>,
     /// How many users have an `offline_due`.
@@ -106,6 +108,7 @@ impl Tracker {
             users: Users::new(config.seed),
             instances: Instances::default(),
             drained: BTreeMap::new(),
+            unconfirmed: BTreeSet::new(),
             due: Timers::new(),
             waiting: 0,
             offline: BTreeSet::new(),
@@ -144,9 +147,21 @@ impl Tracker {
         }
     }
 
+    /// Updates were missed: a new snapshot follows, fed like the first one. What was decided stays; documents that the
+    /// snapshot does not name are gone.
+    pub fn handle_reload(&mut self) {
+        for slot in self.users.slots() {
+            let places = self.users.get(slot).map_or(&[][..], |user| user.places.as_slice());
+            self.unconfirmed.extend(places.iter().map(|place| (slot, place.instance)));
+        }
+    }
+
     /// The snapshot is complete: users whose record doesn't fit the documents are decided, and those without a
     /// document get a full grace (nobody can know how much of it an earlier owner had given them).
     pub fn handle_loaded(&mut self, now: Now) {
+        for (slot, instance) in std::mem::take(&mut self.unconfirmed) {
+            self.leave(slot, instance);
+        }
         let slots: Vec<Slot> = self.users.slots().collect();
         for slot in slots {
             self.decide(now, slot);
@@ -197,13 +212,12 @@ impl Tracker {
         let known = known.filter(|instance| user.places.is_at(*instance));
         if online + idle == 0 && drained_until.is_none() {
             if let Some(instance) = known {
-                user.places.remove(instance);
-                self.drained.remove(&(slot, instance));
-                self.instances.leave(instance);
+                self.leave(slot, instance);
             }
             return;
         }
         let instance = known.unwrap_or_else(|| self.instances.enter(id));
+        self.unconfirmed.remove(&(slot, instance));
         user.places.put(Presence { instance, online, idle });
         match drained_until {
             Some(until) => {
@@ -390,6 +404,16 @@ impl Tracker {
             return self.decide_now(now, slot);
         }
         self.wait_until(slot, Some(due));
+    }
+
+    /// A user is present on this instance no more.
+    fn leave(&mut self, slot: Slot, instance: InstanceSlot) {
+        if let Some(user) = self.users.get_mut(slot).filter(|user| user.places.is_at(instance)) {
+            user.places.remove(instance);
+            self.drained.remove(&(slot, instance));
+            self.unconfirmed.remove(&(slot, instance));
+            self.instances.leave(instance);
+        }
     }
 
     /// Sets or forgets when offline is decided.

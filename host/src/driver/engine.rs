@@ -178,6 +178,7 @@ impl Driver {
     pub async fn run(mut self) -> Ending {
         self.membership.handle_start(self.clock.now());
         let mut batch = Vec::with_capacity(EVENT_BATCH);
+        let mut abandoned = false;
         let plugins = self.plugins.clone();
         loop {
             let now = self.clock.now();
@@ -188,13 +189,12 @@ impl Driver {
             }
             let timeout = self.poll_timeout().since(self.clock.now().tick);
             tokio::select! {
-                count = self.events.recv_many(&mut batch, EVENT_BATCH) => {
+                count = self.events.recv_many(&mut batch, EVENT_BATCH), if !abandoned => {
                     let now = self.clock.now();
                     if count == 0 {
                         // Every handle is gone: nobody can ask for anything any more.
+                        abandoned = true;
                         self.handle_event(now, Event::Drain);
-                        self.events.close();
-                        tokio::task::yield_now().await;
                     }
                     for event in batch.drain(..) {
                         self.handle_event(now, event);

@@ -218,6 +218,7 @@ impl Driver {
     fn own_again(&mut self, id: PartitionId, claim: Sequence) {
         if let Some(partition) = self.partitions.get_mut(&id) {
             partition.loaded = None;
+            partition.tracker.handle_reload();
         }
         self.load_partition(id, claim.max(self.position));
     }

@@ -230,6 +230,26 @@ fn a_dead_instances_documents_stop_counting_and_grace_runs_from_its_last_renewal
 }
 
 #[test]
+fn after_missed_updates_a_new_snapshot_says_which_documents_are_gone() {
+    let mut tracker = tracker(config());
+    let mut sequence = 10;
+    let bob = UserId::new("bob").unwrap();
+    tracker.handle_document(Now::at(1000), &alice(), HERE, Some(&document(&[Status::Idle], None)));
+    tracker.handle_document(Now::at(1000), &alice(), THERE, Some(&document(&[Status::Online], None)));
+    tracker.handle_document(Now::at(1000), &bob, THERE, Some(&document(&[Status::Online], None)));
+    settle(&mut tracker, &mut sequence);
+    tracker.handle_reload();
+    tracker.handle_document(Now::at(2000), &alice(), HERE, Some(&document(&[Status::Idle], None)));
+    assert_eq!(settle(&mut tracker, &mut sequence), []);
+    tracker.handle_loaded(Now::at(2000));
+    assert_eq!(changes(&settle(&mut tracker, &mut sequence)), [(Some(Status::Online), Status::Idle)]);
+    assert_eq!(tracker.poll_timeout(), Some(Tick(2000 + GRACE)));
+    tracker.handle_timeout(Now::at(2000 + GRACE));
+    let told = settle(&mut tracker, &mut sequence);
+    assert_eq!(told.iter().map(|told| told.user.as_str()).collect::<Vec<_>>(), ["bob"]);
+}
+
+#[test]
 fn the_longest_offline_and_settled_are_forgotten_first() {
     let limits = TrackerConfig { max_users: 1, offline_grace: Duration::ZERO, ..config() };
     let mut tracker = tracker(limits);
