@@ -16,7 +16,6 @@ mod engine;
 mod io;
 mod partitions;
 
-pub use clients::CENSUS_ORDER;
 pub use engine::{Driver, DriverConfig, Ending};
 
 /// A connection within this host; never reused.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use presence_core::events::{SessionChange, Status, labels};
+use presence_core::events::{SessionChange, labels};
 use presence_core::ids::SessionId;
 use presence_core::sessions::{SessionEffect, SessionKey};
 use presence_core::time::Now;
@@ -231,6 +231,3 @@ impl Driver {
         }
     }
 }
-
-/// The statuses in the order of [`Census::users`].
-pub const CENSUS_ORDER: [Status; 3] = [Status::Online, Status::Idle, Status::Offline];

@@ -183,17 +183,30 @@ impl Driver {
     }
 }
 
+/// The pauses between attempts.
+struct Pause(Duration);
+
+impl Pause {
+    fn new() -> Pause {
+        Pause(FIRST_PAUSE)
+    }
+
+    async fn wait(&mut self) {
+        tokio::time::sleep(self.0).await;
+        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+    }
+}
+
 /// Repeats an operation until the answer is definite.
 pub(super) async fn definite<T>(
     mut operation: impl FnMut() -> BoxFuture<'static, Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
-    let mut pause = FIRST_PAUSE;
+    let mut pause = Pause::new();
     loop {
         match operation().await {
             Err(error @ (StoreError::Unknown(_) | StoreError::Unavailable(_))) => {
                 tracing::debug!(%error, "asking the store again");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                pause.wait().await;
             }
             definite => return definite,
         }
@@ -201,15 +214,14 @@ pub(super) async fn definite<T>(
 }
 
 /// Repeats a read until it succeeds.
-async fn read<T>(mut operation: impl FnMut() -> BoxFuture<'static, Result<T, StoreError>>) -> T {
-    let mut pause = FIRST_PAUSE;
+pub(super) async fn read<T>(mut operation: impl FnMut() -> BoxFuture<'static, Result<T, StoreError>>) -> T {
+    let mut pause = Pause::new();
     loop {
         match operation().await {
             Ok(value) => return value,
             Err(error) => {
                 tracing::warn!(%error, "the store could not be read; asking again");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                pause.wait().await;
             }
         }
     }
@@ -223,15 +235,14 @@ pub(super) async fn write_statuses(
     mut documents: Vec<(Key, Document)>,
 ) -> Completion {
     let mut written = Vec::with_capacity(documents.len());
-    let mut pause = FIRST_PAUSE;
+    let mut pause = Pause::new();
     loop {
         let (sequences, error) = store.put_fenced((Key::Owner(partition), claim), documents.clone()).await;
         documents.drain(..sequences.len());
         written.extend(sequences);
         match error {
             Some(StoreError::Unknown(_) | StoreError::Unavailable(_)) if !documents.is_empty() => {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                pause.wait().await;
             }
             error => {
                 if let Some(StoreError::Refused(_)) = error {

@@ -12,7 +12,7 @@ use presence_core::time::Now;
 use presence_core::tracker::{StatusBatch, Tracker, TrackerConfig};
 
 use super::engine::{Driver, Ending, Partition};
-use super::io::{Completion, REFUSED_PAUSE, definite, write_statuses};
+use super::io::{Completion, REFUSED_PAUSE, definite, read, write_statuses};
 use crate::plugins;
 use crate::store::{Coverage, Followed, Notice, Put, StoreError};
 
@@ -41,7 +41,7 @@ impl Driver {
             }
             Completion::Document(user, Ok(())) => self.sessions.handle_document_acked(now, &user),
             Completion::Document(user, Err(error)) => {
-                tracing::error!(%user, %error, "a session document was refused; it is written again with the next change");
+                tracing::error!(%user, %error, "a session document was refused; it is written again");
                 self.sessions.handle_document_failed(now, &user);
             }
             Completion::Statuses(partition, claim, sequences, error) => {
@@ -183,15 +183,7 @@ impl Driver {
         let store = self.store.clone();
         let operation = async move {
             let coverage = Coverage::Partitions(wanted.clone());
-            loop {
-                match store.follow(coverage.clone(), from).await {
-                    Ok(follower) => break Completion::Following(wanted, from, follower),
-                    Err(error) => {
-                        tracing::warn!(%error, "the store can't be followed; asking again");
-                        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-                    }
-                }
-            }
+            Completion::Following(wanted, from, read(|| store.follow(coverage.clone(), from)).await)
         };
         self.start(operation.boxed());
     }
