@@ -115,6 +115,11 @@ impl Daemon {
         self.admin
     }
 
+    /// The process, while it runs.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("a daemon that has not ended")
+    }
+
     /// The folder of its presence.toml.
     pub fn folder(&self) -> &Folder {
         &self.folder

@@ -1,15 +1,14 @@
 //! A whole daemon: idle sessions and what each costs, connects a second, and how soon a hook hears of a connect.
 
 use std::collections::HashMap;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use axum::Router;
 use axum::routing::post;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use presence_tests::{Daemon, Plugin, shipped_plugin};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
@@ -23,96 +22,28 @@ const LATENCIES: usize = 2_000;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// A daemon that ends with this.
-struct Daemon {
-    child: Child,
-    clients: String,
-    admin: String,
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Daemon {
-    fn start(folder: &Path, plugins: &str) -> anyhow::Result<Daemon> {
-        let binary = std::env::var("PRESENCE_BIN").context("run `cargo xtask bench`")?;
-        std::fs::create_dir_all(folder)?;
-        let config = folder.join("presence.toml");
-        let text = format!(
-            "[host]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n[presence]\nheartbeat = \"10m\"\n{plugins}"
-        );
-        std::fs::write(&config, text)?;
-        let log = std::fs::File::create(folder.join("log"))?;
-        let mut serve = Command::new(binary);
-        serve.args(["serve", "--log-format", "json", "--config"]).arg(&config);
-        let child = serve.stderr(log).stdout(Stdio::null()).spawn()?;
-        let mut daemon = Daemon { child, clients: String::new(), admin: String::new() };
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while Instant::now() < deadline {
-            let log = std::fs::read_to_string(folder.join("log"))?;
-            let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-            for line in lines {
-                if line["message"] == "listening" {
-                    daemon.clients = line["clients"].as_str().unwrap_or_default().to_owned();
-                    daemon.admin = line["admin"].as_str().unwrap_or_default().to_owned();
-                }
-            }
-            if log.contains("\"message\":\"ready\"") {
-                return Ok(daemon);
-            }
-            if let Some(status) = daemon.child.try_wait()? {
-                bail!("the daemon ended ({status}):\n{log}");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        bail!("the daemon was not ready within 60 s")
-    }
-
-    /// SIGTERM; returns how it ended and how long that took.
-    fn stop(&mut self) -> anyhow::Result<(std::process::ExitStatus, Duration)> {
-        let pid = i32::try_from(self.child.id())?;
-        let pid = rustix::process::Pid::from_raw(pid).context("a pid")?;
-        let began = Instant::now();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-        while began.elapsed() < Duration::from_secs(60) {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok((status, began.elapsed()));
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        bail!("it did not stop within 60 s")
-    }
-
-    async fn connect(&self, user: &str) -> anyhow::Result<Socket> {
-        let (mut socket, _) = connect_async(format!("ws://{}/v1/connect?user={user}", self.clients)).await?;
-        let welcome = socket.next().await.context("no welcome")??;
-        ensure!(welcome.to_text()?.contains("\"welcome\""), "{welcome}");
-        Ok(socket)
-    }
+async fn connect(daemon: &Daemon, user: &str) -> anyhow::Result<Socket> {
+    let url = format!("ws://{}/v1/connect?user={user}", daemon.clients());
+    let (mut socket, _) = connect_async(url).await?;
+    let welcome = socket.next().await.context("no welcome")??;
+    ensure!(welcome.to_text()?.contains("\"welcome\""), "{welcome}");
+    Ok(socket)
 }
 
 pub async fn run() -> anyhow::Result<()> {
-    let folder = std::env::temp_dir().join(format!("presence-bench-ws-{}", std::process::id()));
-    idle(&folder.join("idle")).await?;
-    latency(&folder.join("latency")).await?;
-    // A temporary folder that stays is no reason to fail.
-    let _ = std::fs::remove_dir_all(&folder);
-    Ok(())
+    idle().await?;
+    latency().await
 }
 
 /// Opens all sessions, then weighs the daemon.
-async fn idle(folder: &Path) -> anyhow::Result<()> {
-    let mut daemon = Daemon::start(folder, "")?;
+async fn idle() -> anyhow::Result<()> {
+    let daemon = Daemon::with("").presence("heartbeat = \"10m\"").start().await;
     // Warm up, so that what every process needs is there before the first reading.
     for at in 0..200 {
-        daemon.connect(&format!("warm-{at}")).await?.close(None).await?;
+        connect(&daemon, &format!("warm-{at}")).await?.close(None).await?;
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let before = resident_bytes_of(daemon.child.id());
+    let before = resident_bytes_of(daemon.pid());
     let began = Instant::now();
     let mut sockets = Vec::with_capacity(SESSIONS);
     let mut connecting = FuturesUnordered::new();
@@ -122,7 +53,7 @@ async fn idle(folder: &Path) -> anyhow::Result<()> {
         }
         let user = format!("user-{at:019}");
         let daemon = &daemon;
-        connecting.push(async move { daemon.connect(&user).await });
+        connecting.push(async move { connect(daemon, &user).await });
     }
     while let Some(socket) = connecting.next().await {
         sockets.push(socket?);
@@ -130,7 +61,7 @@ async fn idle(folder: &Path) -> anyhow::Result<()> {
     drop(connecting);
     let elapsed = began.elapsed();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let held = resident_bytes_of(daemon.child.id()).saturating_sub(before);
+    let held = resident_bytes_of(daemon.pid()).saturating_sub(before);
     line(
         "websocket: connects a second (client on the same cores)",
         count(SESSIONS as f64 / elapsed.as_secs_f64()),
@@ -138,15 +69,15 @@ async fn idle(folder: &Path) -> anyhow::Result<()> {
     );
     let each = held as f64 / SESSIONS as f64;
     line("websocket: resident bytes a session, 15,000 idle", count(each), "at most 6,144");
-    let (status, took) = daemon.stop()?;
-    ensure!(status.success(), "SIGTERM with 15,000 sessions: {status}");
-    line("websocket: SIGTERM with 15,000 sessions to exit 0", time(took), "");
+    let began = Instant::now();
+    daemon.stop().await.with_code(0);
+    line("websocket: SIGTERM with 15,000 sessions to exit 0", time(began.elapsed()), "");
     drop(sockets);
     Ok(())
 }
 
 /// Connects at an easy pace; the webhook plugin tells a server here of each session.
-async fn latency(folder: &Path) -> anyhow::Result<()> {
+async fn latency() -> anyhow::Result<()> {
     let (heard, mut hooks) = mpsc::unbounded_channel();
     let receive = post(move |body: String| {
         let heard = heard.clone();
@@ -163,19 +94,16 @@ async fn latency(folder: &Path) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let origin = format!("http://{}", listener.local_addr()?);
     let server = tokio::spawn(async move { axum::serve(listener, Router::new().route("/", receive)).await });
-    let plugins = std::env::var("PRESENCE_PLUGINS").context("run `cargo xtask bench`")?;
-    let plugin = format!(
-        "[[plugin]]\nname = \"webhook\"\npath = \"{plugins}/webhook.wasm\"\nconfig = {{ url = \"{origin}/\" }}\n\
-         [plugin.grants]\nhttp = [\"{origin}\"]\n"
-    );
-    let daemon = Daemon::start(folder, &plugin)?;
+    let webhook = Plugin::at("webhook", shipped_plugin("webhook"));
+    let webhook = webhook.config(&format!("{{ url = \"{origin}/\" }}")).may_reach(&origin);
+    let daemon = Daemon::with(webhook).start().await;
     let mut latencies = Vec::with_capacity(LATENCIES);
     let mut begun: HashMap<String, Instant> = HashMap::new();
     let mut sockets = Vec::new();
     for at in 0..LATENCIES {
         let user = format!("user-{at}");
         begun.insert(user.clone(), Instant::now());
-        sockets.push(daemon.connect(&user).await?);
+        sockets.push(connect(&daemon, &user).await?);
         let (user, at) = tokio::time::timeout(Duration::from_secs(10), hooks.recv())
             .await
             .context("no hook within 10 s")?
