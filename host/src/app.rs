@@ -48,14 +48,14 @@ pub struct App {
 impl App {
     /// Loads the plugins, then binds.
     pub async fn build(settings: Settings, compile: CompileMode) -> Result<App, BuildError> {
-        let clock = Clock;
+        let clock = Clock::machine();
         let store: SharedStore = Arc::new(MemoryStore::new());
         let deps = plugins::Deps {
             data_dir: settings.host.data_dir.clone(),
             store: store.clone(),
             keyvalue: Arc::new(MemoryKeyValue::default()),
             compile,
-            clock,
+            clock: clock.clone(),
         };
         let plugins = PluginSet::load(&settings.plugins, deps).await.map_err(BuildError::Plugins)?;
         let listeners = gateway::bind(&settings).await?;
@@ -97,6 +97,8 @@ impl App {
             instance_ttl: settings.cluster.instance_ttl,
             presence: settings.presence.clone(),
             drain_timeout: settings.host.drain_timeout,
+            unready_after: settings.host.unready_after,
+            handover_timeout: settings.cluster.handover_timeout,
             seed: fastrand::u64(..),
         };
         let driver = Driver::new(config, self.clock, self.store.clone(), self.plugins.clone(), events);

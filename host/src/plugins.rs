@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use presence_core::events::Hook;
 use presence_core::ids::{InstanceId, PartitionId, Sequence, SessionId, UserId};
+use presence_core::time::Tick;
 
 mod admission;
 mod bindings;
@@ -81,13 +82,19 @@ pub enum Outcome {
         /// The record's place in the store.
         sequence: Sequence,
     },
-    /// A cleanup is settled everywhere.
-    Cleanup {
-        /// None: everything.
-        instance: Option<InstanceId>,
+    /// The cleanup of everything is settled everywhere.
+    Everything,
+    /// One plugin has settled a part of the cleanup of a dead instance.
+    Lost {
+        /// The plugin's name.
+        plugin: Arc<str>,
+        /// The dead instance.
+        instance: InstanceId,
         /// Which part.
         chunk: u32,
     },
+    /// No status hook of this partition waits or runs any more (see [`Plugins::withdraw`]).
+    Withdrawn(PartitionId),
 }
 
 /// What the driver needs of the plugins; `PluginSet` implements it, simulations have their own.
@@ -97,6 +104,21 @@ pub trait Plugins: Send + Sync + 'static {
 
     /// Queues an event for every plugin that exports its hook. Never blocks.
     fn submit(&self, event: Event);
+
+    /// Queues an event for one plugin, if it exports the hook; else it is settled at once. Never blocks.
+    fn submit_to(&self, plugin: &str, event: Event);
+
+    /// Status hooks and cleanups may run until then: none starts whose deadline lies later, and those that still run
+    /// then are cut off, which uses no attempt. Before the first call nothing holds them back.
+    fn permit(&self, until: Tick);
+
+    /// The partition goes to another instance: its waiting status hooks are dropped without an [`Outcome::Status`] (the
+    /// next owner repeats them), running ones end by themselves or, with `cut`, at once.
+    /// [`Outcome::Withdrawn`] follows when none is left.
+    fn withdraw(&self, partition: PartitionId, cut: bool);
+
+    /// The instance was declared dead: its waiting session hooks are dropped and counted, without an outcome.
+    fn drop_sessions(&self, instance: InstanceId);
 
     /// What became of events. Waits until there is something; takes everything there is.
     fn outcomes(&self) -> futures_util::future::BoxFuture<'_, Vec<Outcome>>;

@@ -19,6 +19,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use presence_core::documents::{Bucket, Document, Expect, Key, StatusRecord};
 use presence_core::ids::{InstanceId, PartitionId, Sequence, UserId};
+use presence_core::time::Timestamp;
 
 pub mod conformance;
 mod follower;
@@ -76,6 +77,8 @@ pub enum Coverage {
     Instances,
     /// These partitions of the bucket [`Bucket::Sessions`].
     Partitions(BTreeSet<PartitionId>),
+    /// These partitions, and besides them the claims (`o.<p>`) of all others: what an instance follows.
+    PartitionsAndClaims(BTreeSet<PartitionId>),
 }
 
 /// All documents of a coverage at one point.
@@ -169,8 +172,20 @@ pub trait Store: Send + Sync + 'static {
     /// Tells watchers everywhere of a changed status. Best effort; readers re-read.
     fn notify(&self, notice: Notice);
 
-    /// Notices of all users from now on; a slow reader misses some and is told so by [`Noticed::Missed`].
+    /// Notices from now on of the users that somebody watches (see [`Store::watch`]), perhaps of others too; a slow
+    /// reader misses some and is told so by [`Noticed::Missed`].
     fn notices(&self) -> Notices;
+
+    /// Notices of this user are wanted, until [`Store::unwatch`]. A read of the record that is started afterwards
+    /// misses nothing that no notice tells, except for what a cluster of servers has not yet heard of: read again
+    /// after two seconds.
+    fn watch(&self, user: &UserId);
+
+    /// Notices of this user are no longer wanted.
+    fn unwatch(&self, user: &UserId);
+
+    /// The store's wall clock, to be compared with one's own; none for a store in this process.
+    fn clock(&self) -> BoxFuture<'static, Result<Option<Timestamp>, StoreError>>;
 
     /// Keeps a dead letter and gives it its number; returns how many were dropped to make room, since only the newest
     /// [`MAX_DEAD_LETTERS`] are kept.
@@ -190,6 +205,6 @@ pub type SharedStore = Arc<dyn Store>;
 pub fn bucket_of(coverage: &Coverage) -> Bucket {
     match coverage {
         Coverage::Instances => Bucket::Instances,
-        Coverage::Partitions(_) => Bucket::Sessions,
+        Coverage::Partitions(_) | Coverage::PartitionsAndClaims(_) => Bucket::Sessions,
     }
 }

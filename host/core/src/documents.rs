@@ -141,6 +141,9 @@ pub struct StatusRecord {
     pub sessions: u32,
     /// The boot generation it was decided in; an older one makes the status unknown.
     pub generation: u64,
+    /// The status before, so that a later owner repeats the transition as it was told; none: unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Status>,
 }
 
 /// What the plugins were told of one partition.
@@ -173,6 +176,39 @@ pub struct InstanceRecord {
     pub started_at: Timestamp,
     /// Counts renewals, so that no two are alike.
     pub renewal: u64,
+    /// A fingerprint of the names of its plugins: hosts of one deployment should run the same.
+    #[serde(default)]
+    pub plugins: u64,
+    /// Set once it is declared dead: the journal of its cleanup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cleanup: Option<Cleanup>,
+}
+
+/// The journal of a dead instance's cleanup: whoever resumes it knows what is done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cleanup {
+    /// How far it is.
+    pub phase: CleanupPhase,
+    /// Who cleans up; none until somebody has claimed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<InstanceId>,
+    /// When it was declared dead.
+    pub declared_at: Timestamp,
+    /// By plugin name: how many chunks of the sessions it has settled.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settled: BTreeMap<String, u32>,
+}
+
+/// Phases of the cleanup of a dead instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CleanupPhase {
+    /// Plugins are being told of its sessions.
+    Telling,
+    /// Every plugin has settled every chunk: its documents may go.
+    Told,
+    /// Its documents are gone. The record stays for a while, so that late writes are recognised.
+    Purged,
 }
 
 /// The life of an instance.
@@ -185,8 +221,10 @@ pub enum InstanceState {
     Ready,
     /// Told to stop.
     Draining,
-    /// Declared dead; kept until its cleanup is done.
+    /// Declared dead; kept until its cleanup is done, and for a while after.
     Dead,
+    /// Went in good order. Kept while users it drained count as present.
+    Left,
 }
 
 /// The fresh start of a deployment.
@@ -208,6 +246,8 @@ pub enum BootPhase {
     Cleaning,
     /// Clients are welcome.
     Open,
+    /// The last host has left in good order: the next start need not wait for anybody.
+    Closed,
 }
 
 /// What must agree between all hosts of a deployment.

@@ -333,6 +333,8 @@ impl Membership {
             state: self.state,
             started_at: self.started_at,
             renewal: self.lease.renewals,
+            plugins: 0,
+            cleanup: None,
         };
         let key = Key::Instance(self.config.instance);
         let expect = Expect::Last(self.lease.sequence);
@@ -412,6 +414,7 @@ impl Membership {
                 self.effects.push_back(MembershipEffect::Everything(run.into()));
             }
             BootPhase::Open => self.claim(now),
+            BootPhase::Closed => {}
         }
     }
 

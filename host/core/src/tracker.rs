@@ -468,6 +468,7 @@ impl Tracker {
             last_seen: (status == Status::Offline).then_some(last_end),
             sessions,
             generation: self.config.generation,
+            previous,
         };
         user.take(&record, self.config.generation);
         self.counts[status as usize] += 1;

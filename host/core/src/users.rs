@@ -117,6 +117,7 @@ pub(crate) struct User {
     pub(crate) last_seen: Option<Timestamp>,
     pub(crate) sessions: u32,
     status: Status,
+    previous: Option<Status>,
     /// False: decided before the last fresh start, so that nobody can count on it.
     pub(crate) known: bool,
     /// How many decisions wait for the store or are on their way.
@@ -137,6 +138,7 @@ impl User {
             last_seen: None,
             sessions: 0,
             status: Status::Offline,
+            previous: None,
             known: false,
             undecided: 0,
             queued_at: 0,
@@ -166,6 +168,7 @@ impl User {
         self.since = record.since;
         self.revision = record.revision;
         self.last_seen = record.last_seen;
+        self.previous = record.previous;
         self.known = record.generation >= generation;
     }
 
@@ -177,6 +180,7 @@ impl User {
             last_seen: self.last_seen,
             sessions: self.sessions,
             generation,
+            previous: self.previous,
         })
     }
 }

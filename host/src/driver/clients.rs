@@ -65,10 +65,18 @@ impl Driver {
         if !self.membership.is_ready() {
             return Err(Refused::Starting);
         }
-        let id = SessionId::Hosted(uuid::Uuid::now_v7().as_u128());
+        let id = self.new_session_id(now);
         let expires_at = session.expires_at.map(presence_core::time::Timestamp);
         let key = self.sessions.handle_open(now, id.clone(), session.user, session.attributes, expires_at);
         Ok(Opened { connection: Connection(key.0), session: id, instance: self.sessions.instance() })
+    }
+
+    /// A UUIDv7: RFC 9562, section 5.7.
+    pub(super) fn new_session_id(&mut self, now: Now) -> SessionId {
+        let random = self.random.u128(..).to_le_bytes();
+        let mut bytes = [0; 10];
+        bytes.copy_from_slice(&random[..10]);
+        SessionId::Hosted(uuid::Builder::from_unix_timestamp_millis(now.wall.0, &bytes).into_uuid().as_u128())
     }
 
     fn close(&mut self, now: Now, key: SessionKey, reason: &'static str) {
@@ -141,8 +149,9 @@ impl Driver {
                     }
                 }
                 SessionEffect::End { key, reason } => {
+                    let goodbye = self.goodbye(&reason);
                     if let Some(outbox) = self.connections.get(&key) {
-                        outbox.push(self.goodbye(&reason));
+                        outbox.push(goodbye);
                     }
                     self.forget_connection(key);
                 }
@@ -151,11 +160,11 @@ impl Driver {
         quiet
     }
 
-    fn goodbye(&self, reason: &str) -> Outgoing {
+    fn goodbye(&mut self, reason: &str) -> Outgoing {
         match reason {
             labels::DRAINING => {
                 let longest = (self.config.presence.drain_grace / 2).min(LONGEST_RECONNECT);
-                let retry_after_ms = fastrand::u64(0..=longest.as_millis() as u64);
+                let retry_after_ms = self.random.u64(0..=longest.as_millis() as u64);
                 Outgoing::Goodbye {
                     reason: labels::DRAINING,
                     retry_after_ms: Some(retry_after_ms),

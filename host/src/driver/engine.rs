@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use presence_core::checkpoint::Checkpoints;
 use presence_core::documents::Layout;
 use presence_core::events::Hook;
@@ -46,7 +46,11 @@ pub struct DriverConfig {
     pub presence: PresenceSettings,
     /// How long stopping may take.
     pub drain_timeout: Duration,
-    /// Random: for hash tables, nonces, the epoch of a new store, the spread of reconnects.
+    /// How long the store may be away before the host says that it is not ready.
+    pub unready_after: Duration,
+    /// How long a partition's running hooks may go on before it is handed over.
+    pub handover_timeout: Duration,
+    /// Random: for hash tables, nonces, ids, the epoch of a new store, the spread of reconnects.
     pub seed: u64,
 }
 
@@ -65,6 +69,7 @@ pub struct Ending {
 pub struct Driver {
     pub(super) config: DriverConfig,
     pub(super) clock: Clock,
+    pub(super) random: fastrand::Rng,
     pub(super) store: SharedStore,
     pub(super) plugins: Arc<dyn Plugins>,
     /// Plugins that export a status hook, by hook: who is to be checkpointed.
@@ -95,6 +100,8 @@ pub struct Driver {
     pub(super) undelivered: usize,
     /// Transitions of partitions that are owned no more, by status.
     pub(super) transitions_before: [u64; 3],
+    /// Every handle is gone.
+    pub(super) abandoned: bool,
     pub(super) stopped: Option<Ending>,
 }
 
@@ -148,6 +155,7 @@ impl Driver {
             sessions: LocalSessions::new(sessions_config, config.instance),
             watchers: Watchers::new(config.seed),
             membership,
+            random: fastrand::Rng::with_seed(config.seed),
             config,
             clock,
             store,
@@ -170,6 +178,7 @@ impl Driver {
             forget_due: Tick(0),
             undelivered: 0,
             transitions_before: [0; 3],
+            abandoned: false,
             stopped: None,
         }
     }
@@ -178,7 +187,6 @@ impl Driver {
     pub async fn run(mut self) -> Ending {
         self.membership.handle_start(self.clock.now());
         let mut batch = Vec::with_capacity(EVENT_BATCH);
-        let mut abandoned = false;
         let plugins = self.plugins.clone();
         loop {
             let now = self.clock.now();
@@ -188,22 +196,10 @@ impl Driver {
                 return stopped;
             }
             let timeout = self.poll_timeout().since(self.clock.now().tick);
+            // Which of several things is taken first must not be left to chance: a simulation repeats a run.
             tokio::select! {
-                count = self.events.recv_many(&mut batch, EVENT_BATCH), if !abandoned => {
-                    let now = self.clock.now();
-                    if count == 0 {
-                        // Every handle is gone: nobody can ask for anything any more.
-                        abandoned = true;
-                        self.handle_event(now, Event::Drain);
-                    }
-                    for event in batch.drain(..) {
-                        self.handle_event(now, event);
-                    }
-                }
-                Some(completion) = self.waiting.next() => {
-                    let now = self.clock.now();
-                    self.handle_completion(now, completion);
-                }
+                biased;
+                Some(completion) = self.waiting.next() => self.done.push_back(completion),
                 outcomes = plugins.outcomes() => {
                     for outcome in outcomes {
                         self.handle_outcome(outcome);
@@ -218,8 +214,42 @@ impl Driver {
                     self.handle_updates(now, updates);
                 }
                 noticed = self.notices.next() => self.handle_notice(noticed),
+                count = self.events.recv_many(&mut batch, EVENT_BATCH), if !self.abandoned => {
+                    let now = self.clock.now();
+                    if count == 0 {
+                        // Every handle is gone: nobody can ask for anything any more.
+                        self.abandoned = true;
+                        self.handle_event(now, Event::Drain);
+                    }
+                    for event in batch.drain(..) {
+                        self.handle_event(now, event);
+                    }
+                }
                 () = tokio::time::sleep(timeout) => {}
             }
+            self.take_waiting();
+        }
+    }
+
+    /// Takes a share of whatever else waits, so that no source starves the others.
+    fn take_waiting(&mut self) {
+        let now = self.clock.now();
+        for _ in 0..EVENT_BATCH {
+            match self.waiting.next().now_or_never() {
+                Some(Some(completion)) => self.done.push_back(completion),
+                _ => break,
+            }
+        }
+        if let Some(updates) = self.instances_follower.as_mut().map(Follower::try_next_batch) {
+            self.handle_instance_updates(now, updates);
+        }
+        for _ in 0..EVENT_BATCH {
+            let Some(noticed) = self.notices.try_next() else { break };
+            self.handle_notice(noticed);
+        }
+        for _ in 0..EVENT_BATCH {
+            let Ok(event) = self.events.try_recv() else { break };
+            self.handle_event(now, event);
         }
     }
 
@@ -248,8 +278,8 @@ impl Driver {
                     partition.checkpoints.handle_settled(&plugin, &user, sequence);
                 }
             }
-            Outcome::Cleanup { instance: None, .. } => self.membership.handle_everything_settled(),
-            Outcome::Cleanup { instance: Some(_), .. } => {}
+            Outcome::Everything => self.membership.handle_everything_settled(),
+            Outcome::Lost { .. } | Outcome::Withdrawn(_) => {}
         }
     }
 

@@ -331,6 +331,7 @@ impl Driver {
             last_seen: transition.last_seen,
             sessions: transition.sessions,
             generation: self.membership.generation(),
+            previous: transition.previous,
         };
         self.store.notify(Notice { user: transition.user.clone(), record });
         let Some(plugins) = self.status_plugins.get(&transition.hook()) else {

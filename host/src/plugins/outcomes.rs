@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use presence_core::delivery::Payload;
-use presence_core::events::{Hook, Scope, Sweep};
-use presence_core::ids::{InstanceId, SessionId};
+use presence_core::events::{Hook, Scope};
+use presence_core::ids::SessionId;
 use tokio::sync::Notify;
 
 use super::Outcome;
@@ -29,7 +29,7 @@ struct State {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Shared {
     Session(SessionId, Hook),
-    Cleanup(Option<InstanceId>, Arc<str>, u32),
+    Everything(Arc<str>),
 }
 
 struct Left {
@@ -42,23 +42,18 @@ impl Shared {
     fn of(payload: &Payload) -> Option<Shared> {
         match payload {
             Payload::Session(event) => Some(Shared::Session(event.session.id.clone(), event.hook())),
-            Payload::Cleanup(sweep) => Some(Shared::Cleanup(instance(sweep), sweep.run.clone(), sweep.chunk)),
-            Payload::Status(_) => None,
+            Payload::Cleanup(sweep) if sweep.scope == Scope::Everything => {
+                Some(Shared::Everything(sweep.run.clone()))
+            }
+            Payload::Cleanup(_) | Payload::Status(_) => None,
         }
     }
 
     fn outcome(&self) -> Outcome {
         match self {
             Shared::Session(session, hook) => Outcome::Session { session: session.clone(), hook: *hook },
-            Shared::Cleanup(instance, _, chunk) => Outcome::Cleanup { instance: *instance, chunk: *chunk },
+            Shared::Everything(_) => Outcome::Everything,
         }
-    }
-}
-
-fn instance(sweep: &Sweep) -> Option<InstanceId> {
-    match sweep.scope {
-        Scope::Everything => None,
-        Scope::Lost { instance, .. } => Some(instance),
     }
 }
 
@@ -123,6 +118,12 @@ impl State {
                 partition: transition.partition,
                 sequence: transition.sequence,
             });
+            return;
+        }
+        if let Payload::Cleanup(sweep) = payload
+            && let Scope::Lost { instance, .. } = sweep.scope
+        {
+            self.ready.push(Outcome::Lost { plugin: plugin.clone(), instance, chunk: sweep.chunk });
             return;
         }
         let Some(shared) = Shared::of(payload) else {

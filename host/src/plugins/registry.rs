@@ -9,6 +9,8 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use presence_core::delivery::Payload;
 use presence_core::events::Hook;
+use presence_core::ids::{InstanceId, PartitionId};
+use presence_core::time::Tick;
 use tokio::task::JoinHandle;
 
 use super::compile::CompileMode;
@@ -130,6 +132,21 @@ impl Plugins for PluginSet {
             plugin.submit(event.clone());
         }
     }
+
+    fn submit_to(&self, plugin: &str, event: Payload) {
+        let hook = event.hook();
+        let wanting = self.plugins.iter().find(|one| *one.name == *plugin && one.hooks.contains(&hook));
+        self.surroundings.outcomes.expect(&event, usize::from(wanting.is_some()));
+        if let Some(plugin) = wanting {
+            plugin.submit(event);
+        }
+    }
+
+    fn permit(&self, _until: Tick) {}
+
+    fn withdraw(&self, _partition: PartitionId, _cut: bool) {}
+
+    fn drop_sessions(&self, _instance: InstanceId) {}
 
     fn outcomes(&self) -> BoxFuture<'_, Vec<Outcome>> {
         self.surroundings.outcomes.take().boxed()

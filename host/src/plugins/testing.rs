@@ -175,6 +175,18 @@ impl Store for LetterBox {
         unreachable!("{NEVER_ASKED}")
     }
 
+    fn watch(&self, _: &UserId) {
+        unreachable!("{NEVER_ASKED}")
+    }
+
+    fn unwatch(&self, _: &UserId) {
+        unreachable!("{NEVER_ASKED}")
+    }
+
+    fn clock(&self) -> BoxFuture<'static, Result<Option<Timestamp>, StoreError>> {
+        unreachable!("{NEVER_ASKED}")
+    }
+
     fn push_dead_letter(&self, letter: DeadLetter) -> BoxFuture<'static, Result<u64, StoreError>> {
         self.letters().push(letter);
         ready(Ok(0)).boxed()

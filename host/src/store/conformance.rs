@@ -129,6 +129,7 @@ fn status(revision: u64) -> StatusRecord {
         last_seen: None,
         sessions: 1,
         generation: 1,
+        previous: None,
     }
 }
 
@@ -142,6 +143,8 @@ fn instance(renewal: u64) -> Document {
         state: InstanceState::Ready,
         started_at: Timestamp(3_000),
         renewal,
+        plugins: 0,
+        cleanup: None,
     })
 }
 

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::future::{BoxFuture, ready};
 use presence_core::documents::{Bucket, Document, Expect, Key};
-use presence_core::ids::{InstanceId, Sequence};
+use presence_core::ids::{InstanceId, Sequence, UserId};
+use presence_core::time::Timestamp;
 use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -262,6 +263,15 @@ impl Store for MemoryStore {
         Notices::new(&self.notices)
     }
 
+    // Every notice goes to every reader: there is one host.
+    fn watch(&self, _user: &UserId) {}
+
+    fn unwatch(&self, _user: &UserId) {}
+
+    fn clock(&self) -> BoxFuture<'static, Result<Option<Timestamp>, StoreError>> {
+        Box::pin(ready(Ok(None)))
+    }
+
     fn push_dead_letter(&self, mut letter: DeadLetter) -> BoxFuture<'static, Result<u64, StoreError>> {
         let mut state = self.shared.lock();
         state.last_dead_letter += 1;
@@ -313,7 +323,14 @@ mod tests {
 
     fn leased(renewal: u64) -> Put {
         let started_at = Timestamp(1);
-        let record = InstanceRecord { host: "host".into(), state: InstanceState::Ready, started_at, renewal };
+        let record = InstanceRecord {
+            host: "host".into(),
+            state: InstanceState::Ready,
+            started_at,
+            renewal,
+            plugins: 0,
+            cleanup: None,
+        };
         Put { key: KEY, document: Document::Instance(record), expect: Expect::Any, lease: Some(MIN_LEASE) }
     }
 

@@ -276,8 +276,8 @@ mod tests {
     use std::sync::Arc;
 
     use presence_core::documents::{
-        BootPhase, BootRecord, CheckpointDocument, Claim, Ended, InstanceRecord, InstanceState, MetaRecord,
-        PluginCheckpoint, SessionDocument, SessionEntry, StatusRecord,
+        BootPhase, BootRecord, CheckpointDocument, Claim, Cleanup, CleanupPhase, Ended, InstanceRecord,
+        InstanceState, MetaRecord, PluginCheckpoint, SessionDocument, SessionEntry, StatusRecord,
     };
     use presence_core::events::{Attributes, Status};
     use presence_core::ids::{Layout, Sequence, SessionId};
@@ -466,15 +466,24 @@ mod tests {
             last_seen: Some(Timestamp(2)),
             sessions: 0,
             generation: 3,
+            previous: Some(Status::Idle),
         };
         let webhook = PluginCheckpoint { up_to: Sequence(8), except: vec![user("a b")] };
         let plugins =
             BTreeMap::from([("webhook".to_owned(), webhook), ("other".to_owned(), Default::default())]);
+        let cleanup = Cleanup {
+            phase: CleanupPhase::Telling,
+            by: Some(INSTANCE),
+            declared_at: Timestamp(6),
+            settled: BTreeMap::from([("webhook".to_owned(), 3)]),
+        };
         let instance = InstanceRecord {
             host: "host-1".into(),
             state: InstanceState::Ready,
             started_at: Timestamp(4),
             renewal: 6,
+            plugins: u64::MAX,
+            cleanup: Some(cleanup),
         };
         let layout = Layout { partitions: 64, leaves: 16 };
         vec![

@@ -175,7 +175,7 @@ async fn figures_are_exact_with_eight_guests_that_are_killed_again_and_again() {
         store: Arc::new(MemoryStore::new()),
         keyvalue: keyvalue.clone(),
         compile: CompileMode::InProcess,
-        clock: Clock,
+        clock: Clock::machine(),
     };
     let plugins = PluginSet::load(&[settings()], deps).await.unwrap_or_else(|errors| panic!("{errors:?}"));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;

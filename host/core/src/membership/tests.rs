@@ -23,7 +23,14 @@ fn effects(membership: &mut Membership) -> Vec<MembershipEffect> {
 }
 
 fn instance(state: InstanceState, renewal: u64) -> Document {
-    Document::Instance(InstanceRecord { host: "host-1".into(), state, started_at: Timestamp(1000), renewal })
+    Document::Instance(InstanceRecord {
+        host: "host-1".into(),
+        state,
+        started_at: Timestamp(1000),
+        renewal,
+        plugins: 0,
+        cleanup: None,
+    })
 }
 
 fn write(key: Key, document: Document, expect: Expect, lease: Option<u64>) -> MembershipEffect {

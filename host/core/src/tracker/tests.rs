@@ -80,6 +80,7 @@ fn nothing_is_told_before_the_record_is_acknowledged() {
         last_seen: None,
         sessions: 1,
         generation: 1,
+        previous: None,
     };
     let batch =
         StatusBatch { partition: PartitionId(3), claim: Sequence(9), records: vec![(alice(), record)] };
@@ -197,6 +198,7 @@ fn a_record_of_an_older_generation_is_unknown() {
         last_seen: None,
         sessions: 1,
         generation: 1,
+        previous: None,
     };
     let bob = UserId::new("bob").unwrap();
     let carol = UserId::new("carol").unwrap();

@@ -9,7 +9,15 @@ fn user(name: &str) -> UserId {
 }
 
 fn record(status: Status, revision: u64) -> StatusRecord {
-    StatusRecord { status, since: Timestamp(revision), revision, last_seen: None, sessions: 1, generation: 1 }
+    StatusRecord {
+        status,
+        since: Timestamp(revision),
+        revision,
+        last_seen: None,
+        sessions: 1,
+        generation: 1,
+        previous: None,
+    }
 }
 
 fn tell(watcher: u64, name: &str, status: Status, revision: u64) -> WatchEffect {

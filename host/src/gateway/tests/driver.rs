@@ -171,6 +171,7 @@ fn record(user: &UserId) -> Option<StatusRecord> {
         last_seen: None,
         sessions: 2,
         generation: 1,
+        previous: None,
     })
 }
 

@@ -1,7 +1,7 @@
 //! One bucket of the memory store: documents, what is remembered of removed ones, leases, followers. It knows no lock
 //! and no timer; its caller brings both.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use presence_core::documents::{Change, Document, Expect, Key, Update};
 use presence_core::ids::{InstanceId, PartitionId, Sequence};
@@ -191,6 +191,9 @@ impl Contents {
             Coverage::Partitions(partitions) => Box::new(
                 partitions.iter().filter_map(|partition| self.documents.get(&Some(*partition))).flatten(),
             ),
+            Coverage::PartitionsAndClaims(partitions) => {
+                Box::new(self.documents.values().flatten().filter(|(key, _)| is_claim_or_in(partitions, key)))
+            }
         }
     }
 }
@@ -201,7 +204,12 @@ fn covers(coverage: &Coverage, key: &Key) -> bool {
         Coverage::Partitions(partitions) => {
             key.partition().is_some_and(|partition| partitions.contains(&partition))
         }
+        Coverage::PartitionsAndClaims(partitions) => is_claim_or_in(partitions, key),
     }
+}
+
+fn is_claim_or_in(partitions: &BTreeSet<PartitionId>, key: &Key) -> bool {
+    matches!(key, Key::Owner(_)) || key.partition().is_some_and(|partition| partitions.contains(&partition))
 }
 
 fn is_session_of(key: &Key, instance: InstanceId) -> bool {

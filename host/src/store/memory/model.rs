@@ -73,6 +73,7 @@ fn document(key: &Key, nonce: u64) -> Document {
             last_seen: None,
             sessions: 1,
             generation: 1,
+            previous: None,
         }),
         Key::Checkpoint(_) => {
             Document::Checkpoint(Arc::new(CheckpointDocument { epoch: nonce, ..Default::default() }))

@@ -60,7 +60,7 @@ pub async fn run() -> anyhow::Result<()> {
         store: Arc::new(MemoryStore::new()),
         keyvalue: Arc::new(MemoryKeyValue::default()),
         compile: CompileMode::InProcess,
-        clock: Clock,
+        clock: Clock::machine(),
     };
     let plugins = PluginSet::load(std::slice::from_ref(&settings), deps).await.map_err(|errors| {
         anyhow::anyhow!("{}", errors.iter().map(ToString::to_string).collect::<String>())
