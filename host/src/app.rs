@@ -3,6 +3,7 @@
 //! Building checks the plugins and binds both listeners, so that whatever is wrong is known, and told, before
 //! anything runs; running starts the tasks.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::driver::{Driver, DriverConfig, Ending, Event, Handle};
 use crate::gateway::{self, AdminDeps, BindError, Listeners};
 use crate::plugins::keyvalue::memory::MemoryKeyValue;
 use crate::plugins::{self, CompileMode, PluginError, PluginSet};
-use crate::settings::Settings;
+use crate::settings::{Initial, Settings};
 use crate::store::SharedStore;
 use crate::store::memory::MemoryStore;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,12 @@ pub struct App {
     plugins: Arc<PluginSet>,
     store: SharedStore,
     clock: Clock,
+}
+
+/// Plugins that do not want to hear of what was before them.
+fn silent_plugins(settings: &Settings) -> BTreeSet<Arc<str>> {
+    let silent = settings.plugins.iter().filter(|plugin| plugin.initial == Initial::Nothing);
+    silent.map(|plugin| plugin.name.as_str().into()).collect()
 }
 
 impl App {
@@ -99,6 +106,8 @@ impl App {
             drain_timeout: settings.host.drain_timeout,
             unready_after: settings.host.unready_after,
             handover_timeout: settings.cluster.handover_timeout,
+            shared: false,
+            silent_plugins: silent_plugins(settings),
             seed: fastrand::u64(..),
         };
         let driver = Driver::new(config, self.clock, self.store.clone(), self.plugins.clone(), events);

@@ -2,18 +2,22 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use presence_core::documents::StatusRecord;
 use presence_core::events::Status;
 use presence_core::ids::{InstanceId, PartitionId, SessionId, UserId};
+use presence_core::membership::{InstanceView, MembershipCounters};
 use presence_core::time::Timestamp;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::gateway::NewSession;
 
 mod clients;
+mod cluster;
 mod engine;
 mod io;
+mod partition;
 mod partitions;
 
 pub use engine::{Driver, DriverConfig, Ending};
@@ -52,8 +56,25 @@ pub enum Query {
     Users(Vec<UserId>, oneshot::Sender<Result<Vec<UserView>, String>>),
     /// How the host is.
     Health(oneshot::Sender<Health>),
+    /// All known instances.
+    Instances(oneshot::Sender<Vec<InstanceView>>),
+    /// Every partition and its owner.
+    Partitions(oneshot::Sender<Vec<PartitionView>>),
     /// Numbers for `/metrics`.
     Census(oneshot::Sender<Census>),
+}
+
+/// What the API says of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionView {
+    /// Which.
+    pub partition: PartitionId,
+    /// Who owns it, as far as this host knows.
+    pub owner: Option<InstanceId>,
+    /// The owner's host.
+    pub host: Option<String>,
+    /// If it is this host's: its users by status: online, idle, offline.
+    pub users: Option<[u64; 3]>,
 }
 
 /// What the API says of a user. Unknown users are offline with revision 0 and nothing else.
@@ -93,6 +114,18 @@ pub struct Census {
     pub watched: u64,
     /// Decisions that gave way to a newer one before they were written.
     pub coalesced: u64,
+    /// Leases, claims, deaths.
+    pub membership: MembershipCounters,
+    /// Followers that had to start over.
+    pub gaps: u64,
+    /// Snapshots of partitions read.
+    pub reads: u64,
+    /// How long cleanups after dead instances took, since the last census.
+    pub cleanup_durations: Vec<Duration>,
+    /// By how much the own clock is off, in milliseconds; 0 when it is right.
+    pub clock_offset_ms: i64,
+    /// The lease is not confirmed: the store is away.
+    pub away: bool,
 }
 
 /// A session was opened.

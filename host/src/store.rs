@@ -144,9 +144,9 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes a document. Deleting what is not there is a success if the condition holds.
     fn delete(&self, key: Key, expect: Expect) -> BoxFuture<'static, Result<(), StoreError>>;
 
-    /// Removes all session documents of an instance and tells how many there were. Followers need not be told. A
-    /// write that comes later is accepted like any other.
-    fn purge_sessions(&self, instance: InstanceId) -> BoxFuture<'static, Result<u64, StoreError>>;
+    /// Removes all session documents of an instance (none: of all) and tells how many there were. Followers need not
+    /// be told. A write that comes later is accepted like any other.
+    fn purge_sessions(&self, instance: Option<InstanceId>) -> BoxFuture<'static, Result<u64, StoreError>>;
 
     /// Reads one document from whoever decides, never from a stale copy.
     fn get(&self, key: Key) -> BoxFuture<'static, Result<Option<(Sequence, Document)>, StoreError>>;

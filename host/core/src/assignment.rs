@@ -16,6 +16,17 @@ pub fn desired_owner(partition: PartitionId, candidates: &[InstanceId]) -> Optio
     candidates.iter().copied().max_by_key(weight)
 }
 
+/// Who should clean up after a dead instance: the same idea, over the instance's id.
+pub fn desired_cleaner(dead: InstanceId, candidates: &[InstanceId]) -> Option<InstanceId> {
+    let weight = |instance: &InstanceId| {
+        let mut bytes = [0; 32];
+        bytes[..16].copy_from_slice(&dead.0.to_le_bytes());
+        bytes[16..].copy_from_slice(&instance.0.to_le_bytes());
+        (stable_hash(&bytes), *instance)
+    };
+    candidates.iter().copied().max_by_key(weight)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::documents::{CheckpointDocument, PluginCheckpoint};
+use crate::events::Status;
 use crate::ids::{Sequence, UserId};
-use crate::time::Tick;
+use crate::time::{Tick, Timestamp};
 
 /// At most so often is a checkpoint written.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(100);
@@ -34,14 +35,48 @@ struct Progress {
 pub struct Checkpoints {
     epoch: u64,
     plugins: BTreeMap<Arc<str>, Progress>,
+    /// The plugins of this host, whether anything was issued or not.
+    known: Vec<Arc<str>>,
     changed: bool,
     next: Tick,
 }
 
 impl Checkpoints {
-    /// Nothing was told yet.
-    pub fn new(epoch: u64) -> Checkpoints {
-        Checkpoints { epoch, plugins: BTreeMap::new(), changed: false, next: Tick(0) }
+    /// Nothing was told yet. `known`: the plugins of this host that export a status hook.
+    pub fn new(epoch: u64, known: Vec<Arc<str>>) -> Checkpoints {
+        Checkpoints { epoch, plugins: BTreeMap::new(), known, changed: false, next: Tick(0) }
+    }
+
+    /// The claim at which this owner begins: what is older and was not issued by [`Checkpoints::handle_issued`] counts as
+    /// told. Plugins that this host doesn't know are marked as absent.
+    pub fn handle_begun(&mut self, now: Timestamp, up_to: Sequence) {
+        for plugin in &self.known {
+            let progress = self.plugins.entry(plugin.clone()).or_default();
+            progress.highest = progress.highest.max(up_to);
+            progress.before.absent_since = None;
+        }
+        for (name, progress) in &mut self.plugins {
+            if !self.known.contains(name) && progress.before.absent_since.is_none() {
+                progress.before.absent_since = Some(now);
+            }
+        }
+        self.changed = true;
+    }
+
+    /// The store was recreated: sequences begin anew, at this claim. What is not settled stays so.
+    pub fn handle_restored(&mut self, epoch: u64, claim: Sequence) {
+        self.epoch = epoch;
+        for progress in self.plugins.values_mut() {
+            let open = std::mem::take(&mut progress.open);
+            for (user, _) in open.into_values() {
+                if !progress.before.except.contains(&user) && progress.before.except.len() < MAX_EXCEPTIONS {
+                    progress.before.except.push(user);
+                }
+            }
+            progress.before.up_to = Sequence(0);
+            progress.highest = claim;
+        }
+        self.changed = true;
     }
 
     /// What the earlier owner left; of another epoch it says nothing. Entries of plugins that this host doesn't know
@@ -120,7 +155,64 @@ impl Progress {
             }
             except.push(user.clone());
         }
-        PluginCheckpoint { up_to, except }
+        PluginCheckpoint { up_to, except, absent_since: self.before.absent_since }
+    }
+}
+
+/// What a new owner has to tell one plugin before anything else, from what the earlier owners left.
+#[derive(Clone, Copy, Debug)]
+pub enum Backlog<'a> {
+    /// The earlier owners left no checkpoint at all: every record is due.
+    Everything,
+    /// The records that are due by this checkpoint.
+    Since(&'a PluginCheckpoint),
+    /// The plugin is new: the present statuses, of offline users too (`offline`) if it comes back after so long that its
+    /// knowledge of them is worth nothing.
+    Present {
+        /// Whether offline users are told as well.
+        offline: bool,
+    },
+    /// The plugin is new and wants to hear of nothing that was before.
+    Nothing,
+}
+
+impl<'a> Backlog<'a> {
+    /// Looks into the document that was found; one of another epoch says nothing. `initial`: a new plugin wants to hear
+    /// the present statuses.
+    pub fn of(
+        document: Option<&'a CheckpointDocument>,
+        epoch: u64,
+        plugin: &str,
+        initial: bool,
+        retention: Duration,
+        now: Timestamp,
+    ) -> Backlog<'a> {
+        let Some(document) = document.filter(|document| document.epoch == epoch) else {
+            return Backlog::Everything;
+        };
+        match document.plugins.get(plugin) {
+            Some(PluginCheckpoint { absent_since: Some(since), .. }) if *since + retention < now => {
+                if initial { Backlog::Present { offline: true } } else { Backlog::Nothing }
+            }
+            Some(checkpoint) => Backlog::Since(checkpoint),
+            None if initial => Backlog::Present { offline: false },
+            None => Backlog::Nothing,
+        }
+    }
+
+    /// Whether the plugin has to hear of this record.
+    pub fn includes(&self, user: &UserId, sequence: Sequence, status: Status) -> bool {
+        match self {
+            Backlog::Everything => true,
+            Backlog::Since(checkpoint) => is_due(checkpoint, user, sequence),
+            Backlog::Present { offline } => *offline || status != Status::Offline,
+            Backlog::Nothing => false,
+        }
+    }
+
+    /// Whether the status before it is told: who is told of a user for the first time learns of none.
+    pub fn tells_previous(&self) -> bool {
+        matches!(self, Backlog::Everything | Backlog::Since(_))
     }
 }
 
@@ -142,7 +234,7 @@ mod tests {
     #[test]
     fn a_failing_user_pins_nobody_else() {
         let plugin: Arc<str> = "p".into();
-        let mut checkpoints = Checkpoints::new(5);
+        let mut checkpoints = Checkpoints::new(5, vec![]);
         for at in 1..=10 {
             checkpoints.handle_issued(&plugin, &user(at), Sequence(at as u64));
         }
@@ -150,7 +242,7 @@ mod tests {
             checkpoints.handle_settled("p", &user(at), Sequence(at as u64));
         }
         let document = checkpoints.poll_document(Tick(1000)).unwrap();
-        let expected = PluginCheckpoint { up_to: Sequence(10), except: vec![user(4)] };
+        let expected = PluginCheckpoint { up_to: Sequence(10), except: vec![user(4)], absent_since: None };
         assert_eq!(document.plugins["p"], expected);
         assert!(is_due(&expected, &user(4), Sequence(4)));
         assert!(is_due(&expected, &user(3), Sequence(11)));
@@ -160,10 +252,10 @@ mod tests {
     #[test]
     fn a_record_told_twice_is_open_until_both_are_settled() {
         let plugin: Arc<str> = "p".into();
-        let mut checkpoints = Checkpoints::new(5);
+        let mut checkpoints = Checkpoints::new(5, vec![]);
         checkpoints.handle_issued(&plugin, &user(1), Sequence(1));
         checkpoints.handle_issued(&plugin, &user(1), Sequence(1));
-        let left = |except| PluginCheckpoint { up_to: Sequence(1), except };
+        let left = |except| PluginCheckpoint { up_to: Sequence(1), except, absent_since: None };
         for except in [vec![user(1)], vec![]] {
             checkpoints.handle_settled("p", &user(1), Sequence(1));
             assert_eq!(checkpoints.document_now().plugins["p"], left(except));
@@ -173,7 +265,7 @@ mod tests {
     #[test]
     fn it_is_written_when_changed_and_not_too_often() {
         let plugin: Arc<str> = "p".into();
-        let mut checkpoints = Checkpoints::new(5);
+        let mut checkpoints = Checkpoints::new(5, vec![]);
         checkpoints.handle_issued(&plugin, &user(1), Sequence(1));
         assert_eq!(checkpoints.poll_timeout(), None);
         checkpoints.handle_settled("p", &user(1), Sequence(1));
@@ -187,8 +279,9 @@ mod tests {
 
     #[test]
     fn entries_of_unknown_plugins_are_kept_and_those_of_another_epoch_are_not() {
-        let mut checkpoints = Checkpoints::new(5);
-        let old = PluginCheckpoint { up_to: Sequence(77), except: vec![user(1), user(2)] };
+        let mut checkpoints = Checkpoints::new(5, vec![]);
+        let old =
+            PluginCheckpoint { up_to: Sequence(77), except: vec![user(1), user(2)], absent_since: None };
         let mut document =
             CheckpointDocument { epoch: 5, plugins: BTreeMap::from([("old".into(), old.clone())]) };
         checkpoints.handle_loaded(&document);
@@ -197,7 +290,7 @@ mod tests {
         document.plugins.insert("old".into(), PluginCheckpoint { except: vec![user(2)], ..old });
         assert_eq!(checkpoints.document_now(), document);
         document.epoch = 4;
-        let mut other = Checkpoints::new(5);
+        let mut other = Checkpoints::new(5, vec![]);
         other.handle_loaded(&document);
         assert_eq!(other.document_now().plugins, BTreeMap::new());
     }
@@ -210,7 +303,7 @@ mod tests {
             settled in proptest::collection::vec(any::<bool>(), 300),
         ) {
             let plugin: Arc<str> = "p".into();
-            let mut checkpoints = Checkpoints::new(1);
+            let mut checkpoints = Checkpoints::new(1, vec![]);
             for (at, who) in users.iter().enumerate() {
                 checkpoints.handle_issued(&plugin, &user(*who), Sequence(at as u64 + 1));
             }

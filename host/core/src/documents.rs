@@ -163,6 +163,9 @@ pub struct PluginCheckpoint {
     /// Users whose record at or below `up_to` is still to be delivered. Bounded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub except: Vec<UserId>,
+    /// Since when no owner has known the plugin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absent_since: Option<Timestamp>,
 }
 
 /// An instance's own record, under a lease while it lives.

@@ -1,25 +1,41 @@
-//! This instance's life in the deployment: its lease, the fresh start, the partitions it owns.
+//! This instance's life in the deployment: its lease, the fresh start, the partitions it owns, the death of others.
 //!
 //! ```text
-//!  Loading ──▶ Joining ──▶ (Cleaning: `everything` runs) ──▶ Opening ──▶ Claiming ──▶ Ready ──▶ Draining ──▶ Left
-//!     meta by compare-and-set      boot by compare-and-set        o.<p> by compare-and-set
+//!  Loading ──▶ Joining ──▶ Surveying ──▶ (Cleaning: `everything` runs) ──▶ Opening ──▶ Claiming ──▶ Ready ──▶ Draining ──▶ Left
+//!     meta by compare-and-set   └─▶ WaitingForBoot ──────────────────────────────────────▲
+//!                                       own key found dead: Reborn ──▶ Joining, as another instance
 //! ```
 //!
-//! A single host goes the same way as a cluster. Conditions and claims are the store's; this only asks and waits.
+//! A single host goes the same way as a cluster. Conditions, claims and leases are the store's; this only asks and waits.
+//! The parts: [`lease`] (the own key), [`peers`] (the others), [`ownership`] (partitions), [`cleanups`] (after the dead).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::assignment::desired_owner;
+use crate::assignment::desired_cleaner;
 use crate::documents::{
-    BootPhase, BootRecord, Change, Claim, Document, Expect, InstanceRecord, InstanceState, Key, MetaRecord,
-    Update,
+    BootPhase, BootRecord, Change, Claim, Cleanup, CleanupPhase, Document, Expect, InstanceRecord,
+    InstanceState, Key, MetaRecord, Update,
 };
+use crate::events::Session;
 use crate::ids::{InstanceId, PartitionId, Sequence};
 use crate::time::{Now, Tick, Timestamp};
 
+mod cleanups;
+mod lease;
+mod ownership;
+mod peers;
 mod words;
-pub use words::{FORMAT, MembershipConfig, MembershipEffect, MembershipError, NotWritten};
+pub use cleanups::CLEANUP_CHUNK;
+pub use words::{
+    FORMAT, InstanceView, MembershipConfig, MembershipCounters, MembershipEffect, MembershipError, NotWritten,
+};
+
+use cleanups::{Chore, Cleanups};
+use lease::Lease;
+use ownership::{Ownership, Wish};
+use peers::{News, Peers};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -33,39 +49,42 @@ enum Phase {
     WaitingForBoot,
     Claiming,
     Ready,
+    /// Declared dead; the driver has been asked for another id.
+    Reborn,
     Draining,
     Leaving,
     Left,
     Failed,
 }
 
-/// The lease under the own key.
-#[derive(Clone, Copy, Debug, Default)]
-struct Lease {
-    /// The own key's last sequence; 0 before the first write.
-    sequence: Sequence,
-    renewals: u64,
-    /// When the write in flight was sent.
-    sent: Option<Tick>,
-    /// When the last acknowledged one was sent.
-    acknowledged: Option<Tick>,
-    next: Option<Tick>,
-}
-
 /// One instance's membership.
 pub struct Membership {
     config: MembershipConfig,
+    instance: InstanceId,
     phase: Phase,
     state: InstanceState,
     started_at: Timestamp,
-    lease: Lease,
     epoch: u64,
+    /// How often this process found the store recreated.
+    wipes: u64,
     boot: Option<(Sequence, BootRecord)>,
-    others: BTreeMap<InstanceId, InstanceRecord>,
+    /// A write of `boot` is on its way.
+    boot_writing: bool,
+    /// The generation that this instance belongs to; 0 before it has joined one.
+    joined: u64,
+    /// The plugins have cleaned up everything; the documents of all sessions are gone.
+    everything: (bool, bool),
     boot_due: Option<Tick>,
-    claiming: BTreeSet<PartitionId>,
-    loading: BTreeSet<PartitionId>,
-    owned: BTreeMap<PartitionId, Sequence>,
+    lease: Lease,
+    peers: Peers,
+    ownership: Ownership,
+    cleanups: Cleanups,
+    clean_leave: bool,
+    /// Who should own or clean up what is to be looked at again.
+    unsettled: bool,
+    /// Instances that a person was told of: same name, other plugins.
+    told: BTreeSet<InstanceId>,
+    counters: MembershipCounters,
     effects: VecDeque<MembershipEffect>,
 }
 
@@ -73,19 +92,27 @@ impl Membership {
     /// An instance that has not begun; call [`Membership::handle_start`].
     pub fn new(config: MembershipConfig) -> Membership {
         Membership {
-            epoch: config.epoch,
-            config,
+            instance: config.instance,
             phase: Phase::New,
             state: InstanceState::Joining,
             started_at: Timestamp(0),
-            lease: Lease::default(),
+            epoch: config.epoch,
+            wipes: 0,
             boot: None,
-            others: BTreeMap::new(),
+            boot_writing: false,
+            joined: 0,
+            everything: (false, false),
             boot_due: None,
-            claiming: BTreeSet::new(),
-            loading: BTreeSet::new(),
-            owned: BTreeMap::new(),
+            lease: Lease::new(config.instance_ttl),
+            peers: Peers::default(),
+            ownership: Ownership::new(config.layout.partitions, config.nonce),
+            cleanups: Cleanups::new(config.cleanup_plugins.clone()),
+            clean_leave: true,
+            unsettled: false,
+            told: BTreeSet::new(),
+            counters: MembershipCounters::default(),
             effects: VecDeque::new(),
+            config,
         }
     }
 
@@ -94,128 +121,316 @@ impl Membership {
         if self.phase == Phase::New {
             self.started_at = now.wall;
             self.phase = Phase::Loading;
-            self.effects.push_back(MembershipEffect::Load(Sequence(0)));
+            self.effects.push_back(MembershipEffect::Load);
         }
     }
 
-    /// The snapshot of the instances.
+    /// The snapshot of the instances; they are followed from there.
     pub fn handle_loaded(&mut self, now: Now, documents: &[(Key, Sequence, Document)]) {
-        self.others.clear();
-        let mut meta = None;
+        let meta = documents.iter().find_map(|(_, _, document)| match document {
+            Document::Meta(meta) => Some(*meta),
+            _ => None,
+        });
+        let Some(meta) = meta else {
+            return self.create_meta();
+        };
+        if let Some(error) = self.unfit(&meta) {
+            self.phase = Phase::Failed;
+            self.effects.push_back(MembershipEffect::Fail(error));
+            return;
+        }
+        let begins = matches!(self.phase, Phase::Loading | Phase::CreatingMeta);
+        if begins {
+            self.epoch = meta.epoch;
+        } else if meta.epoch != self.epoch {
+            self.wiped(now, meta.epoch);
+        }
+        let me = Key::Instance(self.instance);
+        let named: BTreeSet<InstanceId> = documents
+            .iter()
+            .filter_map(|(key, _, _)| if let Key::Instance(id) = key { Some(*id) } else { None })
+            .collect();
+        self.peers.absent(|id| named.contains(&id));
+        if self.lease.last() > Sequence(0) && !documents.iter().any(|(key, _, _)| *key == me) {
+            self.lease.vanished(now.tick);
+            self.effects.push_back(MembershipEffect::Permit(Tick(0)));
+        }
         for (key, sequence, document) in documents {
-            match document {
-                Document::Meta(record) => meta = Some(*record),
-                _ => self.take(key, *sequence, document),
-            }
+            self.take(now, key, *sequence, document);
         }
-        match self.phase {
-            Phase::Loading => match meta {
-                None => {
-                    self.phase = Phase::CreatingMeta;
-                    let record =
-                        MetaRecord { format: FORMAT, layout: self.config.layout, epoch: self.config.epoch };
-                    self.write(Key::Meta, Document::Meta(record), Expect::Last(Sequence(0)), None);
-                }
-                Some(meta) => self.join(now, meta),
-            },
-            Phase::Surveying => self.survey(now),
-            _ => {}
+        if self.boot.is_none() && self.joined > 0 && !self.boot_writing {
+            // The store was recreated under a running deployment: that is no fresh start.
+            let boot = BootRecord { generation: self.joined, phase: BootPhase::Open, by: self.instance };
+            self.write_boot(Sequence(0), boot);
         }
+        if begins {
+            self.phase = Phase::Joining;
+            self.effects.push_back(MembershipEffect::LoadClaims);
+            self.renew(now);
+        }
+        self.unsettled = true;
+        self.settle(now);
     }
 
     /// An update of the instances.
     pub fn handle_update(&mut self, now: Now, update: &Update) {
-        match &update.change {
-            Change::Put(document) => self.take(&update.key, update.sequence, document),
-            Change::Deleted | Change::Expired => {
-                if let Key::Instance(instance) = update.key {
-                    self.others.remove(&instance);
+        match (&update.key, &update.change) {
+            (key, Change::Put(document)) => self.take(now, key, update.sequence, document),
+            (Key::Instance(id), _) if *id == self.instance => {
+                if !matches!(self.phase, Phase::Leaving | Phase::Left) {
+                    self.counters.lapses += 1;
+                    self.lease.ran_out(update.sequence, now.tick);
+                    self.effects.push_back(MembershipEffect::Permit(Tick(0)));
+                }
+            }
+            (Key::Instance(id), change) => {
+                let news = self.peers.gone(*id, update.sequence, *change == Change::Expired);
+                self.heard(*id, news);
+            }
+            (Key::Meta | Key::Boot, _) => self.effects.push_back(MembershipEffect::Load),
+            _ => {}
+        }
+        self.settle(now);
+    }
+
+    /// All claims; they are followed from there.
+    pub fn handle_claims(&mut self, now: Now, claims: &[(PartitionId, Sequence, Claim)]) {
+        self.ownership.handle_claims(claims, self.instance);
+        self.look_at_owners(now);
+        self.unsettled = true;
+        self.settle(now);
+    }
+
+    /// A claim was followed, or read after a write was refused by its fence.
+    pub fn handle_claim(&mut self, now: Now, partition: PartitionId, sequence: Sequence, claim: Claim) {
+        self.ownership.handle_claim(partition, sequence, claim, self.instance);
+        if let Some(owner) = claim.instance.filter(|owner| *owner != self.instance) {
+            self.peers.seen(now.tick, owner);
+        }
+        self.unsettled = true;
+        self.settle(now);
+    }
+
+    /// What became of a renewal; `None`: nobody knows.
+    pub fn handle_renewed(&mut self, now: Now, renewal: u64, result: Option<Result<Sequence, NotWritten>>) {
+        let soon = now.tick + self.lease.interval() / 4;
+        match result {
+            Some(Ok(sequence)) => self.lease.written(renewal, sequence),
+            Some(Err(NotWritten::Conflict(last))) => {
+                self.lease.failed(renewal, soon);
+                // A marker, an earlier renewal without an answer, or a judge was first.
+                let instance = self.instance;
+                self.effects.push_back(MembershipEffect::ReadInstance { instance, last });
+            }
+            Some(Err(NotWritten::Refused)) | None => self.lease.failed(renewal, soon),
+        }
+        if self.phase == Phase::Leaving && !self.lease.is_in_flight() {
+            self.leave();
+        }
+        self.settle(now);
+    }
+
+    /// An instance's record as whoever decides has it; `last` is the sequence that a refusal told of its key.
+    pub fn handle_instance_read(
+        &mut self,
+        now: Now,
+        instance: InstanceId,
+        last: Sequence,
+        found: Option<(Sequence, InstanceRecord)>,
+    ) {
+        match found {
+            Some((sequence, record)) if instance == self.instance => {
+                self.lease.found(sequence, now.tick);
+                self.take(now, &Key::Instance(instance), sequence, &Document::Instance(record));
+            }
+            None if instance == self.instance => self.lease.found(last, now.tick),
+            Some((sequence, record)) => {
+                let news = self.peers.take(now.tick, instance, sequence, &record);
+                self.heard(instance, news);
+            }
+            None => {
+                if let Some(peer) = self.peers.get_mut(instance) {
+                    peer.judging = false;
+                    peer.sequence = last;
+                    peer.suspect = peer.is_alive();
                 }
             }
         }
-        if self.phase == Phase::WaitingForBoot {
-            self.survey(now);
-        }
+        self.settle(now);
     }
 
     /// What became of a write.
-    pub fn handle_written(&mut self, now: Now, key: &Key, result: Result<Sequence, NotWritten>) {
-        match (key, result) {
-            (Key::Meta, Ok(_)) => {
-                let meta =
-                    MetaRecord { format: FORMAT, layout: self.config.layout, epoch: self.config.epoch };
-                self.join(now, meta);
+    pub fn handle_written(
+        &mut self,
+        now: Now,
+        key: &Key,
+        document: &Document,
+        result: Result<Sequence, NotWritten>,
+    ) {
+        match (key, document, result) {
+            (Key::Meta, _, _) => self.effects.push_back(MembershipEffect::Load),
+            (Key::Boot, Document::Boot(boot), result) => self.boot_written(now, *boot, result),
+            (Key::Instance(id), Document::Instance(record), Ok(sequence)) => {
+                let news = self.peers.take(now.tick, *id, sequence, record);
+                self.heard(*id, news);
+                if self.cleanups.owns(*id) {
+                    self.cleanups.handle_written(*id, sequence, record);
+                }
             }
-            (Key::Meta | Key::Boot, Err(_)) => {
-                // Somebody else was first: look what he wrote.
-                self.phase =
-                    if self.phase == Phase::CreatingMeta { Phase::Loading } else { Phase::Surveying };
-                self.boot_due = None;
-                self.effects.push_back(MembershipEffect::Load(Sequence(0)));
+            (Key::Instance(id), _, Err(error)) => {
+                self.cleanups.handle_refused(*id);
+                let last = match error {
+                    NotWritten::Conflict(last) => last,
+                    NotWritten::Refused => Sequence(0),
+                };
+                self.effects.push_back(MembershipEffect::ReadInstance { instance: *id, last });
             }
-            (Key::Boot, Ok(sequence)) => self.boot_written(now, sequence),
-            (Key::Instance(_), result) => self.lease_written(now, result),
-            (Key::Owner(partition), Ok(sequence)) => {
-                self.claiming.remove(partition);
-                self.loading.insert(*partition);
-                self.owned.insert(*partition, sequence);
-                self.effects.push_back(MembershipEffect::Own(*partition, sequence));
+            (Key::Owner(partition), Document::Owner(claim), Ok(sequence)) => {
+                if claim.instance.is_none() {
+                    self.ownership.handle_released(*partition, sequence);
+                } else {
+                    self.counters.claims += 1;
+                    self.ownership.handle_claimed(*partition, sequence, self.instance);
+                }
             }
-            (Key::Owner(partition), Err(_)) if self.claiming.contains(partition) => {
+            (Key::Owner(partition), _, Err(_)) => {
                 self.effects.push_back(MembershipEffect::ReadOwner(*partition));
             }
             _ => {}
         }
+        self.unsettled = true;
+        self.settle(now);
     }
 
-    /// The owner of a partition that this instance wants.
-    pub fn handle_owner(&mut self, partition: PartitionId, owner: Option<(Sequence, Claim)>) {
-        if !self.claiming.contains(&partition) {
-            return;
+    /// The owner of a partition, as whoever decides has it.
+    pub fn handle_owner(&mut self, now: Now, partition: PartitionId, owner: Option<(Sequence, Claim)>) {
+        let still_mine = owner.is_some_and(|(_, claim)| claim.instance == Some(self.instance));
+        if let Some((sequence, claim)) =
+            owner.filter(|_| self.ownership.is_releasing(partition) && still_mine)
+        {
+            self.ownership.handle_claim(partition, sequence, claim, self.instance);
+            self.ownership.handle_release_failed(partition);
+        } else {
+            self.ownership.handle_owner(partition, owner, self.instance);
+            if !still_mine {
+                self.ownership.handle_lost(partition);
+            }
         }
-        let last = owner.map_or(Sequence(0), |(sequence, _)| sequence);
-        let claim = Claim { instance: Some(self.config.instance), nonce: self.config.nonce };
-        self.write(Key::Owner(partition), Document::Owner(claim), Expect::Last(last), None);
+        if let Some(other) = owner.and_then(|(_, claim)| claim.instance).filter(|id| *id != self.instance) {
+            self.peers.seen(now.tick, other);
+        }
+        self.unsettled = true;
+        self.settle(now);
+    }
+
+    /// A write of an owned partition was refused by its fence: looks who owns it.
+    pub fn handle_fenced(&mut self, partition: PartitionId) {
+        self.counters.fenced += 1;
+        if self.ownership.holds(partition) {
+            self.effects.push_back(MembershipEffect::ReadOwner(partition));
+        }
+    }
+
+    /// A document of this instance was seen. The two buckets have no order between them: it counts, until an own
+    /// renewal that was sent afterwards has come back and the instance is still unknown.
+    pub fn handle_seen(&mut self, now: Now, instance: InstanceId) {
+        if instance != self.instance {
+            self.peers.seen(now.tick, instance);
+        }
     }
 
     /// The hook `cleanup` with `everything` is settled for every plugin.
     pub fn handle_everything_settled(&mut self) {
-        if self.phase == Phase::Cleaning {
-            self.open();
-        }
+        self.everything.0 = true;
+        self.open();
     }
 
-    /// The snapshot of an owned partition is complete.
-    pub fn handle_partition_loaded(&mut self, partition: PartitionId) {
-        self.loading.remove(&partition);
-        self.become_ready();
+    /// The documents of all sessions are gone.
+    pub fn handle_all_purged(&mut self) {
+        self.everything.1 = true;
+        self.open();
+    }
+
+    /// The sessions of a dead instance.
+    pub fn handle_sessions(&mut self, now: Now, instance: InstanceId, sessions: Vec<Session>) {
+        self.cleanups.handle_sessions(instance, sessions);
+        self.settle(now);
+    }
+
+    /// A plugin has settled a part of the cleanup of a dead instance.
+    pub fn handle_cleanup_settled(&mut self, now: Now, plugin: &Arc<str>, instance: InstanceId, chunk: u32) {
+        self.cleanups.handle_settled(plugin, instance, chunk);
+        self.settle(now);
+    }
+
+    /// The documents of a dead instance are gone.
+    pub fn handle_purged(&mut self, now: Now, instance: InstanceId) {
+        self.cleanups.handle_purged(instance);
+        self.settle(now);
+    }
+
+    /// The snapshot of an owned partition is complete, and it is followed.
+    pub fn handle_partition_loaded(&mut self, now: Now, partition: PartitionId) {
+        self.ownership.handle_loaded(partition);
+        self.unsettled = true;
+        self.settle(now);
+    }
+
+    /// No hook of the partition runs any more and its checkpoint is written.
+    pub fn handle_surrendered(&mut self, now: Now, partition: PartitionId) {
+        self.ownership.handle_surrendered(partition);
+        self.settle(now);
+    }
+
+    /// Another life, after [`MembershipEffect::Reborn`].
+    pub fn handle_reborn(&mut self, now: Now, instance: InstanceId, nonce: u64) {
+        if self.phase != Phase::Reborn {
+            return;
+        }
+        self.counters.rebirths += 1;
+        self.instance = instance;
+        self.config.nonce = nonce;
+        self.ownership.lose_all(nonce);
+        self.lease = Lease::new(self.config.instance_ttl);
+        self.state = InstanceState::Joining;
+        self.started_at = now.wall;
+        self.joined = 0;
+        self.phase = Phase::Joining;
+        self.renew(now);
+        self.settle(now);
     }
 
     /// The host was told to stop: it takes no more clients; [`Membership::handle_leave`] comes when it is done.
     pub fn handle_drain(&mut self, now: Now) {
-        if matches!(self.phase, Phase::Leaving | Phase::Left | Phase::Failed | Phase::Draining) {
-            return;
+        match self.phase {
+            Phase::Leaving | Phase::Left | Phase::Failed | Phase::Draining => return,
+            // It has taken part in nothing yet.
+            Phase::Claiming | Phase::Ready => {}
+            _ => self.joined = 0,
         }
         self.phase = Phase::Draining;
         self.state = InstanceState::Draining;
         self.boot_due = None;
-        if self.lease.sequence != Sequence(0) || self.lease.sent.is_some() {
-            self.renew(now);
+        if self.lease.last() != Sequence(0) || self.lease.is_in_flight() {
+            self.lease.renew_at(now.tick);
         }
+        self.unsettled = true;
+        self.settle(now);
+        self.handle_timeout(now);
     }
 
-    /// Everything is settled: releases the partitions and gives up the lease.
-    pub fn handle_leave(&mut self) {
+    /// Everything is over: releases the partitions and gives up the lease. If something is not `settled`, the lease runs
+    /// out instead, and others clean up after this instance as after a dead one.
+    pub fn handle_leave(&mut self, now: Now, settled: bool) {
         if matches!(self.phase, Phase::Leaving | Phase::Left) {
             return;
         }
         self.phase = Phase::Leaving;
-        for (partition, claim) in std::mem::take(&mut self.owned) {
-            let released = Claim { instance: None, nonce: self.config.nonce };
-            self.write(Key::Owner(partition), Document::Owner(released), Expect::Last(claim), None);
-        }
-        self.lease.next = None;
-        if self.lease.sent.is_none() {
+        self.clean_leave = settled;
+        self.ownership.release_all();
+        self.settle(now);
+        self.lease.stop();
+        if !self.lease.is_in_flight() {
             self.leave();
         }
     }
@@ -223,18 +438,30 @@ impl Membership {
     /// Timers: call at or after [`Membership::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Now) {
         if self.boot_due.is_some_and(|due| due <= now.tick) && self.phase == Phase::Cleaning {
-            self.effects.push_back(MembershipEffect::BootTimedOut);
+            self.boot_due = None;
+            if !self.everything.0 {
+                self.effects.push_back(MembershipEffect::BootTimedOut);
+                self.everything.0 = true;
+            }
             self.open();
         }
-        if self.lease.next.is_some_and(|next| next <= now.tick) {
+        if self.lease.next().is_some_and(|next| next <= now.tick) && !self.is_over() {
             self.renew(now);
         }
+        self.ownership.handle_timeout(now.tick);
+        if self.ownership.poll_timeout().is_some_and(|due| due <= now.tick) {
+            self.unsettled = true;
+        }
+        self.settle(now);
     }
 
     /// When [`Membership::handle_timeout`] has something to do.
-    pub fn poll_timeout(&self) -> Option<Tick> {
+    pub fn poll_timeout(&self, now: Now) -> Option<Tick> {
         let boot = self.boot_due.filter(|_| self.phase == Phase::Cleaning);
-        boot.into_iter().chain(self.lease.next).min()
+        let waits = matches!(self.phase, Phase::Surveying | Phase::WaitingForBoot) || self.has_to_judge();
+        let judges = self.lease.judges_from(now.tick).filter(|from| waits && *from > now.tick);
+        let lease = self.lease.next().filter(|_| !self.is_over());
+        [boot, judges, lease, self.ownership.poll_timeout()].into_iter().flatten().min()
     }
 
     /// The next thing to do.
@@ -242,9 +469,19 @@ impl Membership {
         self.effects.pop_front()
     }
 
+    /// This incarnation.
+    pub fn instance(&self) -> InstanceId {
+        self.instance
+    }
+
     /// True while clients may come.
     pub fn is_ready(&self) -> bool {
         self.phase == Phase::Ready
+    }
+
+    /// True while this instance holds its lease: without it no status is decided and no status hook starts.
+    pub fn may_act(&self, now: Now) -> bool {
+        self.lease.is_valid(now.tick)
     }
 
     /// True once the own key is gone.
@@ -254,12 +491,32 @@ impl Membership {
 
     /// True if no other instance is ready, joining or draining: who has no session here has none.
     pub fn is_last(&self) -> bool {
-        self.others.values().all(|other| other.state == InstanceState::Dead)
+        self.peers.iter().all(|(_, peer)| peer.ghost || !peer.is_alive())
+    }
+
+    /// True if nothing is owned any more.
+    pub fn owns_nothing(&self) -> bool {
+        self.ownership.count() == 0
+    }
+
+    /// True unless the instance was declared dead: only then its documents count.
+    pub fn counts(&self, instance: InstanceId) -> bool {
+        !self.peers.is_dead(instance)
+    }
+
+    /// True if documents of this instance are leftovers: nobody will clean them up.
+    pub fn is_leftover(&self, instance: InstanceId) -> bool {
+        self.peers.is_purged(instance)
+    }
+
+    /// True if this instance itself may still write its documents.
+    pub fn is_alive(&self, instance: InstanceId) -> bool {
+        instance == self.instance || !self.peers.is_over(instance)
     }
 
     /// The boot generation; 0 before the boot.
     pub fn generation(&self) -> u64 {
-        self.boot.map_or(0, |(_, boot)| boot.generation)
+        self.boot.map_or(self.joined, |(_, boot)| boot.generation)
     }
 
     /// The epoch of the store.
@@ -268,18 +525,61 @@ impl Membership {
     }
 
     /// The partitions owned, with their fencing tokens.
-    pub fn owned(&self) -> &BTreeMap<PartitionId, Sequence> {
-        &self.owned
+    pub fn owned(&self) -> impl Iterator<Item = (PartitionId, Sequence)> {
+        self.ownership.held()
+    }
+
+    /// True if this instance owns it, perhaps not loaded yet, perhaps being handed over.
+    pub fn owns(&self, partition: PartitionId) -> bool {
+        self.ownership.holds(partition)
+    }
+
+    /// Every known claim: who owns what.
+    pub fn owners(&self) -> impl Iterator<Item = (PartitionId, Option<InstanceId>)> {
+        self.ownership.claims().iter().map(|(partition, (_, claim))| (*partition, claim.instance))
+    }
+
+    /// All known instances, this one included.
+    pub fn instances(&self, now: Now) -> Vec<InstanceView> {
+        let own = InstanceView {
+            id: self.instance,
+            host: self.config.host.clone(),
+            state: self.state,
+            suspect: !self.may_act(now),
+            started_at: self.started_at,
+            renewed_ago: now.tick.since(self.lease.confirmed().unwrap_or(now.tick)),
+            cleanup: None,
+            own: true,
+        };
+        let others = self.peers.iter().map(|(id, peer)| InstanceView {
+            id,
+            host: peer.record.host.clone(),
+            state: peer.record.state,
+            suspect: peer.suspect,
+            started_at: peer.record.started_at,
+            renewed_ago: now.tick.since(peer.heard),
+            cleanup: peer.record.cleanup.as_ref().map(|cleanup| cleanup.phase),
+            own: false,
+        });
+        std::iter::once(own).chain(others).collect()
+    }
+
+    /// Totals, and how many are suspects now.
+    pub fn counters(&self) -> MembershipCounters {
+        let suspects = self.peers.suspects() as u64;
+        MembershipCounters { suspects, cleaning: self.cleanups.running() as u64, ..self.counters }
     }
 
     /// A word for people.
     pub fn phase(&self) -> &'static str {
         match self.phase {
             Phase::New | Phase::Loading | Phase::CreatingMeta => "reading the deployment",
-            Phase::Joining | Phase::Surveying => "joining",
+            Phase::Joining => "joining",
+            Phase::Surveying => "looking whether anybody else is there",
             Phase::Cleaning | Phase::Opening => "running the cleanup of a fresh start",
             Phase::WaitingForBoot => "waiting for another host's fresh start",
             Phase::Claiming => "claiming partitions",
+            Phase::Reborn => "declared dead, coming back",
             Phase::Ready => "ready",
             Phase::Draining => "draining",
             Phase::Leaving | Phase::Left => "leaving",
@@ -287,170 +587,408 @@ impl Membership {
         }
     }
 
+    fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Leaving | Phase::Left | Phase::Failed | Phase::Reborn | Phase::New)
+    }
+
+    fn takes_part(&self) -> bool {
+        matches!(self.phase, Phase::Claiming | Phase::Ready | Phase::Draining)
+    }
+
     fn write(&mut self, key: Key, document: Document, expect: Expect, lease: Option<Duration>) {
         self.effects.push_back(MembershipEffect::Write { key, document, expect, lease });
     }
 
-    fn take(&mut self, key: &Key, sequence: Sequence, document: &Document) {
-        match (key, document) {
-            (Key::Instance(instance), Document::Instance(record)) if *instance != self.config.instance => {
-                self.others.insert(*instance, record.clone());
-            }
-            (Key::Boot, Document::Boot(record)) if self.boot.is_none_or(|(known, _)| known < sequence) => {
-                self.boot = Some((sequence, *record));
-            }
-            _ => {}
-        }
-    }
-
-    fn join(&mut self, now: Now, meta: MetaRecord) {
-        let error = if meta.format != FORMAT {
+    fn unfit(&self, meta: &MetaRecord) -> Option<MembershipError> {
+        if meta.format != FORMAT {
             Some(MembershipError::Format { found: meta.format })
         } else if meta.layout != self.config.layout {
             Some(MembershipError::Layout { found: meta.layout, wanted: self.config.layout })
         } else {
             None
-        };
-        if let Some(error) = error {
-            self.phase = Phase::Failed;
-            self.effects.push_back(MembershipEffect::Fail(error));
-            return;
         }
-        self.epoch = meta.epoch;
-        self.phase = Phase::Joining;
-        self.renew(now);
     }
 
-    fn renew(&mut self, now: Now) {
-        if self.lease.sent.is_some() {
-            // The answer decides; the state goes out with the next renewal.
-            return;
+    /// There is no `meta`: a new store, or one that was recreated. Whoever is first picks the epoch.
+    fn create_meta(&mut self) {
+        if self.phase == Phase::Loading {
+            self.phase = Phase::CreatingMeta;
         }
-        self.lease.sent = Some(now.tick);
-        self.lease.renewals += 1;
-        let record = InstanceRecord {
-            host: self.config.host.clone(),
-            state: self.state,
-            started_at: self.started_at,
-            renewal: self.lease.renewals,
-            plugins: 0,
-            cleanup: None,
-        };
-        let key = Key::Instance(self.config.instance);
-        let expect = Expect::Last(self.lease.sequence);
-        self.write(key, Document::Instance(record), expect, Some(self.config.instance_ttl));
+        let epoch = self.config.epoch.wrapping_add(self.wipes);
+        self.wipes += 1;
+        let record = MetaRecord { format: FORMAT, layout: self.config.layout, epoch };
+        self.write(Key::Meta, Document::Meta(record), Expect::Last(Sequence(0)), None);
     }
 
-    fn lease_written(&mut self, now: Now, result: Result<Sequence, NotWritten>) {
-        let sent = self.lease.sent.take();
-        match result {
-            Ok(sequence) => {
-                self.lease.sequence = sequence;
-                self.lease.acknowledged = sent;
-                self.lease.next = Some(now.tick + self.config.instance_ttl / 3);
-            }
-            Err(NotWritten::Conflict(last)) => {
-                // The lease ran out while this host was suspended. Nobody but a judge writes this key, and a
-                // judge's record says `dead`: then this expectation fails as well.
-                self.lease.sequence = last;
-                self.lease.next = Some(now.tick);
-            }
-            Err(NotWritten::Refused) => self.lease.next = Some(now.tick + self.config.instance_ttl / 6),
+    /// The store was recreated. Everything that was in it is told again from memory.
+    fn wiped(&mut self, now: Now, epoch: u64) {
+        self.epoch = epoch;
+        self.counters.wipes += 1;
+        self.boot = None;
+        self.boot_writing = false;
+        self.lease.vanished(now.tick);
+        self.peers.forget_sequences();
+        self.ownership.handle_wiped(now.tick + self.lease.interval());
+        self.cleanups.abandon();
+        self.effects.push_back(MembershipEffect::Permit(Tick(0)));
+        self.effects.push_back(MembershipEffect::Wiped);
+        if matches!(self.phase, Phase::Cleaning | Phase::Opening | Phase::WaitingForBoot) {
+            self.phase = Phase::Surveying;
         }
-        match self.phase {
-            Phase::Joining if result.is_ok() => {
-                self.phase = Phase::Surveying;
-                self.effects.push_back(MembershipEffect::Load(self.lease.sequence));
+    }
+
+    fn take(&mut self, now: Now, key: &Key, sequence: Sequence, document: &Document) {
+        match (key, document) {
+            (Key::Instance(id), Document::Instance(record)) if *id == self.instance => {
+                if record.state == InstanceState::Dead {
+                    let (id, record) = (*id, record.clone());
+                    self.peers.take(now.tick, id, sequence, &record);
+                    self.die();
+                } else if self.lease.shown(record.renewal, sequence) {
+                    self.renewal_shown(now);
+                }
             }
-            Phase::Leaving => self.leave(),
+            (Key::Instance(id), Document::Instance(record)) => {
+                let namesake = record.host == self.config.host
+                    && self.phase == Phase::Ready
+                    && self.peers.get(*id).is_some_and(|peer| peer.record.renewal < record.renewal)
+                    && record.state != InstanceState::Dead;
+                let others = record.plugins != 0 && record.plugins != self.config.plugins;
+                if (namesake || others) && self.told.insert(*id) {
+                    let (instance, host) = (*id, record.host.clone());
+                    self.effects.push_back(if namesake {
+                        MembershipEffect::Namesake { instance, host }
+                    } else {
+                        MembershipEffect::OtherPlugins { instance, host }
+                    });
+                }
+                let news = self.peers.take(now.tick, *id, sequence, record);
+                self.heard(*id, news);
+            }
+            (Key::Boot, Document::Boot(record)) => {
+                if self.boot.is_none_or(|(known, _)| known < sequence) {
+                    self.boot = Some((sequence, *record));
+                    self.boot_seen(*record);
+                }
+            }
+            (Key::Meta, Document::Meta(meta)) if meta.epoch != self.epoch && !self.is_over() => {
+                self.effects.push_back(MembershipEffect::Load);
+            }
             _ => {}
         }
     }
 
+    fn boot_seen(&mut self, boot: BootRecord) {
+        if self.joined > 0 && boot.generation > self.joined {
+            // A fresh start was declared while this instance was taken for gone.
+            self.die();
+        }
+        if matches!(self.phase, Phase::Cleaning | Phase::Opening) && boot.by != self.instance {
+            self.phase = Phase::WaitingForBoot;
+            self.boot_due = None;
+        }
+    }
+
+    fn heard(&mut self, instance: InstanceId, news: News) {
+        match news {
+            News::None => return,
+            News::Changed => {
+                let suspect = self.peers.get(instance).is_some_and(|peer| peer.suspect);
+                self.counters.suspected += u64::from(suspect);
+            }
+            News::Died(heard) => {
+                self.effects.push_back(MembershipEffect::InstanceLost { instance, heard });
+            }
+        }
+        self.unsettled = true;
+    }
+
+    fn renewal_shown(&mut self, now: Now) {
+        self.counters.renewals += 1;
+        if let Some(until) = self.lease.valid_until() {
+            self.effects.push_back(MembershipEffect::Permit(until));
+        }
+        if let Some(sent) = self.lease.confirmed()
+            && self.peers.has_unknown()
+            && self.peers.settle_unknown(sent)
+        {
+            self.unsettled = true;
+        }
+        if self.phase == Phase::Joining {
+            self.phase = Phase::Surveying;
+        }
+        self.unsettled |= !self.ownership.is_settled(self.instance, &self.peers);
+        let _ = now;
+    }
+
+    fn look_at_owners(&mut self, now: Now) {
+        let owners: Vec<InstanceId> = self.ownership.owners().filter(|id| *id != self.instance).collect();
+        for owner in owners {
+            self.peers.seen(now.tick, owner);
+        }
+    }
+
+    fn die(&mut self) {
+        match self.phase {
+            Phase::Draining | Phase::Leaving => {
+                // Others clean up after it; there is nothing left to give back.
+                self.ownership.lose_all(self.config.nonce);
+                self.effects.push_back(MembershipEffect::Permit(Tick(0)));
+                self.phase = Phase::Left;
+            }
+            Phase::Left | Phase::Failed | Phase::Reborn => {}
+            _ => {
+                self.phase = Phase::Reborn;
+                self.boot_due = None;
+                self.cleanups.abandon();
+                self.ownership.lose_all(self.config.nonce);
+                self.effects.push_back(MembershipEffect::Permit(Tick(0)));
+                self.effects.push_back(MembershipEffect::Reborn);
+            }
+        }
+    }
+
+    fn renew(&mut self, now: Now) {
+        let expect = self.lease.last();
+        let renewal = self.lease.send(now.tick);
+        let record = InstanceRecord {
+            host: self.config.host.clone(),
+            state: self.state,
+            started_at: self.started_at,
+            renewal,
+            plugins: self.config.plugins,
+            cleanup: None,
+        };
+        self.effects.push_back(MembershipEffect::Renew {
+            instance: self.instance,
+            renewal,
+            record,
+            expect,
+            ttl: self.config.instance_ttl,
+        });
+    }
+
     fn leave(&mut self) {
         self.phase = Phase::Left;
-        self.lease.next = None;
-        if self.lease.sequence != Sequence(0) {
-            self.effects.push_back(MembershipEffect::Leave(self.lease.sequence));
+        if self.lease.last() == Sequence(0) || !self.clean_leave {
+            return;
+        }
+        let last = self.lease.last();
+        if self.is_last() {
+            if let Some((sequence, boot)) = self.boot.filter(|_| self.joined > 0) {
+                let closed = BootRecord { phase: BootPhase::Closed, ..boot };
+                self.write(Key::Boot, Document::Boot(closed), Expect::Last(sequence), None);
+            }
+            self.effects.push_back(MembershipEffect::Leave { last, record: None });
+            return;
+        }
+        let record = InstanceRecord {
+            host: self.config.host.clone(),
+            state: InstanceState::Left,
+            started_at: self.started_at,
+            renewal: u64::MAX,
+            plugins: self.config.plugins,
+            cleanup: None,
+        };
+        let kept = self.config.drain_grace + self.config.instance_ttl * 2;
+        self.effects.push_back(MembershipEffect::Leave { last, record: Some((record, kept)) });
+    }
+
+    /// Decides whatever follows from what has become known.
+    fn settle(&mut self, now: Now) {
+        self.survey(now);
+        self.judge(now);
+        if std::mem::take(&mut self.unsettled) && self.takes_part() {
+            let own = Some((self.instance, self.state));
+            let candidates = self.peers.candidates(own);
+            let active = self.lease.is_valid(now.tick);
+            let timeout = self.config.handover_timeout;
+            self.ownership.decide(now.tick, self.instance, &candidates, active, &self.peers, timeout);
+            self.cleanups.decide(self.instance, &candidates, &self.peers);
+        }
+        for wish in std::mem::take(&mut self.ownership.wishes) {
+            self.carry_out(wish);
+        }
+        while let Some(chore) = self.cleanups.chores.pop_front() {
+            self.do_chore(chore);
+        }
+        if self.phase == Phase::Claiming
+            && self.lease.is_valid(now.tick)
+            && self.ownership.is_settled(self.instance, &self.peers)
+        {
+            self.phase = Phase::Ready;
+            self.effects.push_back(MembershipEffect::Ready);
+        }
+    }
+
+    fn carry_out(&mut self, wish: Wish) {
+        match wish {
+            Wish::Claim(partition, last, claim) | Wish::Release(partition, last, claim) => {
+                self.write(Key::Owner(partition), Document::Owner(claim), Expect::Last(last), None);
+            }
+            Wish::Own(partition, claim) => {
+                self.effects.push_back(MembershipEffect::Own(partition, claim));
+            }
+            Wish::Adopt(partition, claim) => {
+                self.effects.push_back(MembershipEffect::Adopt(partition, claim));
+            }
+            Wish::Surrender(partition) => {
+                self.counters.handovers += 1;
+                self.effects.push_back(MembershipEffect::Surrender(partition));
+            }
+            Wish::Cut(partition) => self.effects.push_back(MembershipEffect::CutHooks(partition)),
+            Wish::Lose(partition) => self.effects.push_back(MembershipEffect::Lose(partition)),
+        }
+    }
+
+    fn do_chore(&mut self, chore: Chore) {
+        match chore {
+            Chore::Write(instance, record, sequence, lease) => {
+                let document = Document::Instance(record);
+                self.write(Key::Instance(instance), document, Expect::Last(sequence), lease);
+            }
+            Chore::Sessions(instance) => {
+                self.effects.push_back(MembershipEffect::ReadSessions(instance));
+            }
+            Chore::Tell(plugin, sweep) => self.effects.push_back(MembershipEffect::Tell { plugin, sweep }),
+            Chore::Purge(instance) => self.effects.push_back(MembershipEffect::Purge(instance)),
+            Chore::Done(instance) => {
+                self.counters.cleaned += 1;
+                self.effects.push_back(MembershipEffect::CleanedUp(instance));
+            }
+        }
+    }
+
+    fn has_to_judge(&self) -> bool {
+        self.takes_part() && self.peers.iter().any(|(_, peer)| peer.suspect && !peer.judging)
+    }
+
+    /// Declares suspects dead, once everybody has had the time to come back. One judge's write takes effect.
+    fn judge(&mut self, now: Now) {
+        if !self.has_to_judge() || self.lease.judges_from(now.tick).is_none_or(|from| from > now.tick) {
+            return;
+        }
+        let candidates = self.peers.candidates(Some((self.instance, self.state)));
+        let suspects = self.peers.iter().filter(|(_, peer)| peer.suspect && !peer.judging);
+        let suspects: Vec<InstanceId> = suspects.map(|(id, _)| id).collect();
+        for instance in suspects {
+            let Some(peer) = self.peers.get_mut(instance) else { continue };
+            peer.judging = true;
+            let cleanup = Cleanup {
+                phase: CleanupPhase::Telling,
+                by: desired_cleaner(instance, &candidates),
+                declared_at: now.wall,
+                settled: Default::default(),
+            };
+            let record =
+                InstanceRecord { state: InstanceState::Dead, cleanup: Some(cleanup), ..peer.record.clone() };
+            let sequence = peer.sequence;
+            self.counters.judged += 1;
+            self.write(Key::Instance(instance), Document::Instance(record), Expect::Last(sequence), None);
         }
     }
 
     /// Looks who is there: is this a fresh start?
     fn survey(&mut self, now: Now) {
-        let open = self.boot.is_some_and(|(_, boot)| boot.phase == BootPhase::Open);
-        let settled =
-            |other: &InstanceRecord| matches!(other.state, InstanceState::Ready | InstanceState::Draining);
-        let cleaner_lives = self
-            .boot
-            .is_some_and(|(_, boot)| boot.phase == BootPhase::Cleaning && self.others.contains_key(&boot.by));
-        if open && self.others.values().any(settled) {
-            self.claim(now);
-        } else if cleaner_lives {
+        if !matches!(self.phase, Phase::Surveying | Phase::WaitingForBoot)
+            || !self.lease.is_valid(now.tick)
+            || self.boot_writing
+        {
+            return;
+        }
+        let boot = self.boot.map(|(_, boot)| boot);
+        let phase = boot.map(|boot| boot.phase);
+        let settled = self.peers.iter().any(|(_, peer)| {
+            !peer.suspect && (peer.is(InstanceState::Ready) || peer.is(InstanceState::Draining))
+        });
+        if settled {
+            if phase == Some(BootPhase::Open) {
+                self.claim(now);
+            }
+            // Else the store was recreated and its boot is about to be written again.
+            return;
+        }
+        let cleaner_lives = phase == Some(BootPhase::Cleaning)
+            && boot.is_some_and(|boot| {
+                self.peers.get(boot.by).is_some_and(|peer| peer.is_alive() && !peer.suspect)
+            });
+        if cleaner_lives {
             self.phase = Phase::WaitingForBoot;
-        } else if open && self.phase == Phase::WaitingForBoot {
+        } else if phase == Some(BootPhase::Open) && self.phase == Phase::WaitingForBoot {
+            self.peers.forgive();
             self.claim(now);
-        } else {
-            self.phase = Phase::Opening;
+        } else if matches!(phase, None | Some(BootPhase::Closed))
+            || self.lease.judges_from(now.tick).is_some_and(|from| from <= now.tick)
+        {
             let last = self.boot.map_or(Sequence(0), |(sequence, _)| sequence);
-            let boot = BootRecord {
-                generation: self.generation() + 1,
-                phase: BootPhase::Cleaning,
-                by: self.config.instance,
-            };
-            self.write(Key::Boot, Document::Boot(boot), Expect::Last(last), None);
+            let generation = boot.map_or(0, |boot| boot.generation) + 1;
+            self.phase = Phase::Opening;
+            self.write_boot(last, BootRecord { generation, phase: BootPhase::Cleaning, by: self.instance });
             self.boot_due = Some(now.tick + self.config.boot_timeout);
-            // Remembered with the sequence that it gets.
-            self.boot = Some((last, boot));
         }
     }
 
-    fn boot_written(&mut self, now: Now, sequence: Sequence) {
-        let Some((_, boot)) = self.boot else { return };
-        self.boot = Some((sequence, boot));
+    fn write_boot(&mut self, last: Sequence, boot: BootRecord) {
+        self.boot_writing = true;
+        self.write(Key::Boot, Document::Boot(boot), Expect::Last(last), None);
+    }
+
+    fn boot_written(&mut self, now: Now, boot: BootRecord, result: Result<Sequence, NotWritten>) {
+        self.boot_writing = false;
+        let Ok(sequence) = result else {
+            // Somebody else was first: look what he wrote.
+            if self.phase == Phase::Opening {
+                self.phase = Phase::Surveying;
+                self.boot_due = None;
+            }
+            if !self.is_over() {
+                self.effects.push_back(MembershipEffect::Load);
+            }
+            return;
+        };
+        if self.boot.is_none_or(|(known, _)| known <= sequence) {
+            self.boot = Some((sequence, boot));
+        }
+        if self.phase != Phase::Opening || boot.by != self.instance {
+            return;
+        }
         match boot.phase {
             BootPhase::Cleaning => {
                 self.phase = Phase::Cleaning;
+                self.everything = (false, false);
+                self.counters.fresh_starts += 1;
                 let run = format!("{:x}-{}-0", self.epoch, boot.generation);
                 self.effects.push_back(MembershipEffect::Everything(run.into()));
+                self.effects.push_back(MembershipEffect::PurgeAll);
             }
-            BootPhase::Open => self.claim(now),
+            BootPhase::Open => {
+                self.cleanups.close_all(self.instance, &self.peers);
+                self.peers.forgive();
+                self.claim(now);
+            }
             BootPhase::Closed => {}
         }
     }
 
     fn open(&mut self) {
-        let Some((sequence, boot)) = self.boot else {
+        if self.phase != Phase::Cleaning || self.everything != (true, true) {
             return;
-        };
+        }
+        let Some((sequence, boot)) = self.boot else { return };
         self.phase = Phase::Opening;
         self.boot_due = None;
-        let open = BootRecord { phase: BootPhase::Open, ..boot };
-        self.boot = Some((sequence, open));
-        self.write(Key::Boot, Document::Boot(open), Expect::Last(sequence), None);
+        self.write_boot(sequence, BootRecord { phase: BootPhase::Open, ..boot });
     }
 
     fn claim(&mut self, now: Now) {
         self.phase = Phase::Claiming;
         self.state = InstanceState::Ready;
-        self.renew(now);
-        let ready = self.others.iter().filter(|(_, other)| other.state == InstanceState::Ready);
-        let ready: Vec<InstanceId> = ready.map(|(id, _)| *id).chain([self.config.instance]).collect();
-        for partition in (0..self.config.layout.partitions).map(PartitionId) {
-            if desired_owner(partition, &ready) == Some(self.config.instance) {
-                self.claiming.insert(partition);
-                self.effects.push_back(MembershipEffect::ReadOwner(partition));
-            }
-        }
-        self.become_ready();
-    }
-
-    fn become_ready(&mut self) {
-        if self.phase == Phase::Claiming && self.claiming.is_empty() && self.loading.is_empty() {
-            self.phase = Phase::Ready;
-            self.effects.push_back(MembershipEffect::Ready);
+        self.joined = self.generation();
+        self.unsettled = true;
+        if self.lease.is_in_flight() {
+            self.lease.renew_at(now.tick + self.lease.interval() / 4);
+        } else {
+            self.renew(now);
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

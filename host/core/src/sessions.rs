@@ -199,6 +199,47 @@ impl LocalSessions {
         }
     }
 
+    /// The store was recreated: every document is written again.
+    pub fn handle_reassert(&mut self) {
+        for slot in self.table.all_users() {
+            self.mark(slot);
+        }
+    }
+
+    /// This host was declared dead and comes back as another instance: every live session gets another id and is
+    /// announced again, once the documents that list it are acknowledged; ended ones are named in the cleanup of the old
+    /// instance. Answers to documents of the old instance must not come here any more. Tells whose sessions are new.
+    pub fn handle_reborn(
+        &mut self,
+        instance: InstanceId,
+        mut new_id: impl FnMut() -> SessionId,
+    ) -> Vec<SessionKey> {
+        self.instance = instance;
+        self.effects.retain(|effect| !matches!(effect, SessionEffect::Hook(_)));
+        for place in std::mem::take(&mut self.ended).into_values() {
+            self.table.remove(place);
+        }
+        self.dirty.clear();
+        self.taken.clear();
+        self.in_flight = 0;
+        self.drained_until = None;
+        for slot in self.table.all_users() {
+            let user = self.table.user_mut(slot);
+            (user.dirty, user.in_flight, user.changed, user.drained) = (false, false, false, false);
+            self.table.remove_idle_user(slot);
+        }
+        let live = self.table.live_places();
+        for place in &live {
+            let SessionId::Hosted(id) = new_id() else { continue };
+            if let Some(record) = self.table.live(*place) {
+                record.set_id(id);
+                record.stage = Stage::New;
+            }
+            self.touch(*place);
+        }
+        live.into_iter().map(Place::key).collect()
+    }
+
     /// The `session-disconnected` of a session is settled everywhere: the document may forget it.
     pub fn handle_settled(&mut self, session: &SessionId) {
         let SessionId::Hosted(id) = session else {

@@ -67,6 +67,8 @@ struct Decision {
     slot: Slot,
     previous: Option<Status>,
     record: StatusRecord,
+    /// The store lost what it had acknowledged: the record is written again, and nobody is told again.
+    repeat: bool,
 }
 
 /// One partition.
@@ -80,6 +82,12 @@ pub struct Tracker {
     drained: BTreeMap<(Slot, InstanceSlot), Timestamp>,
     /// Places that a new snapshot has not named yet.
     unconfirmed: BTreeSet<(Slot, InstanceSlot)>,
+    /// Users whose record a new snapshot has not named yet.
+    unrecorded: BTreeSet<Slot>,
+    /// Documents of instances that may be gone, which say no more than that their user was drained.
+    leftovers: VecDeque<(UserId, InstanceId)>,
+    /// When drained users are next looked at.
+    drained_due: Tick,
     /// When offline is decided. An entry that is not the user's `offline_due` is stale.
     due: Timers<Slot>,
     /// How many users have an `offline_due`.
@@ -95,6 +103,7 @@ pub struct Tracker {
     decided: [u64; 3],
     coalesced: u64,
     leaving: bool,
+    surrendered: bool,
 }
 
 impl Tracker {
@@ -109,6 +118,9 @@ impl Tracker {
             instances: Instances::default(),
             drained: BTreeMap::new(),
             unconfirmed: BTreeSet::new(),
+            unrecorded: BTreeSet::new(),
+            leftovers: VecDeque::new(),
+            drained_due: Tick(0),
             due: Timers::new(),
             waiting: 0,
             offline: BTreeSet::new(),
@@ -120,6 +132,7 @@ impl Tracker {
             decided: [0; 3],
             coalesced: 0,
             leaving: false,
+            surrendered: false,
         }
     }
 
@@ -128,12 +141,52 @@ impl Tracker {
         self.claim
     }
 
+    /// The own claim was written once more: writes are fenced by this sequence from now on.
+    pub fn handle_adopted(&mut self, claim: Sequence) {
+        self.claim = self.claim.max(claim);
+    }
+
+    /// The store was recreated and the partition claimed again, with this sequence: every record is written again.
+    pub fn handle_restore(&mut self, claim: Sequence) {
+        self.claim = claim;
+        self.surrendered = false;
+        // What was on its way went to the old store.
+        self.handle_written(&[]);
+        let slots: Vec<Slot> = self.users.slots().collect();
+        for slot in slots {
+            self.repair(slot);
+        }
+    }
+
+    /// The partition is being handed over: nothing more is decided or written.
+    pub fn handle_surrender(&mut self) {
+        self.surrendered = true;
+    }
+
+    /// True while a write is in flight.
+    pub fn is_writing(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
+    /// What the store has of a user whose newest record it has acknowledged: a late copy of an earlier write may have
+    /// taken its place, which is put right.
+    pub fn handle_found(&mut self, user: &UserId, found: Option<&StatusRecord>) {
+        let Some(slot) = self.users.find(user) else { return };
+        let Some(entry) = self.users.get(slot) else { return };
+        if found.map_or(0, |record| record.revision) < entry.revision() {
+            self.repair(slot);
+        }
+    }
+
     /// A record of the snapshot, as an earlier owner left it.
     pub fn handle_record(&mut self, user: &UserId, record: &StatusRecord) {
         let slot = self.users.find_or_insert(user);
         let generation = self.config.generation;
         let Some(entry) = self.users.get_mut(slot) else { return };
         if entry.revision() >= record.revision {
+            if entry.revision() == record.revision {
+                self.unrecorded.remove(&slot);
+            }
             return;
         }
         if let Some(old) = entry.decided() {
@@ -151,8 +204,11 @@ impl Tracker {
     /// snapshot does not name are gone.
     pub fn handle_reload(&mut self) {
         for slot in self.users.slots() {
-            let places = self.users.get(slot).map_or(&[][..], |user| user.places.as_slice());
-            self.unconfirmed.extend(places.iter().map(|place| (slot, place.instance)));
+            let Some(user) = self.users.get(slot) else { continue };
+            self.unconfirmed.extend(user.places.as_slice().iter().map(|place| (slot, place.instance)));
+            if user.decided().is_some() && user.undecided == 0 {
+                self.unrecorded.insert(slot);
+            }
         }
     }
 
@@ -161,6 +217,9 @@ impl Tracker {
     pub fn handle_loaded(&mut self, now: Now) {
         for (slot, instance) in std::mem::take(&mut self.unconfirmed) {
             self.leave(slot, instance);
+        }
+        for slot in std::mem::take(&mut self.unrecorded) {
+            self.repair(slot);
         }
         let slots: Vec<Slot> = self.users.slots().collect();
         for slot in slots {
@@ -256,6 +315,10 @@ impl Tracker {
 
     /// Timers: call at or after [`Tracker::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Now) {
+        if self.surrendered {
+            return;
+        }
+        self.end_drained(now);
         while let Some((tick, slot)) = self.due.pop_due(now.tick) {
             if self.users.get(slot).is_some_and(|user| user.offline_due == Some(tick)) {
                 self.wait_until(slot, None);
@@ -266,12 +329,18 @@ impl Tracker {
 
     /// When [`Tracker::handle_timeout`] may have something to do.
     pub fn poll_timeout(&self) -> Option<Tick> {
-        self.due.next()
+        if self.surrendered { None } else { self.due.next() }
+    }
+
+    /// The next document that may be of an instance that has left and says no more than that its user was drained, the
+    /// time for which is over.
+    pub fn poll_leftover(&mut self) -> Option<(UserId, InstanceId)> {
+        self.leftovers.pop_front()
     }
 
     /// The next write; none while one is in flight. Answer with [`Tracker::handle_written`].
     pub fn poll_write(&mut self) -> Option<StatusBatch> {
-        if !self.in_flight.is_empty() || self.decisions.is_empty() {
+        if !self.in_flight.is_empty() || self.decisions.is_empty() || self.surrendered {
             return None;
         }
         let count = self.decisions.len().min(MAX_BATCH);
@@ -291,6 +360,9 @@ impl Tracker {
             let Some(user) = self.users.get_mut(decision.slot) else { continue };
             user.undecided = user.undecided.saturating_sub(1);
             let record = decision.record;
+            if decision.repeat {
+                continue;
+            }
             self.decided[record.status as usize] += 1;
             self.transitions.push_back(Transition {
                 user: user.id.clone(),
@@ -475,13 +547,50 @@ impl Tracker {
         if status == Status::Offline {
             self.offline.insert((record.since, slot));
         }
-        self.enqueue(Decision { slot, previous, record });
+        self.enqueue(Decision { slot, previous, record, repeat: false });
+    }
+
+    /// Writes the last decision again, unless a write of the user is on its way anyway.
+    fn repair(&mut self, slot: Slot) {
+        let generation = self.config.generation;
+        let Some(user) = self.users.get(slot).filter(|user| user.undecided == 0) else { return };
+        let Some(record) = user.last_record(generation) else { return };
+        let previous = record.previous;
+        self.enqueue(Decision { slot, previous, record, repeat: true });
+    }
+
+    /// Drained users whose time is over: what their documents say is over too.
+    fn end_drained(&mut self, now: Now) {
+        if self.drained.is_empty() || self.drained_due > now.tick {
+            return;
+        }
+        self.drained_due = now.tick + Duration::from_secs(1);
+        let over = self.drained.iter().filter(|(_, until)| **until <= now.wall);
+        for (slot, instance) in over.map(|(place, _)| *place).collect::<Vec<_>>() {
+            let Some(user) = self.users.get(slot) else { continue };
+            let live = user
+                .places
+                .as_slice()
+                .iter()
+                .any(|place| place.instance == instance && place.online + place.idle > 0);
+            if !live {
+                self.leftovers.push_back((user.id.clone(), self.instances.id(instance)));
+                self.leave(slot, instance);
+                self.decide(now, slot);
+            } else {
+                self.drained.remove(&(slot, instance));
+            }
+        }
     }
 
     fn enqueue(&mut self, decision: Decision) {
         let Some(user) = self.users.get_mut(decision.slot) else { return };
         if self.decisions.len() >= EAGER_DECISIONS && user.queued_at >= self.head {
             let waiting = &mut self.decisions[(user.queued_at - self.head) as usize];
+            if waiting.repeat && !decision.repeat {
+                waiting.repeat = false;
+                waiting.previous = decision.previous;
+            }
             waiting.record = decision.record;
             self.coalesced += 1;
             return;

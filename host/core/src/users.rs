@@ -31,6 +31,10 @@ impl Instances {
         Some(InstanceSlot(at as u32))
     }
 
+    pub(crate) fn id(&self, slot: InstanceSlot) -> InstanceId {
+        self.slots[slot.0 as usize].0
+    }
+
     /// One more place on it.
     pub(crate) fn enter(&mut self, id: InstanceId) -> InstanceSlot {
         let slot = self.find(id).unwrap_or_else(|| {
@@ -170,6 +174,12 @@ impl User {
         self.last_seen = record.last_seen;
         self.previous = record.previous;
         self.known = record.generation >= generation;
+    }
+
+    /// The last record, with the generation that it was decided in as far as that is known.
+    pub(crate) fn last_record(&self, generation: u64) -> Option<StatusRecord> {
+        let generation = if self.known { generation } else { generation.saturating_sub(1) };
+        self.record(generation)
     }
 
     pub(crate) fn record(&self, generation: u64) -> Option<StatusRecord> {

@@ -19,6 +19,10 @@ pub struct Watcher(pub u64);
 /// What is to be done for watchers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchEffect {
+    /// Notices of this user are wanted from now on.
+    Watch(UserId),
+    /// Notices of this user are wanted no more.
+    Unwatch(UserId),
     /// Read the user's record from whoever decides; answer with [`Watchers::handle_record`].
     Read(UserId),
     /// Send `presence`.
@@ -216,6 +220,7 @@ impl Watchers {
             return;
         }
         self.index.remove(&watched.user, slot);
+        self.effects.push_back(WatchEffect::Unwatch(watched.user.clone()));
         self.slots[slot as usize] = None;
         self.free.push(slot);
     }
@@ -230,6 +235,7 @@ impl Watchers {
         if let Some(slot) = self.find(&user) {
             return slot;
         }
+        self.effects.push_back(WatchEffect::Watch(user.clone()));
         self.effects.push_back(WatchEffect::Read(user.clone()));
         let watched = Some(Watched { user: user.clone(), known: None, watchers: BTreeSet::new() });
         let slot = match self.free.pop() {

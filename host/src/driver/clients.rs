@@ -3,18 +3,26 @@
 use std::time::Duration;
 
 use presence_core::events::{SessionChange, labels};
-use presence_core::ids::SessionId;
 use presence_core::sessions::{SessionEffect, SessionKey};
 use presence_core::time::Now;
 use presence_core::watchers::{WatchEffect, Watcher};
 
+use super::cluster::new_session_id;
 use super::engine::{Drain, Driver};
-use super::{Census, Connection, Event, Health, Opened, Outgoing, Query, Refused};
+use super::{Census, Connection, Event, Health, Opened, Outgoing, PartitionView, Query, Refused};
 use crate::gateway::NewSession;
 use crate::plugins;
+use presence_core::ids::PartitionId;
 
 /// Reconnects after a drain are spread over at most so long.
 const LONGEST_RECONNECT: Duration = Duration::from_secs(10);
+
+/// A watched user's record is read a second time after so long: by then a cluster of servers knows that this host
+/// listens.
+const SECOND_READ: Duration = Duration::from_secs(2);
+
+/// So many wait for their second reading; the others are read with all watched users.
+const MAX_SECOND_READS: usize = 65_536;
 
 /// How long a host that has settled everything waits for the store to hear that it leaves.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -62,21 +70,13 @@ impl Driver {
         if self.drain.is_some() {
             return Err(Refused::Draining);
         }
-        if !self.membership.is_ready() {
+        if !self.membership.is_ready() || self.clock_off.is_some() {
             return Err(Refused::Starting);
         }
-        let id = self.new_session_id(now);
+        let id = new_session_id(&mut self.random, now);
         let expires_at = session.expires_at.map(presence_core::time::Timestamp);
         let key = self.sessions.handle_open(now, id.clone(), session.user, session.attributes, expires_at);
         Ok(Opened { connection: Connection(key.0), session: id, instance: self.sessions.instance() })
-    }
-
-    /// A UUIDv7: RFC 9562, section 5.7.
-    pub(super) fn new_session_id(&mut self, now: Now) -> SessionId {
-        let random = self.random.u128(..).to_le_bytes();
-        let mut bytes = [0; 10];
-        bytes.copy_from_slice(&random[..10]);
-        SessionId::Hosted(uuid::Builder::from_unix_timestamp_millis(now.wall.0, &bytes).into_uuid().as_u128())
     }
 
     fn close(&mut self, now: Now, key: SessionKey, reason: &'static str) {
@@ -101,9 +101,16 @@ impl Driver {
         match query {
             Query::Users(users, answer) => self.view_users(users, answer),
             Query::Health(answer) => {
-                let ready = self.membership.is_ready() && self.drain.is_none();
-                let reason = (!ready).then(|| self.membership.phase().to_owned());
+                let reason = self.not_ready();
+                let ready = reason.is_none();
                 let _ = answer.send(Health { ready, reason, instance: self.sessions.instance() });
+            }
+            Query::Instances(answer) => {
+                let now = self.clock.now();
+                let _ = answer.send(self.membership.instances(now));
+            }
+            Query::Partitions(answer) => {
+                let _ = answer.send(self.owners());
             }
             Query::Census(answer) => {
                 let _ = answer.send(self.census());
@@ -111,7 +118,19 @@ impl Driver {
         }
     }
 
-    fn census(&self) -> Census {
+    /// Why clients should go elsewhere.
+    fn not_ready(&self) -> Option<String> {
+        let now = self.clock.now();
+        if !self.membership.is_ready() || self.drain.is_some() {
+            return Some(self.membership.phase().to_owned());
+        }
+        if let Some(offset) = self.clock_off {
+            return Some(format!("this machine's clock is {offset} ms off the store's"));
+        }
+        self.is_away(now).then(|| format!("{} has been away for a while", self.store.describe()))
+    }
+
+    fn census(&mut self) -> Census {
         let (sessions_online, sessions_idle) = self.sessions.counts();
         let mut census = Census {
             sessions_online,
@@ -119,6 +138,12 @@ impl Driver {
             transitions: self.transitions_before,
             partitions: self.partitions.keys().copied().collect(),
             watched: self.watchers.watched() as u64,
+            membership: self.membership.counters(),
+            gaps: self.gaps,
+            reads: self.loads,
+            cleanup_durations: std::mem::take(&mut self.cleanup_durations),
+            clock_offset_ms: self.clock_off.unwrap_or(0),
+            away: self.away_since.is_some(),
             ..Census::default()
         };
         for partition in self.partitions.values() {
@@ -179,12 +204,19 @@ impl Driver {
     }
 
     /// Returns true when there was nothing to do.
-    pub(super) fn carry_out_watchers(&mut self) -> bool {
+    pub(super) fn carry_out_watchers(&mut self, now: Now) -> bool {
         let mut quiet = true;
         while let Some(effect) = self.watchers.poll_effect() {
             quiet = false;
             match effect {
-                WatchEffect::Read(user) => self.read_record(user),
+                WatchEffect::Watch(user) => {
+                    self.store.watch(&user);
+                    if self.config.shared && self.second_reads.len() < MAX_SECOND_READS {
+                        self.second_reads.push_back((now.tick + SECOND_READ, user));
+                    }
+                }
+                WatchEffect::Unwatch(user) => self.store.unwatch(&user),
+                WatchEffect::Read(user) => self.reads.push_back(user),
                 WatchEffect::Tell { watcher, user, status, since, revision } => {
                     if let Some(outbox) = self.connections.get(&SessionKey(watcher.0)) {
                         outbox.push(Outgoing::Presence(user, status, since, revision));
@@ -193,6 +225,7 @@ impl Driver {
                 WatchEffect::Done { watcher, request } => self.answer(Connection(watcher.0), request),
             }
         }
+        self.read_records();
         quiet
     }
 
@@ -202,15 +235,12 @@ impl Driver {
         }
         let last = self.membership.is_last();
         tracing::info!(sessions = self.connections.len(), last, "draining: clients are told to go elsewhere");
-        self.drain = Some(Drain { deadline: now.tick + self.config.drain_timeout, leaving: false });
+        self.drain = Some(Drain { deadline: now.tick + self.config.drain_timeout, last, leaving: false });
         self.membership.handle_drain(now);
         let until = (!last).then(|| now.wall + self.config.presence.drain_grace);
         self.sessions.handle_drain(now, until);
         if last {
-            for (id, partition) in &mut self.partitions {
-                partition.tracker.handle_last_leave(now);
-                self.touched.insert(*id);
-            }
+            self.decide_all(now);
         }
     }
 
@@ -227,16 +257,57 @@ impl Driver {
             }
             return;
         }
+        if !drain.last && self.membership.is_last() {
+            tracing::info!("no other host is there any more: who has no session is offline");
+            drain.last = true;
+            self.decide_all(now);
+        }
+        let last = self.drain.as_ref().is_some_and(|drain| drain.last);
         let waiting: usize = self.plugins.unsettled().iter().map(|(_, count)| count).sum();
-        let settled = waiting == 0
-            && self.sessions.unsettled() == 0
-            && self.partitions.values().all(|partition| partition.tracker.is_settled());
-        if settled || over {
+        // Others take the partitions over; the last host settles them.
+        let handed_over = self.partitions.is_empty() && self.membership.owns_nothing();
+        let decided = last && self.partitions.values().all(|partition| partition.tracker.is_settled());
+        let settled = waiting == 0 && self.sessions.unsettled() == 0 && (handed_over || decided);
+        if !settled && !over {
+            return;
+        }
+        if let Some(drain) = &mut self.drain {
             drain.leaving = true;
             drain.deadline = now.tick + LEAVE_TIMEOUT;
-            self.undelivered = if settled { 0 } else { waiting.max(1) };
-            self.write_last_checkpoints();
-            self.membership.handle_leave();
         }
+        self.undelivered = if settled { 0 } else { waiting.max(1) };
+        self.write_last_checkpoints();
+        self.membership.handle_leave(now, settled);
+    }
+
+    /// This host is the last: nobody is held any more, and who has no session is offline.
+    fn decide_all(&mut self, now: Now) {
+        self.sessions.handle_drain(now, None);
+        for (id, partition) in &mut self.partitions {
+            partition.tracker.handle_last_leave(now);
+            self.touched.insert(*id);
+        }
+    }
+
+    /// Who owns what, with the host's name.
+    fn owners(&self) -> Vec<PartitionView> {
+        let now = self.clock.now();
+        let instances = self.membership.instances(now);
+        let host = |owner| instances.iter().find(|view| view.id == owner).map(|view| view.host.clone());
+        let mut views: Vec<PartitionView> = (0..self.config.layout.partitions)
+            .map(|id| PartitionView { partition: PartitionId(id), owner: None, host: None, users: None })
+            .collect();
+        for (partition, owner) in self.membership.owners() {
+            if let Some(view) = views.get_mut(usize::from(partition.0)) {
+                view.owner = owner;
+                view.host = owner.and_then(host);
+            }
+        }
+        for (id, partition) in &self.partitions {
+            if let Some(view) = views.get_mut(usize::from(id.0)) {
+                view.users = Some(partition.tracker.counts());
+            }
+        }
+        views
     }
 }

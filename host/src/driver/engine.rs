@@ -8,18 +8,17 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use presence_core::checkpoint::Checkpoints;
 use presence_core::documents::Layout;
 use presence_core::events::Hook;
 use presence_core::ids::{InstanceId, PartitionId, Sequence, UserId};
 use presence_core::membership::{Membership, MembershipConfig};
 use presence_core::sessions::{LocalSessions, SessionKey, SessionsConfig};
 use presence_core::time::{Now, Tick};
-use presence_core::tracker::Tracker;
 use presence_core::watchers::Watchers;
 use tokio::sync::mpsc;
 
 use super::io::Completion;
+use super::partition::Partition;
 use super::{Event, Outbox};
 use crate::clock::Clock;
 use crate::plugins::{Outcome, Plugins};
@@ -31,6 +30,15 @@ const EVENT_BATCH: usize = 512;
 
 /// How often users who were offline for too long are looked for.
 const FORGET_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often the store's clock is compared with one's own.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How often watched users are read again, whatever notices told.
+const REREAD_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often the instances are read again, whatever the follower told.
+const SURVEY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What a driver is given.
 pub struct DriverConfig {
@@ -50,6 +58,10 @@ pub struct DriverConfig {
     pub unready_after: Duration,
     /// How long a partition's running hooks may go on before it is handed over.
     pub handover_timeout: Duration,
+    /// Several hosts may share the store: hooks run under the lease.
+    pub shared: bool,
+    /// Plugins that do not want to hear of what was before them (`initial = "none"`).
+    pub silent_plugins: BTreeSet<Arc<str>>,
     /// Random: for hash tables, nonces, ids, the epoch of a new store, the spread of reconnects.
     pub seed: u64,
 }
@@ -74,6 +86,8 @@ pub struct Driver {
     pub(super) plugins: Arc<dyn Plugins>,
     /// Plugins that export a status hook, by hook: who is to be checkpointed.
     pub(super) status_plugins: BTreeMap<Hook, Vec<Arc<str>>>,
+    /// All of them.
+    pub(super) listeners: Vec<Arc<str>>,
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) sessions: LocalSessions,
     pub(super) watchers: Watchers,
@@ -81,8 +95,6 @@ pub struct Driver {
     pub(super) partitions: BTreeMap<PartitionId, Partition>,
     /// Partitions that may have something to write or to tell.
     pub(super) touched: BTreeSet<PartitionId>,
-    /// Transitions that some plugin has not settled yet, by user.
-    pub(super) unsettled: HashMap<UserId, u32>,
     pub(super) connections: HashMap<SessionKey, Arc<Outbox>>,
     /// Answers of the store that are on their way.
     pub(super) waiting: FuturesUnordered<BoxFuture<'static, Completion>>,
@@ -94,7 +106,36 @@ pub struct Driver {
     pub(super) followed: BTreeSet<PartitionId>,
     pub(super) position: Sequence,
     pub(super) following: bool,
+    /// Claims were read, and where from they are followed.
+    pub(super) claims_from: Option<Sequence>,
+    /// Held by everything that is asked on behalf of this incarnation: once it is replaced, nobody asks any more.
+    pub(super) life: Arc<()>,
+    /// The same for reading and following the instances.
+    pub(super) reading: Arc<()>,
+    /// The same for following the owned partitions and the claims.
+    pub(super) follow: Arc<()>,
+    /// Which load of a partition is the newest.
+    pub(super) loads: u64,
+    /// Documents of instances that are gone, to be deleted.
+    pub(super) leftovers: VecDeque<(UserId, InstanceId)>,
+    /// Records to be read for watchers, and how many are on their way.
+    pub(super) reads: VecDeque<UserId>,
+    pub(super) reads_in_flight: usize,
+    /// Users to be read once more, since notices may not have reached this host yet when they were read first.
+    pub(super) second_reads: VecDeque<(Tick, UserId)>,
     pub(super) notices: Notices,
+    pub(super) clock_due: Tick,
+    pub(super) reread_due: Tick,
+    pub(super) survey_due: Tick,
+    /// By how much the own clock differs from the store's, if that is too much.
+    pub(super) clock_off: Option<i64>,
+    /// Since when the lease has been without confirmation.
+    pub(super) away_since: Option<Tick>,
+    /// Followers that had to start over.
+    pub(super) gaps: u64,
+    /// When each dead instance's cleanup was begun by this one.
+    pub(super) cleanups_begun: BTreeMap<InstanceId, Tick>,
+    pub(super) cleanup_durations: Vec<Duration>,
     pub(super) drain: Option<Drain>,
     pub(super) forget_due: Tick,
     pub(super) undelivered: usize,
@@ -105,17 +146,11 @@ pub struct Driver {
     pub(super) stopped: Option<Ending>,
 }
 
-/// A partition that this host owns.
-pub(super) struct Partition {
-    pub(super) tracker: Tracker,
-    pub(super) checkpoints: Checkpoints,
-    /// The snapshot's point: older updates are in it already.
-    pub(super) loaded: Option<Sequence>,
-}
-
 /// Stopping.
 pub(super) struct Drain {
     pub(super) deadline: Tick,
+    /// No other host is there: what is not decided here is decided nowhere.
+    pub(super) last: bool,
     /// Everything is settled, or given up: only the store is still to be told.
     pub(super) leaving: bool,
 }
@@ -135,6 +170,7 @@ impl Driver {
             heartbeat_timeout: config.presence.heartbeat_timeout,
             seed: config.seed,
         };
+        let hooks = plugins.hooks();
         let membership = Membership::new(MembershipConfig {
             instance: config.instance,
             host: config.host.clone(),
@@ -143,13 +179,16 @@ impl Driver {
             nonce: config.seed.rotate_left(31),
             instance_ttl: config.instance_ttl,
             boot_timeout: config.presence.boot_timeout,
+            handover_timeout: config.handover_timeout,
+            drain_grace: config.presence.drain_grace,
+            plugins: fingerprint(&hooks),
+            cleanup_plugins: exporting(&hooks, Hook::Cleanup),
         });
-        let mut status_plugins: BTreeMap<Hook, Vec<Arc<str>>> = BTreeMap::new();
-        for (plugin, hooks) in plugins.hooks() {
-            for hook in hooks {
-                status_plugins.entry(hook).or_default().push(plugin.clone());
-            }
-        }
+        let status_hooks = [Hook::UserOnline, Hook::UserIdle, Hook::UserOffline];
+        let status_plugins = status_hooks.map(|hook| (hook, exporting(&hooks, hook))).into();
+        let listeners =
+            hooks.iter().filter(|(_, hooks)| status_hooks.iter().any(|hook| hooks.contains(hook)));
+        let listeners = listeners.map(|(plugin, _)| plugin.clone()).collect();
         let notices = store.notices();
         Driver {
             sessions: LocalSessions::new(sessions_config, config.instance),
@@ -161,10 +200,10 @@ impl Driver {
             store,
             plugins,
             status_plugins,
+            listeners,
             events,
             partitions: BTreeMap::new(),
             touched: BTreeSet::new(),
-            unsettled: HashMap::new(),
             connections: HashMap::new(),
             waiting: FuturesUnordered::new(),
             done: VecDeque::new(),
@@ -173,7 +212,24 @@ impl Driver {
             followed: BTreeSet::new(),
             position: Sequence(0),
             following: false,
+            claims_from: None,
+            life: Arc::new(()),
+            reading: Arc::new(()),
+            follow: Arc::new(()),
+            loads: 0,
+            leftovers: VecDeque::new(),
+            reads: VecDeque::new(),
+            reads_in_flight: 0,
+            second_reads: VecDeque::new(),
             notices,
+            clock_due: Tick(0),
+            reread_due: Tick(0),
+            survey_due: Tick(0),
+            clock_off: None,
+            away_since: None,
+            gaps: 0,
+            cleanups_begun: BTreeMap::new(),
+            cleanup_durations: Vec::new(),
             drain: None,
             forget_due: Tick(0),
             undelivered: 0,
@@ -199,21 +255,6 @@ impl Driver {
             // Which of several things is taken first must not be left to chance: a simulation repeats a run.
             tokio::select! {
                 biased;
-                Some(completion) = self.waiting.next() => self.done.push_back(completion),
-                outcomes = plugins.outcomes() => {
-                    for outcome in outcomes {
-                        self.handle_outcome(outcome);
-                    }
-                }
-                updates = next_batch(&mut self.instances_follower) => {
-                    let now = self.clock.now();
-                    self.handle_instance_updates(now, updates);
-                }
-                updates = next_batch(&mut self.follower) => {
-                    let now = self.clock.now();
-                    self.handle_updates(now, updates);
-                }
-                noticed = self.notices.next() => self.handle_notice(noticed),
                 count = self.events.recv_many(&mut batch, EVENT_BATCH), if !self.abandoned => {
                     let now = self.clock.now();
                     if count == 0 {
@@ -225,20 +266,34 @@ impl Driver {
                         self.handle_event(now, event);
                     }
                 }
+                Some(completion) = self.waiting.next() => self.done.push_back(completion),
+                outcomes = plugins.outcomes() => self.handle_outcomes(outcomes),
+                updates = next_batch(&mut self.instances_follower) => {
+                    let now = self.clock.now();
+                    self.handle_instance_updates(now, updates);
+                }
+                updates = next_batch(&mut self.follower) => {
+                    let now = self.clock.now();
+                    self.handle_updates(now, updates);
+                }
+                noticed = self.notices.next() => self.handle_notice(noticed),
                 () = tokio::time::sleep(timeout) => {}
             }
-            self.take_waiting();
+            self.take_waiting(&plugins);
         }
     }
 
-    /// Takes a share of whatever else waits, so that no source starves the others.
-    fn take_waiting(&mut self) {
+    /// Takes a share of what else waits, so that the gateway's events, which come first, starve nothing.
+    fn take_waiting(&mut self, plugins: &Arc<dyn Plugins>) {
         let now = self.clock.now();
         for _ in 0..EVENT_BATCH {
             match self.waiting.next().now_or_never() {
                 Some(Some(completion)) => self.done.push_back(completion),
                 _ => break,
             }
+        }
+        if let Some(outcomes) = plugins.outcomes().now_or_never() {
+            self.handle_outcomes(outcomes);
         }
         if let Some(updates) = self.instances_follower.as_mut().map(Follower::try_next_batch) {
             self.handle_instance_updates(now, updates);
@@ -247,9 +302,11 @@ impl Driver {
             let Some(noticed) = self.notices.try_next() else { break };
             self.handle_notice(noticed);
         }
-        for _ in 0..EVENT_BATCH {
-            let Ok(event) = self.events.try_recv() else { break };
-            self.handle_event(now, event);
+    }
+
+    fn handle_outcomes(&mut self, outcomes: Vec<Outcome>) {
+        for outcome in outcomes {
+            self.handle_outcome(outcome);
         }
     }
 
@@ -268,52 +325,89 @@ impl Driver {
                 }
             }
             Outcome::Status { plugin, user, partition, sequence } => {
-                if let Some(count) = self.unsettled.get_mut(&user) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.unsettled.remove(&user);
-                    }
-                }
                 if let Some(partition) = self.partitions.get_mut(&partition) {
-                    partition.checkpoints.handle_settled(&plugin, &user, sequence);
+                    partition.settled(&plugin, &user, sequence);
                 }
             }
             Outcome::Everything => self.membership.handle_everything_settled(),
-            Outcome::Lost { .. } | Outcome::Withdrawn(_) => {}
+            Outcome::Lost { plugin, instance, chunk } => {
+                let now = self.clock.now();
+                self.membership.handle_cleanup_settled(now, &plugin, instance, chunk);
+            }
+            Outcome::Withdrawn(id) => self.hooks_ended(id),
         }
     }
 
     fn handle_timeout(&mut self, now: Now) {
         self.sessions.handle_timeout(now);
         self.membership.handle_timeout(now);
-        for (id, partition) in &mut self.partitions {
-            if partition.tracker.poll_timeout().is_some_and(|due| due <= now.tick) {
-                partition.tracker.handle_timeout(now);
-                self.touched.insert(*id);
+        let acts = self.membership.may_act(now);
+        self.away_since = if acts { None } else { self.away_since.or(Some(now.tick)) };
+        if acts {
+            for (id, partition) in &mut self.partitions {
+                if partition.tracker.poll_timeout().is_some_and(|due| due <= now.tick) {
+                    partition.tracker.handle_timeout(now);
+                    self.touched.insert(*id);
+                }
             }
+            self.write_checkpoints(now);
+            self.reread_partitions(now);
         }
-        self.write_checkpoints(now);
         if self.forget_due <= now.tick {
             self.forget_due = now.tick + FORGET_INTERVAL;
-            self.forget(now);
+            if acts {
+                self.forget(now);
+                self.sweep_leftovers();
+            }
         }
+        self.look_again(now);
         self.check_drain(now);
     }
 
     fn poll_timeout(&self) -> Tick {
-        let mut due = self.forget_due;
+        let now = self.clock.now();
+        let acts = self.membership.may_act(now);
+        let mut due = self.forget_due.min(self.clock_due).min(self.reread_due).min(self.survey_due);
         let drain = self.drain.as_ref().map(|drain| drain.deadline);
         for tick in
-            [self.sessions.poll_timeout(), self.membership.poll_timeout(), drain].into_iter().flatten()
+            [self.sessions.poll_timeout(), self.membership.poll_timeout(now), drain].into_iter().flatten()
         {
             due = due.min(tick);
         }
-        for partition in self.partitions.values() {
+        for partition in self.partitions.values().filter(|_| acts) {
             for tick in [partition.tracker.poll_timeout(), partition.checkpoints.poll_timeout()] {
                 due = tick.map_or(due, |tick| due.min(tick));
             }
         }
         due
+    }
+
+    /// What is looked at regularly, whatever was told: the store's clock, the instances, the watched users.
+    fn look_again(&mut self, now: Now) {
+        if self.clock_due <= now.tick {
+            self.clock_due = now.tick + CLOCK_INTERVAL;
+            self.read_clock(now);
+        }
+        if self.survey_due <= now.tick {
+            let first = self.survey_due == Tick(0);
+            self.survey_due = now.tick + SURVEY_INTERVAL;
+            if !first && self.config.shared && self.instances_follower.is_some() {
+                self.load_instances();
+            }
+        }
+        if self.reread_due <= now.tick {
+            let first = self.reread_due == Tick(0);
+            self.reread_due = now.tick + REREAD_INTERVAL;
+            if !first && self.config.shared {
+                self.watchers.handle_missed();
+            }
+        }
+        while let Some((due, _)) = self.second_reads.front()
+            && *due <= now.tick
+            && let Some((_, user)) = self.second_reads.pop_front()
+        {
+            self.reads.push_back(user);
+        }
     }
 
     /// Does what the core wants until it wants nothing more. Ends: every effect stems from an input, and an input
@@ -322,9 +416,9 @@ impl Driver {
         loop {
             let mut quiet = self.write_documents();
             quiet &= self.carry_out_sessions();
-            quiet &= self.carry_out_membership();
-            quiet &= self.carry_out_partitions();
-            quiet &= self.carry_out_watchers();
+            quiet &= self.carry_out_membership(now);
+            quiet &= self.carry_out_partitions(now);
+            quiet &= self.carry_out_watchers(now);
             while let Some(completion) = self.done.pop_front() {
                 quiet = false;
                 self.handle_completion(now, completion);
@@ -349,4 +443,19 @@ async fn next_batch(follower: &mut Option<Follower>) -> Vec<Followed> {
         Some(follower) => follower.next_batch().await,
         None => std::future::pending().await,
     }
+}
+
+/// The plugins that export a hook.
+fn exporting(hooks: &[(Arc<str>, BTreeSet<Hook>)], hook: Hook) -> Vec<Arc<str>> {
+    hooks.iter().filter(|(_, hooks)| hooks.contains(&hook)).map(|(plugin, _)| plugin.clone()).collect()
+}
+
+/// Tells two sets of plugins apart: FNV-1a over the sorted names.
+fn fingerprint(hooks: &[(Arc<str>, BTreeSet<Hook>)]) -> u64 {
+    let mut names: Vec<&str> = hooks.iter().map(|(plugin, _)| &**plugin).collect();
+    names.sort_unstable();
+    let bytes = names.iter().flat_map(|name| name.bytes().chain([0]));
+    bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }

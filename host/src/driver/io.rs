@@ -1,13 +1,17 @@
 //! What goes to the store and what comes back. An unclear answer is asked again with the same bytes until it is
 //! definite; only then the core hears of it.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use presence_core::documents::{Claim, Document, Expect, Key, StatusRecord};
-use presence_core::ids::{PartitionId, Sequence, UserId};
+use presence_core::documents::{Claim, Document, Expect, InstanceRecord, Key, StatusRecord};
+use presence_core::events::Session;
+use presence_core::ids::{InstanceId, PartitionId, Sequence, UserId};
 use presence_core::membership::NotWritten;
+use presence_core::time::Now;
 use tokio::sync::oneshot;
 
 use super::UserView;
@@ -17,29 +21,64 @@ use crate::store::{Coverage, Follower, Put, SharedStore, Snapshot, StoreError};
 /// The first pause before asking again; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// So many records are read for watchers at once.
+const MAX_READS: usize = 256;
+/// An answer that took longer says nothing about clocks.
+const SLOW_ANSWER: Duration = Duration::from_millis(1000);
 /// Before a write that was refused is tried again.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// An answer of the store.
 pub(super) enum Completion {
     /// Of a write of the membership.
-    Membership(Key, Result<Sequence, NotWritten>),
+    Membership(Key, Document, Result<Sequence, NotWritten>),
+    /// Of a renewal of the own lease; none: nobody knows.
+    Renewed(InstanceId, u64, Option<Result<Sequence, NotWritten>>),
+    /// An instance's record, and what a refusal told of its key.
+    Instance(InstanceId, Sequence, Option<(Sequence, InstanceRecord)>),
+    /// All claims.
+    Claims(Snapshot),
+    /// The sessions of a dead instance.
+    Sessions(InstanceId, Vec<Session>),
+    /// The documents of a dead instance, or of all, are gone.
+    Purged(Option<InstanceId>),
+    /// A checkpoint is written, or refused, before a partition is handed over.
+    Checkpointed(PartitionId, Sequence),
+    /// What the store has of an own record.
+    Found(PartitionId, UserId, Option<StatusRecord>),
+    /// The store's clock minus the own one, in milliseconds; none: the same clock, or no answer.
+    Clock(Option<i64>),
     /// The instances, and their updates from there.
     Instances(Snapshot, Follower),
     /// The owner of a partition.
     Owner(PartitionId, Option<(Sequence, Claim)>),
     /// All documents of a partition that was claimed.
-    Loaded(PartitionId, Snapshot),
+    Loaded(PartitionId, u64, Snapshot),
     /// The updates of these partitions.
-    Following(std::collections::BTreeSet<PartitionId>, Sequence, Follower),
+    Following(BTreeSet<PartitionId>, Sequence, Follower),
     /// A session document is in the store, or certainly not.
-    Document(UserId, Result<(), StoreError>),
+    Document(InstanceId, UserId, Result<(), StoreError>),
     /// Status records are in the store, as far as they reach.
-    Statuses(PartitionId, Sequence, Vec<Sequence>, Option<StoreError>),
+    Statuses(StatusesWritten),
     /// A record that a watcher wants.
     Record(UserId, Option<StatusRecord>),
+    /// It was not read: this host has another life now.
+    Unread(UserId),
     /// Nothing waits for it.
     Nothing,
+}
+
+/// What became of a batch of status records.
+pub(super) struct StatusesWritten {
+    pub(super) partition: PartitionId,
+    /// Which batch of the partition.
+    pub(super) batch: u64,
+    /// Under which claim.
+    pub(super) claim: Sequence,
+    pub(super) sequences: Vec<Sequence>,
+    pub(super) error: Option<StoreError>,
+    /// Some answer was unclear: a copy of a write may still take effect.
+    pub(super) unclear: bool,
 }
 
 impl Driver {
@@ -52,27 +91,67 @@ impl Driver {
     }
 
     pub(super) fn write(&mut self, put: Put) {
-        let store = self.store.clone();
-        let key = put.key.clone();
+        let (store, life) = (self.store.clone(), Arc::downgrade(&self.life));
+        let (key, document) = (put.key.clone(), put.document.clone());
         let operation = async move {
-            let result = match definite(|| store.put(put.clone())).await {
-                Ok(sequence) => Ok(sequence),
-                Err(StoreError::Conflict { last }) => Err(NotWritten::Conflict(last)),
-                Err(error) => {
-                    tracing::error!(key = ?put.key, %error, "a write was refused");
+            let result = match definite(&life, || store.put(put.clone())).await {
+                None => return Completion::Nothing,
+                Some(Ok(sequence)) => Ok(sequence),
+                Some(Err(StoreError::Conflict { last })) => Err(NotWritten::Conflict(last)),
+                Some(Err(error)) => {
+                    tracing::error!(key = ?put.key, %error, "a write was refused; it is tried again");
+                    tokio::time::sleep(REFUSED_PAUSE).await;
                     Err(NotWritten::Refused)
                 }
             };
-            Completion::Membership(key, result)
+            Completion::Membership(key, document, result)
         };
         self.start(operation.boxed());
     }
 
-    pub(super) fn load_instances(&mut self, at_least: Sequence) {
+    /// Writes the own key, once.
+    pub(super) fn renew(&mut self, instance: InstanceId, renewal: u64, put: Put) {
         let store = self.store.clone();
         let operation = async move {
+            let result = match store.put(put).await {
+                Ok(sequence) => Some(Ok(sequence)),
+                Err(StoreError::Conflict { last }) => Some(Err(NotWritten::Conflict(last))),
+                Err(StoreError::Refused(reason)) => {
+                    tracing::error!(reason, "the own lease can't be renewed");
+                    Some(Err(NotWritten::Refused))
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a renewal of the own lease is without an answer");
+                    None
+                }
+            };
+            Completion::Renewed(instance, renewal, result)
+        };
+        self.start(operation.boxed());
+    }
+
+    pub(super) fn read_instance(&mut self, instance: InstanceId, last: Sequence) {
+        let (store, life) = (self.store.clone(), Arc::downgrade(&self.life));
+        let operation = async move {
+            match read(&life, || store.get(Key::Instance(instance))).await {
+                None => Completion::Nothing,
+                Some(Some((sequence, Document::Instance(record)))) => {
+                    Completion::Instance(instance, last, Some((sequence, record)))
+                }
+                Some(_) => Completion::Instance(instance, last, None),
+            }
+        };
+        self.start(operation.boxed());
+    }
+
+    /// Reads the instances and follows them; whoever was doing so stops.
+    pub(super) fn load_instances(&mut self) {
+        self.reading = Arc::new(());
+        let (store, wanted) = (self.store.clone(), Arc::downgrade(&self.reading));
+        let operation = async move {
             loop {
-                let snapshot = read(|| store.snapshot(Coverage::Instances, at_least)).await;
+                let snapshot = read(&wanted, || store.snapshot(Coverage::Instances, Sequence(0))).await;
+                let Some(snapshot) = snapshot else { return Completion::Nothing };
                 if let Ok(follower) = store.follow(Coverage::Instances, snapshot.up_to).await {
                     break Completion::Instances(snapshot, follower);
                 }
@@ -82,35 +161,130 @@ impl Driver {
         self.start(operation.boxed());
     }
 
-    pub(super) fn read_owner(&mut self, partition: PartitionId) {
-        let store = self.store.clone();
+    pub(super) fn load_claims(&mut self) {
+        let (store, life) = (self.store.clone(), Arc::downgrade(&self.life));
         let operation = async move {
-            let owner = match read(|| store.get(Key::Owner(partition))).await {
-                Some((sequence, Document::Owner(claim))) => Some((sequence, claim)),
-                _ => None,
+            let claims = Coverage::PartitionsAndClaims(BTreeSet::new());
+            match read(&life, || store.snapshot(claims.clone(), Sequence(0))).await {
+                Some(snapshot) => Completion::Claims(snapshot),
+                None => Completion::Nothing,
+            }
+        };
+        self.start(operation.boxed());
+    }
+
+    pub(super) fn read_owner(&mut self, partition: PartitionId) {
+        let (store, life) = (self.store.clone(), Arc::downgrade(&self.life));
+        let operation = async move {
+            let owner = match read(&life, || store.get(Key::Owner(partition))).await {
+                None => return Completion::Nothing,
+                Some(Some((sequence, Document::Owner(claim)))) => Some((sequence, claim)),
+                Some(_) => None,
             };
             Completion::Owner(partition, owner)
         };
         self.start(operation.boxed());
     }
 
-    pub(super) fn load_partition(&mut self, partition: PartitionId, claim: Sequence) {
-        let store = self.store.clone();
+    /// Reads a partition at or after a point. Only the newest load of a partition is waited for.
+    pub(super) fn load_partition(&mut self, id: PartitionId, at_least: Sequence) {
+        self.loads += 1;
+        let load = self.loads;
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        partition.load = load;
+        partition.loaded = None;
+        partition.buffered.clear();
+        partition.overflowed = false;
+        let (store, life) = (self.store.clone(), Arc::downgrade(&partition.life));
         let operation = async move {
-            let coverage = Coverage::Partitions([partition].into());
-            Completion::Loaded(partition, read(|| store.snapshot(coverage.clone(), claim)).await)
+            let coverage = Coverage::Partitions([id].into());
+            match read(&life, || store.snapshot(coverage.clone(), at_least)).await {
+                Some(snapshot) => Completion::Loaded(id, load, snapshot),
+                None => Completion::Nothing,
+            }
         };
         self.start(operation.boxed());
     }
 
-    pub(super) fn read_record(&mut self, user: UserId) {
-        let store = self.store.clone();
+    /// Reads what the store has of an own record.
+    pub(super) fn find_record(&mut self, id: PartitionId, user: UserId) {
+        let Some(partition) = self.partitions.get(&id) else { return };
+        let (store, life) = (self.store.clone(), Arc::downgrade(&partition.life));
+        let (_, leaf) = self.config.layout.place(&user);
+        let operation = async move {
+            let key = Key::User(id, leaf, user.clone());
+            match read(&life, || store.get(key.clone())).await {
+                None => Completion::Nothing,
+                Some(Some((_, Document::User(record)))) => Completion::Found(id, user, Some(record)),
+                Some(_) => Completion::Found(id, user, None),
+            }
+        };
+        self.start(operation.boxed());
+    }
+
+    /// Reads the sessions of a dead instance.
+    pub(super) fn read_sessions(&mut self, instance: InstanceId) {
+        let (store, life) = (self.store.clone(), Arc::downgrade(&self.life));
+        let operation = async move {
+            match read(&life, || store.sessions_of(instance)).await {
+                Some(documents) => Completion::Sessions(instance, sessions_in(instance, documents)),
+                None => Completion::Nothing,
+            }
+        };
+        self.start(operation.boxed());
+    }
+
+    /// Removes the documents of a dead instance, or of all.
+    pub(super) fn purge(&mut self, instance: Option<InstanceId>) {
+        let (store, life) = (self.store.clone(), Arc::downgrade(&self.life));
+        let operation = async move {
+            match read(&life, || store.purge_sessions(instance)).await {
+                Some(purged) => {
+                    tracing::debug!(?instance, purged, "session documents removed");
+                    Completion::Purged(instance)
+                }
+                None => Completion::Nothing,
+            }
+        };
+        self.start(operation.boxed());
+    }
+
+    /// Compares the store's clock with the own one.
+    pub(super) fn read_clock(&mut self, now: Now) {
+        let (store, clock) = (self.store.clone(), self.clock.clone());
+        let operation = async move {
+            let Ok(Some(theirs)) = store.clock().await else { return Completion::Clock(None) };
+            let then = clock.now();
+            // The answer is from some time between asking and hearing; a slow one says nothing.
+            let took = then.tick.since(now.tick);
+            if took > SLOW_ANSWER {
+                return Completion::Clock(None);
+            }
+            let mine = then.wall.0 as i64 - took.as_millis() as i64 / 2;
+            Completion::Clock(Some(theirs.0 as i64 - mine))
+        };
+        self.start(operation.boxed());
+    }
+
+    /// Reads the next records for watchers, so many at once.
+    pub(super) fn read_records(&mut self) {
+        while self.reads_in_flight < MAX_READS
+            && let Some(user) = self.reads.pop_front()
+        {
+            self.reads_in_flight += 1;
+            self.read_record(user);
+        }
+    }
+
+    fn read_record(&mut self, user: UserId) {
+        let (store, life) = (self.store.clone(), Arc::downgrade(&self.life));
         let (partition, leaf) = self.config.layout.place(&user);
         let operation = async move {
             let key = Key::User(partition, leaf, user.clone());
-            let record = match read(|| store.get(key.clone())).await {
-                Some((_, Document::User(record))) => Some(record),
-                _ => None,
+            let record = match read(&life, || store.get(key.clone())).await {
+                None => return Completion::Unread(user),
+                Some(Some((_, Document::User(record)))) => Some(record),
+                Some(_) => None,
             };
             Completion::Record(user, record)
         };
@@ -166,16 +340,21 @@ impl Driver {
         self.start(operation.boxed());
     }
 
-    /// Gives up the own key and ends.
-    pub(super) fn give_up_lease(&mut self, last: Sequence) {
-        let store = self.store.clone();
-        let key = Key::Instance(self.config.instance);
+    /// Gives up the own key.
+    pub(super) fn give_up_lease(&mut self, last: Sequence, record: Option<(InstanceRecord, Duration)>) {
+        let (store, life) = (self.store.clone(), Arc::downgrade(&self.life));
+        let (key, expect) = (Key::Instance(self.membership.instance()), Expect::Last(last));
         let operation = async move {
-            match definite(|| store.delete(key.clone(), Expect::Last(last))).await {
-                Ok(()) | Err(StoreError::Conflict { .. }) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "the own key could not be removed; its lease will end it")
+            let given_up = match record {
+                None => definite(&life, || store.delete(key.clone(), expect.clone())).await,
+                Some((record, lease)) => {
+                    let document = Document::Instance(record);
+                    let put = Put { key, document, expect, lease: Some(lease) };
+                    definite(&life, || store.put(put.clone())).await.map(|put| put.map(|_| ()))
                 }
+            };
+            if let Some(Err(error)) = given_up {
+                tracing::warn!(%error, "the own key could not be removed; its lease will end it");
             }
             Completion::Nothing
         };
@@ -197,28 +376,38 @@ impl Pause {
     }
 }
 
-/// Repeats an operation until the answer is definite.
+/// Repeats an operation until the answer is definite, or nobody wants it any more (then: none).
 pub(super) async fn definite<T>(
+    wanted: &Weak<()>,
     mut operation: impl FnMut() -> BoxFuture<'static, Result<T, StoreError>>,
-) -> Result<T, StoreError> {
+) -> Option<Result<T, StoreError>> {
     let mut pause = Pause::new();
     loop {
+        if wanted.strong_count() == 0 {
+            return None;
+        }
         match operation().await {
             Err(error @ (StoreError::Unknown(_) | StoreError::Unavailable(_))) => {
                 tracing::debug!(%error, "asking the store again");
                 pause.wait().await;
             }
-            definite => return definite,
+            definite => return Some(definite),
         }
     }
 }
 
-/// Repeats a read until it succeeds.
-pub(super) async fn read<T>(mut operation: impl FnMut() -> BoxFuture<'static, Result<T, StoreError>>) -> T {
+/// Repeats a read until it succeeds, or nobody wants it any more (then: none).
+pub(super) async fn read<T>(
+    wanted: &Weak<()>,
+    mut operation: impl FnMut() -> BoxFuture<'static, Result<T, StoreError>>,
+) -> Option<T> {
     let mut pause = Pause::new();
     loop {
+        if wanted.strong_count() == 0 {
+            return None;
+        }
         match operation().await {
-            Ok(value) => return value,
+            Ok(value) => return Some(value),
             Err(error) => {
                 tracing::warn!(%error, "the store could not be read; asking again");
                 pause.wait().await;
@@ -227,28 +416,58 @@ pub(super) async fn read<T>(mut operation: impl FnMut() -> BoxFuture<'static, Re
     }
 }
 
+/// Every session that the documents of a dead instance name, ended ones included: their end was not settled.
+fn sessions_in(instance: InstanceId, documents: Vec<(Key, Document)>) -> Vec<Session> {
+    let mut sessions = Vec::new();
+    for (key, document) in documents {
+        let (Key::Sessions(_, _, user, _), Document::Sessions(document)) = (key, document) else { continue };
+        sessions.extend(document.sessions.iter().map(|entry| Session {
+            id: entry.id.clone(),
+            user: user.clone(),
+            instance,
+            status: entry.status,
+            connected_at: entry.connected_at,
+            attributes: entry.attributes.clone(),
+        }));
+    }
+    sessions
+}
+
 /// One writer of one key: the partition's records, under its claim, until the answer is definite.
 pub(super) async fn write_statuses(
     store: SharedStore,
-    partition: PartitionId,
+    wanted: Weak<()>,
+    (partition, batch): (PartitionId, u64),
     claim: Sequence,
     mut documents: Vec<(Key, Document)>,
 ) -> Completion {
     let mut written = Vec::with_capacity(documents.len());
     let mut pause = Pause::new();
+    let mut unclear = false;
     loop {
+        if wanted.strong_count() == 0 {
+            return Completion::Nothing;
+        }
         let (sequences, error) = store.put_fenced((Key::Owner(partition), claim), documents.clone()).await;
         documents.drain(..sequences.len());
         written.extend(sequences);
         match error {
-            Some(StoreError::Unknown(_) | StoreError::Unavailable(_)) if !documents.is_empty() => {
+            Some(error @ (StoreError::Unknown(_) | StoreError::Unavailable(_))) if !documents.is_empty() => {
+                unclear |= matches!(error, StoreError::Unknown(_));
                 pause.wait().await;
             }
             error => {
                 if let Some(StoreError::Refused(_)) = error {
                     tokio::time::sleep(REFUSED_PAUSE).await;
                 }
-                return Completion::Statuses(partition, claim, written, error);
+                return Completion::Statuses(StatusesWritten {
+                    partition,
+                    batch,
+                    claim,
+                    sequences: written,
+                    error,
+                    unclear,
+                });
             }
         }
     }

@@ -1,123 +1,47 @@
-//! The driver's side of membership and ownership: claims, snapshots, updates, status records, checkpoints.
+//! The driver's side of ownership: snapshots, updates, status records, checkpoints, handover.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
-use presence_core::checkpoint::Checkpoints;
-use presence_core::documents::{Change, Document, Expect, Key, Update};
-use presence_core::events::{Scope, Sweep, Transition, labels};
-use presence_core::ids::{PartitionId, Sequence};
-use presence_core::membership::MembershipEffect;
-use presence_core::time::Now;
+use presence_core::checkpoint::{Backlog, Checkpoints};
+use presence_core::documents::{
+    Change, CheckpointDocument, Document, Expect, Key, SessionDocument, StatusRecord, Update,
+};
+use presence_core::events::Transition;
+use presence_core::ids::{InstanceId, PartitionId, Sequence, UserId};
+use presence_core::time::{Now, Tick};
 use presence_core::tracker::{StatusBatch, Tracker, TrackerConfig};
 
-use super::engine::{Driver, Ending, Partition};
-use super::io::{Completion, REFUSED_PAUSE, definite, read, write_statuses};
+use super::engine::Driver;
+use super::io::{Completion, StatusesWritten, read, write_statuses};
+use super::partition::{Partition, Surrender};
 use crate::plugins;
-use crate::store::{Coverage, Followed, Notice, Put, StoreError};
+use crate::store::{Coverage, Followed, Follower, Notice, Put, Snapshot, StoreError};
 
 /// So many users are forgotten at once.
 const FORGET_BATCH: usize = 1000;
 
+/// How often an owned partition is read again, whatever the follower told; spread over partitions by half of it.
+const REREAD_PARTITION: Duration = Duration::from_secs(600);
+
+/// How long a late copy of a write without an answer is reckoned with.
+const DOUBT: Duration = Duration::from_secs(120);
+
 impl Driver {
-    pub(super) fn handle_completion(&mut self, now: Now, completion: Completion) {
-        match completion {
-            Completion::Membership(key, result) => self.membership.handle_written(now, &key, result),
-            Completion::Instances(snapshot, follower) => {
-                self.instances_follower = Some(follower);
-                self.membership.handle_loaded(now, &snapshot.documents);
-            }
-            Completion::Owner(partition, owner) => self.membership.handle_owner(partition, owner),
-            Completion::Loaded(partition, snapshot) => self.load(now, partition, snapshot),
-            Completion::Following(partitions, from, follower) => {
-                self.following = false;
-                self.follower = Some(follower);
-                self.followed = partitions;
-                self.position = from;
-                for partition in self.followed.clone() {
-                    self.membership.handle_partition_loaded(partition);
-                }
-                self.follow_owned();
-            }
-            Completion::Document(user, Ok(())) => self.sessions.handle_document_acked(now, &user),
-            Completion::Document(user, Err(error)) => {
-                tracing::error!(%user, %error, "a session document was refused; it is written again");
-                self.sessions.handle_document_failed(now, &user);
-            }
-            Completion::Statuses(partition, claim, sequences, error) => {
-                self.handle_statuses(partition, claim, &sequences, error);
-            }
-            Completion::Record(user, record) => self.watchers.handle_record(&user, record),
-            Completion::Nothing => {}
+    /// The partition is this host's from now on.
+    pub(super) fn own(&mut self, now: Now, id: PartitionId, claim: Sequence) {
+        if let Some(partition) = self.partitions.get_mut(&id) {
+            // The store was recreated: what is known here is written back, and the documents are read twice, since
+            // not every host has written its own again yet.
+            partition.tracker.handle_restore(claim);
+            partition.checkpoints.handle_restored(self.membership.epoch(), claim);
+            partition.fenced = false;
+            partition.reread_due = now.tick + self.config.instance_ttl;
+            self.load_partition(id, claim);
+            return;
         }
-    }
-
-    pub(super) fn stop(&mut self, error: Option<String>) {
-        let undelivered_list =
-            if self.undelivered > 0 { self.plugins.unsettled_list(100) } else { Vec::new() };
-        self.stopped = Some(Ending { error, undelivered: self.undelivered, undelivered_list });
-    }
-
-    pub(super) fn handle_instance_updates(&mut self, now: Now, updates: Vec<Followed>) {
-        for followed in updates {
-            match followed {
-                Followed::Update(update) => self.membership.handle_update(now, &update),
-                Followed::Lost(reason) => {
-                    tracing::warn!(reason, "updates of the instances were missed: reading them again");
-                    self.instances_follower = None;
-                    self.load_instances(Sequence(0));
-                }
-            }
-        }
-    }
-
-    /// Returns true when there was nothing to do.
-    pub(super) fn carry_out_membership(&mut self) -> bool {
-        let mut quiet = true;
-        while let Some(effect) = self.membership.poll_effect() {
-            quiet = false;
-            match effect {
-                MembershipEffect::Load(at_least) => self.load_instances(at_least),
-                MembershipEffect::Write { key, document, expect, lease } => {
-                    self.write(Put { key, document, expect, lease });
-                }
-                MembershipEffect::ReadOwner(partition) => self.read_owner(partition),
-                MembershipEffect::Everything(run) => {
-                    tracing::info!(run = &*run, "fresh start: plugins clean up everything");
-                    let sweep = Sweep {
-                        cause: labels::FRESH_START.into(),
-                        scope: Scope::Everything,
-                        chunk: 0,
-                        last: true,
-                        run,
-                    };
-                    self.plugins.submit(plugins::Event::Cleanup(sweep.into()));
-                }
-                MembershipEffect::Own(partition, claim) => self.own(partition, claim),
-                MembershipEffect::Ready => {
-                    tracing::info!(
-                        instance = %self.config.instance,
-                        partitions = self.partitions.len(),
-                        generation = self.membership.generation(),
-                        "ready"
-                    );
-                }
-                MembershipEffect::Leave(last) => self.give_up_lease(last),
-                MembershipEffect::BootTimedOut => {
-                    tracing::error!(
-                        timeout = ?self.config.presence.boot_timeout,
-                        plugins = ?self.plugins.unsettled_list(10),
-                        "cleanup of everything is not done within presence.boot_timeout: the host opens without \
-                         it; the plugins named hear of nothing else before it succeeds"
-                    );
-                }
-                MembershipEffect::Fail(error) => self.stop(Some(error.to_string())),
-            }
-        }
-        quiet
-    }
-
-    fn own(&mut self, id: PartitionId, claim: Sequence) {
         let users = self.config.presence.max_users / u64::from(self.config.layout.partitions);
         let config = TrackerConfig {
             offline_grace: self.config.presence.offline_grace,
@@ -127,65 +51,141 @@ impl Driver {
             seed: self.config.seed,
         };
         let tracker = Tracker::new(id, claim, config);
-        let checkpoints = Checkpoints::new(self.membership.epoch());
-        self.partitions.insert(id, Partition { tracker, checkpoints, loaded: None });
+        let checkpoints = Checkpoints::new(self.membership.epoch(), self.listeners.clone());
+        self.partitions.insert(id, Partition::new(tracker, checkpoints));
         self.load_partition(id, claim);
     }
 
-    fn load(&mut self, now: Now, id: PartitionId, snapshot: crate::store::Snapshot) {
-        let Some(partition) = self.partitions.get_mut(&id) else {
+    /// A snapshot of a partition is there.
+    pub(super) fn load(&mut self, now: Now, id: PartitionId, load: u64, snapshot: Snapshot) {
+        let Some(partition) = self.partitions.get_mut(&id).filter(|partition| partition.load == load) else {
             return;
         };
+        if partition.overflowed {
+            let at_least = snapshot.up_to.max(self.position);
+            self.load_partition(id, at_least);
+            return;
+        }
         for (key, _, document) in &snapshot.documents {
-            match (key, document) {
-                (Key::User(_, _, user), Document::User(record)) => {
-                    partition.tracker.handle_record(user, record)
-                }
-                (Key::Checkpoint(_), Document::Checkpoint(checkpoint)) => {
-                    partition.checkpoints.handle_loaded(checkpoint);
-                }
-                _ => {}
+            if let (Key::User(_, _, user), Document::User(record)) = (key, document) {
+                partition.tracker.handle_record(user, record);
             }
         }
+        let backlog = if partition.begun { Vec::new() } else { self.take_over(now, id, &snapshot) };
         for (key, _, document) in &snapshot.documents {
             if let (Key::Sessions(_, _, user, instance), Document::Sessions(document)) = (key, document) {
-                partition.tracker.handle_document(now, user, *instance, Some(document));
+                self.take_document(now, id, user, *instance, Some(document));
             }
         }
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
         partition.tracker.handle_loaded(now);
         partition.loaded = Some(snapshot.up_to);
+        if partition.reread_due == Tick(u64::MAX) || partition.reread_due <= now.tick {
+            let spread = self.random.u64(..REREAD_PARTITION.as_millis() as u64 / 2);
+            partition.reread_due = now.tick + REREAD_PARTITION + Duration::from_millis(spread);
+        }
+        let buffered = std::mem::take(&mut partition.buffered);
+        for (plugin, transition) in backlog {
+            self.plugins.submit_to(&plugin, plugins::Event::Status(transition));
+        }
+        for update in buffered {
+            self.apply(now, id, &update);
+        }
         self.touched.insert(id);
         self.follow_owned();
     }
 
-    /// Follows all loaded partitions with one follower, once nothing is being loaded.
-    fn follow_owned(&mut self) {
+    /// What the earlier owners left: their checkpoint, and what it says that some plugin has not heard.
+    fn take_over(
+        &mut self,
+        now: Now,
+        id: PartitionId,
+        snapshot: &Snapshot,
+    ) -> Vec<(Arc<str>, Arc<Transition>)> {
+        let Some(partition) = self.partitions.get_mut(&id) else { return Vec::new() };
+        partition.begun = true;
+        let document: Option<&CheckpointDocument> =
+            snapshot.documents.iter().find_map(|(_, _, document)| match document {
+                Document::Checkpoint(checkpoint) => Some(&**checkpoint),
+                _ => None,
+            });
+        if let Some(document) = document {
+            partition.checkpoints.handle_loaded(document);
+        }
+        let (generation, epoch) = (self.membership.generation(), self.membership.epoch());
+        let retention = self.config.presence.offline_retention;
+        let mut backlog = Vec::new();
+        let mut newest = partition.tracker.claim();
+        for plugin in &self.listeners {
+            let initial = !self.config.silent_plugins.contains(plugin);
+            let due = Backlog::of(document, epoch, plugin, initial, retention, now.wall);
+            for (key, sequence, document) in &snapshot.documents {
+                let (Key::User(_, _, user), Document::User(record)) = (key, document) else { continue };
+                newest = newest.max(*sequence);
+                if record.generation < generation || !due.includes(user, *sequence, record.status) {
+                    continue;
+                }
+                let previous = record.previous.filter(|_| due.tells_previous());
+                let transition = transition_of(id, *sequence, user, record, previous);
+                let wanted = self.status_plugins.get(&transition.hook());
+                if wanted.is_some_and(|plugins| plugins.contains(plugin)) {
+                    partition.issued(std::slice::from_ref(plugin), &transition);
+                    backlog.push((plugin.clone(), Arc::new(transition)));
+                }
+            }
+        }
+        partition.checkpoints.handle_begun(now.wall, newest);
+        backlog
+    }
+
+    /// Follows all loaded partitions, and all claims, with one follower, once nothing is being loaded for the first
+    /// time.
+    pub(super) fn follow_owned(&mut self) {
+        let Some(claims_from) = self.claims_from else { return };
         let loading = self.partitions.values().any(|partition| partition.loaded.is_none());
         let wanted: BTreeSet<PartitionId> = self.partitions.keys().copied().collect();
-        if self.following
-            || loading
-            || wanted.is_empty()
-            || (wanted == self.followed && self.follower.is_some())
-        {
+        if self.following || loading || (wanted == self.followed && self.follower.is_some()) {
             return;
         }
         self.following = true;
         // New partitions go on from their snapshots, the others from where they were read.
         let new = self.partitions.iter().filter(|(id, _)| !self.followed.contains(id));
         let from = new.filter_map(|(_, partition)| partition.loaded);
-        let from = from.chain((!self.followed.is_empty()).then_some(self.position)).min().unwrap_or_default();
+        let before = if self.position > Sequence(0) { self.position } else { claims_from };
+        let from = from.chain([before]).min().unwrap_or(before);
         for (id, partition) in &mut self.partitions {
             if self.followed.contains(id) {
                 partition.loaded = partition.loaded.max(Some(self.position));
             }
         }
         self.follower = None;
-        let store = self.store.clone();
+        self.follow = Arc::new(());
+        let (store, follow) = (self.store.clone(), Arc::downgrade(&self.follow));
         let operation = async move {
-            let coverage = Coverage::Partitions(wanted.clone());
-            Completion::Following(wanted, from, read(|| store.follow(coverage.clone(), from)).await)
+            let coverage = Coverage::PartitionsAndClaims(wanted.clone());
+            match read(&follow, || store.follow(coverage.clone(), from)).await {
+                Some(follower) => Completion::Following(wanted, from, follower),
+                None => Completion::Nothing,
+            }
         };
         self.start(operation.boxed());
+    }
+
+    pub(super) fn followed_from(
+        &mut self,
+        now: Now,
+        partitions: BTreeSet<PartitionId>,
+        from: Sequence,
+        follower: Follower,
+    ) {
+        self.following = false;
+        self.follower = Some(follower);
+        self.followed = partitions;
+        self.position = from;
+        for partition in self.followed.clone() {
+            self.membership.handle_partition_loaded(now, partition);
+        }
+        self.follow_owned();
     }
 
     pub(super) fn handle_updates(&mut self, now: Now, updates: Vec<Followed>) {
@@ -194,35 +194,75 @@ impl Driver {
                 Followed::Update(update) => self.handle_update(now, &update),
                 Followed::Lost(reason) => {
                     tracing::warn!(reason, "updates were missed: reading the owned partitions again");
-                    self.follower = None;
-                    self.followed.clear();
-                    let owned = self.membership.owned().clone();
-                    for (id, claim) in owned {
-                        self.own_again(id, claim);
-                    }
+                    self.gaps += 1;
+                    self.read_all_again();
                     return;
                 }
             }
         }
     }
 
-    /// Reads a partition anew; what its tracker has decided stays.
-    fn own_again(&mut self, id: PartitionId, claim: Sequence) {
-        if let Some(partition) = self.partitions.get_mut(&id) {
-            partition.loaded = None;
-            partition.tracker.handle_reload();
+    /// Reads the claims and all owned partitions anew, then follows them.
+    fn read_all_again(&mut self) {
+        self.stop_following();
+        self.load_claims();
+        let owned: Vec<(PartitionId, Sequence)> = self.membership.owned().collect();
+        for (id, claim) in owned {
+            self.own_again(id, claim);
         }
-        self.load_partition(id, claim.max(self.position));
+    }
+
+    /// Follows nothing any more; whoever was about to gives it up.
+    pub(super) fn stop_following(&mut self) {
+        self.follower = None;
+        self.followed.clear();
+        self.position = Sequence(0);
+        self.claims_from = None;
+        self.follow = Arc::new(());
+        self.following = false;
+    }
+
+    /// Reads a partition anew; what its tracker has decided stays.
+    fn own_again(&mut self, id: PartitionId, at_least: Sequence) {
+        if let Some(partition) = self.partitions.get_mut(&id) {
+            if partition.begun {
+                partition.tracker.handle_reload();
+            }
+            self.load_partition(id, at_least);
+        }
+    }
+
+    /// Reads partitions again whose turn it is.
+    pub(super) fn reread_partitions(&mut self, now: Now) {
+        if !self.config.shared || self.following {
+            return;
+        }
+        let due = self.partitions.iter().find(|(_, partition)| {
+            partition.reread_due <= now.tick && partition.loaded.is_some() && partition.surrender.is_none()
+        });
+        if let Some(id) = due.map(|(id, _)| *id) {
+            let at_least = self.position;
+            self.own_again(id, at_least);
+        }
     }
 
     fn handle_update(&mut self, now: Now, update: &Update) {
         self.position = self.position.max(update.sequence);
-        let Some(id) = update.key.partition() else {
+        if let (Key::Owner(partition), Change::Put(Document::Owner(claim))) = (&update.key, &update.change) {
+            self.membership.handle_claim(now, *partition, update.sequence, *claim);
             return;
-        };
-        let Some(partition) = self.partitions.get_mut(&id) else {
-            return;
-        };
+        }
+        let Some(id) = update.key.partition() else { return };
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        match partition.loaded {
+            None => partition.buffer(update),
+            Some(_) => self.apply(now, id, update),
+        }
+    }
+
+    /// An update of an owned partition.
+    fn apply(&mut self, now: Now, id: PartitionId, update: &Update) {
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
         if partition.loaded.is_some_and(|loaded| update.sequence <= loaded) {
             return;
         }
@@ -232,99 +272,131 @@ impl Driver {
                     Change::Put(Document::Sessions(document)) => Some(&**document),
                     _ => None,
                 };
-                partition.tracker.handle_document(now, user, *instance, document);
-                self.touched.insert(id);
+                self.take_document(now, id, user, *instance, document);
             }
-            (Key::Owner(_), Change::Put(Document::Owner(claim))) => {
-                let other = claim.instance.is_some_and(|instance| instance != self.config.instance);
-                if other && update.sequence > partition.tracker.claim() {
-                    tracing::warn!(partition = %id, "another instance has claimed a partition of this one");
-                    if let Some(partition) = self.partitions.remove(&id) {
-                        self.give_up(&partition);
-                    }
+            (Key::User(_, _, user), Change::Put(Document::User(record))) => {
+                let known = partition.tracker.known(user).map_or(0, |known| known.record.revision);
+                if partition.doubtful_until > now.tick && record.revision < known {
+                    // A late copy of an earlier write, or only an update that lags behind: the store knows.
+                    let user = user.clone();
+                    self.find_record(id, user);
                 }
             }
             _ => {}
         }
     }
 
+    /// What a document says, unless its instance is dead.
+    fn take_document(
+        &mut self,
+        now: Now,
+        id: PartitionId,
+        user: &UserId,
+        instance: InstanceId,
+        document: Option<&SessionDocument>,
+    ) {
+        if let Some(document) = document {
+            if !self.membership.counts(instance) {
+                if self.membership.is_leftover(instance) {
+                    self.leave_over(user.clone(), instance);
+                }
+                return;
+            }
+            if !document.sessions.is_empty() {
+                self.membership.handle_seen(now, instance);
+            } else if document.drained_until.is_some_and(|until| until <= now.wall) {
+                self.leave_over(user.clone(), instance);
+            }
+        }
+        if let Some(partition) = self.partitions.get_mut(&id) {
+            partition.tracker.handle_document(now, user, instance, document);
+            self.touched.insert(id);
+        }
+    }
+
     /// Returns true when there was nothing to do.
-    pub(super) fn carry_out_partitions(&mut self) -> bool {
+    pub(super) fn carry_out_partitions(&mut self, now: Now) -> bool {
+        if !self.membership.may_act(now) {
+            // Nothing is decided without the lease; what is touched stays so.
+            return true;
+        }
         let mut quiet = true;
         while let Some(id) = self.touched.pop_first() {
             let Some(partition) = self.partitions.get_mut(&id) else {
                 continue;
             };
-            if let Some(batch) = partition.tracker.poll_write() {
+            if !partition.fenced
+                && let Some(batch) = partition.tracker.poll_write()
+            {
                 quiet = false;
                 self.write_batch(id, batch);
             }
-            while let Some(transition) =
-                self.partitions.get_mut(&id).and_then(|partition| partition.tracker.poll_transition())
+            quiet &= !self.tell_transitions(id);
+            while let Some((user, instance)) =
+                self.partitions.get_mut(&id).and_then(|partition| partition.tracker.poll_leftover())
             {
-                quiet = false;
-                self.tell(transition);
+                self.leave_over(user, instance);
             }
         }
         quiet
     }
 
     fn write_batch(&mut self, id: PartitionId, batch: StatusBatch) {
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        partition.batch += 1;
+        let (wanted, number) = (Arc::downgrade(&partition.life), partition.batch);
         let layout = self.config.layout;
         let document = |(user, record)| {
             let (partition, leaf) = layout.place(&user);
             (Key::User(partition, leaf, user), Document::User(record))
         };
         let documents = batch.records.into_iter().map(document).collect();
-        self.start(write_statuses(self.store.clone(), id, batch.claim, documents).boxed());
+        let store = self.store.clone();
+        self.start(write_statuses(store, wanted, (id, number), batch.claim, documents).boxed());
     }
 
-    fn handle_statuses(
-        &mut self,
-        id: PartitionId,
-        claim: Sequence,
-        sequences: &[Sequence],
-        error: Option<StoreError>,
-    ) {
-        let Some(partition) = self.partitions.get_mut(&id) else {
-            return;
-        };
-        if partition.tracker.claim() != claim {
+    pub(super) fn handle_statuses(&mut self, now: Now, written: StatusesWritten) {
+        let StatusesWritten { partition: id, batch, claim, sequences, error, unclear } = written;
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        if partition.batch != batch {
             return;
         }
-        partition.tracker.handle_written(sequences);
+        partition.tracker.handle_written(&sequences);
+        if unclear {
+            partition.doubtful_until = now.tick + DOUBT;
+        }
+        self.touched.insert(id);
         match error {
-            Some(StoreError::Conflict { .. }) => {
-                tracing::warn!(partition = %id, "a newer claim fences this owner off: it gives the partition up");
-                let Some(mut partition) = self.partitions.remove(&id) else {
-                    return;
-                };
-                self.give_up(&partition);
-                while let Some(transition) = partition.tracker.poll_transition() {
-                    self.tell(transition);
-                }
+            Some(StoreError::Conflict { .. }) if partition.tracker.claim() == claim => {
+                tracing::warn!(partition = %id, "a newer claim refuses a write: looking who owns the partition");
+                partition.fenced = true;
+                self.membership.handle_fenced(id);
             }
-            Some(error) => {
-                tracing::error!(partition = %id, %error, "status records were refused; they are written again");
-                self.touched.insert(id);
+            Some(StoreError::Refused(reason)) => {
+                tracing::error!(partition = %id, reason, "status records were refused; they are written again");
             }
-            None => {
-                self.touched.insert(id);
-            }
+            _ => {}
         }
+        self.tell_transitions(id);
+        self.go_on_surrendering(id);
     }
 
-    /// Keeps the counts of a partition that is this host's no more.
-    fn give_up(&mut self, partition: &Partition) {
-        for (before, decided) in self.transitions_before.iter_mut().zip(partition.tracker.decided()) {
-            *before += decided;
+    /// Tells what is recorded. True if there was anything.
+    fn tell_transitions(&mut self, id: PartitionId) -> bool {
+        let mut told = false;
+        while let Some(transition) =
+            self.partitions.get_mut(&id).and_then(|partition| partition.tracker.poll_transition())
+        {
+            told = true;
+            self.tell(id, transition);
         }
+        told
     }
 
     /// A transition is recorded: now plugins and watchers may hear of it.
-    fn tell(&mut self, transition: Transition) {
+    fn tell(&mut self, id: PartitionId, transition: Transition) {
         tracing::debug!(user = %transition.user, status = %transition.current, revision = transition.revision, "transition");
-        let record = presence_core::documents::StatusRecord {
+        let record = StatusRecord {
             status: transition.current,
             since: transition.since,
             revision: transition.revision,
@@ -334,49 +406,106 @@ impl Driver {
             previous: transition.previous,
         };
         self.store.notify(Notice { user: transition.user.clone(), record });
-        let Some(plugins) = self.status_plugins.get(&transition.hook()) else {
+        let Some(plugins) = self.status_plugins.get(&transition.hook()).filter(|plugins| !plugins.is_empty())
+        else {
             return;
         };
-        if let Some(partition) = self.partitions.get_mut(&transition.partition) {
-            for plugin in plugins {
-                partition.checkpoints.handle_issued(plugin, &transition.user, transition.sequence);
-            }
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        partition.issued(plugins, &transition);
+        // Once the partition is being handed over, the next owner tells it: the checkpoint says that nobody has.
+        if partition.surrender.is_none() {
+            self.plugins.submit(plugins::Event::Status(transition.into()));
         }
-        *self.unsettled.entry(transition.user.clone()).or_default() += plugins.len() as u32;
-        self.plugins.submit(plugins::Event::Status(transition.into()));
     }
 
-    /// Writes the session documents that changed. Returns true when there was nothing to do.
-    pub(super) fn write_documents(&mut self) -> bool {
-        let mut quiet = true;
-        while let Some(write) = self.sessions.poll_document() {
-            quiet = false;
-            let (partition, leaf) = self.config.layout.place(&write.user);
-            let key = Key::Sessions(partition, leaf, write.user.clone(), self.sessions.instance());
-            let store = self.store.clone();
-            let operation = async move {
-                let result = match write.document {
-                    Some(document) => {
-                        let document = Document::Sessions(document);
-                        let put = Put { key, document, expect: Expect::Any, lease: None };
-                        definite(|| store.put(put.clone())).await.map(|_| ())
-                    }
-                    None => definite(|| store.delete(key.clone(), Expect::Any)).await,
-                };
-                if result.is_err() {
-                    // What is refused now may be accepted later, not at once.
-                    tokio::time::sleep(REFUSED_PAUSE).await;
-                }
-                Completion::Document(write.user, result)
-            };
-            self.start(operation.boxed());
+    /// Hands a partition over: first its running hooks end.
+    pub(super) fn surrender(&mut self, _now: Now, id: PartitionId) {
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        tracing::debug!(partition = %id, "handing over a partition");
+        partition.tracker.handle_surrender();
+        partition.surrender = Some(Surrender::default());
+        self.plugins.withdraw(id, false);
+    }
+
+    /// No status hook of the partition waits or runs any more.
+    pub(super) fn hooks_ended(&mut self, id: PartitionId) {
+        if let Some(surrender) =
+            self.partitions.get_mut(&id).and_then(|partition| partition.surrender.as_mut())
+        {
+            surrender.hooks_ended = true;
         }
-        quiet
+        self.go_on_surrendering(id);
+    }
+
+    /// Once nothing is on its way, the checkpoint is written.
+    fn go_on_surrendering(&mut self, id: PartitionId) {
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        let Some(surrender) = &mut partition.surrender else { return };
+        if !surrender.hooks_ended || surrender.checkpointing || partition.tracker.is_writing() {
+            return;
+        }
+        surrender.checkpointing = true;
+        let claim = partition.tracker.claim();
+        // Before it has begun there is nothing to add to what the last owner left.
+        let document = partition.begun.then(|| partition.checkpoints.document_now());
+        let (store, wanted) = (self.store.clone(), Arc::downgrade(&partition.life));
+        let operation = async move {
+            if let Some(document) = document {
+                let put = checkpoint_put(id, claim, document);
+                if super::io::definite(&wanted, || store.put(put.clone())).await.is_none() {
+                    return Completion::Nothing;
+                }
+            }
+            Completion::Checkpointed(id, claim)
+        };
+        self.start(operation.boxed());
+    }
+
+    pub(super) fn checkpointed(&mut self, now: Now, id: PartitionId, claim: Sequence) {
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        let Some(surrender) = &mut partition.surrender else { return };
+        if partition.tracker.claim() != claim {
+            // Another token since: the checkpoint may have been refused.
+            surrender.checkpointing = false;
+            self.go_on_surrendering(id);
+            return;
+        }
+        self.membership.handle_surrendered(now, id);
+    }
+
+    /// The partition is this host's no more.
+    pub(super) fn lose(&mut self, id: PartitionId) {
+        let Some(mut partition) = self.partitions.remove(&id) else { return };
+        let surrendered = partition.surrender.is_some_and(|surrender| surrender.checkpointing);
+        if !surrendered {
+            tracing::warn!(partition = %id, "a partition went to another instance");
+        }
+        for (before, decided) in self.transitions_before.iter_mut().zip(partition.tracker.decided()) {
+            *before += decided;
+        }
+        // Watchers may hear what is recorded; plugins hear it from the next owner.
+        while let Some(transition) = partition.tracker.poll_transition() {
+            let record = StatusRecord {
+                status: transition.current,
+                since: transition.since,
+                revision: transition.revision,
+                last_seen: transition.last_seen,
+                sessions: transition.sessions,
+                generation: self.membership.generation(),
+                previous: transition.previous,
+            };
+            self.store.notify(Notice { user: transition.user.clone(), record });
+        }
+        self.plugins.withdraw(id, true);
+        self.follow_owned();
     }
 
     pub(super) fn write_checkpoints(&mut self, now: Now) {
         let mut due = Vec::new();
         for (id, partition) in &mut self.partitions {
+            if !partition.begun || partition.fenced || partition.surrender.is_some() {
+                continue;
+            }
             if let Some(document) = partition.checkpoints.poll_document(now.tick) {
                 due.push((*id, partition.tracker.claim(), document));
             }
@@ -389,28 +518,19 @@ impl Driver {
     pub(super) fn write_last_checkpoints(&mut self) {
         let mut due = Vec::new();
         for (id, partition) in &mut self.partitions {
-            due.push((*id, partition.tracker.claim(), partition.checkpoints.document_now()));
+            if partition.begun {
+                due.push((*id, partition.tracker.claim(), partition.checkpoints.document_now()));
+            }
         }
         for (id, claim, document) in due {
             self.write_checkpoint(id, claim, document);
         }
     }
 
-    fn write_checkpoint(
-        &mut self,
-        id: PartitionId,
-        claim: Sequence,
-        document: presence_core::documents::CheckpointDocument,
-    ) {
+    fn write_checkpoint(&mut self, id: PartitionId, claim: Sequence, document: CheckpointDocument) {
         let store = self.store.clone();
-        let put = Put {
-            key: Key::Checkpoint(id),
-            document: Document::Checkpoint(document.into()),
-            expect: Expect::Fence(Key::Owner(id), claim),
-            lease: None,
-        };
         let operation = async move {
-            if let Err(error) = store.put(put).await {
+            if let Err(error) = store.put(checkpoint_put(id, claim, document)).await {
                 // The next one says more; a newer owner reads an older one and repeats what it lacks.
                 tracing::debug!(partition = %id, %error, "a checkpoint was not written");
             }
@@ -421,13 +541,15 @@ impl Driver {
 
     /// Forgets users who were offline for too long.
     pub(super) fn forget(&mut self, now: Now) {
-        let unsettled = &self.unsettled;
         let mut forgotten = Vec::new();
         for (id, partition) in &mut self.partitions {
+            if partition.loaded.is_none() || partition.fenced || partition.surrender.is_some() {
+                continue;
+            }
             let claim = partition.tracker.claim();
+            let (tracker, settled) = partition.forgetting();
             while forgotten.len() < FORGET_BATCH
-                && let Some(user) =
-                    partition.tracker.poll_forgotten(now, |user| !unsettled.contains_key(user))
+                && let Some(user) = tracker.poll_forgotten(now, &settled)
             {
                 forgotten.push((*id, claim, user));
             }
@@ -444,5 +566,34 @@ impl Driver {
             };
             self.start(operation.boxed());
         }
+    }
+}
+
+fn checkpoint_put(id: PartitionId, claim: Sequence, document: CheckpointDocument) -> Put {
+    Put {
+        key: Key::Checkpoint(id),
+        document: Document::Checkpoint(document.into()),
+        expect: Expect::Fence(Key::Owner(id), claim),
+        lease: None,
+    }
+}
+
+fn transition_of(
+    partition: PartitionId,
+    sequence: Sequence,
+    user: &UserId,
+    record: &StatusRecord,
+    previous: Option<presence_core::events::Status>,
+) -> Transition {
+    Transition {
+        user: user.clone(),
+        previous,
+        current: record.status,
+        since: record.since,
+        revision: record.revision,
+        sessions: record.sessions,
+        last_seen: record.last_seen,
+        partition,
+        sequence,
     }
 }

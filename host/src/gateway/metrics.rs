@@ -262,6 +262,7 @@ pub(super) mod tests {
             partitions: vec![PartitionId(0), PartitionId(9)],
             watched: 6,
             coalesced: 2,
+            ..Census::default()
         };
         let figures = webhook();
         let text = render(Some(&census), &traffic, &[figures]).unwrap();

@@ -147,7 +147,7 @@ impl Store for LetterBox {
         unreachable!("{NEVER_ASKED}")
     }
 
-    fn purge_sessions(&self, _: InstanceId) -> BoxFuture<'static, Result<u64, StoreError>> {
+    fn purge_sessions(&self, _: Option<InstanceId>) -> BoxFuture<'static, Result<u64, StoreError>> {
         unreachable!("{NEVER_ASKED}")
     }
 

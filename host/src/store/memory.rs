@@ -227,7 +227,7 @@ impl Store for MemoryStore {
         Box::pin(ready(outcome))
     }
 
-    fn purge_sessions(&self, instance: InstanceId) -> BoxFuture<'static, Result<u64, StoreError>> {
+    fn purge_sessions(&self, instance: Option<InstanceId>) -> BoxFuture<'static, Result<u64, StoreError>> {
         Box::pin(ready(Ok(self.shared.lock().bucket(Bucket::Sessions).purge_sessions(instance))))
     }
 

@@ -468,7 +468,11 @@ mod tests {
             generation: 3,
             previous: Some(Status::Idle),
         };
-        let webhook = PluginCheckpoint { up_to: Sequence(8), except: vec![user("a b")] };
+        let webhook = PluginCheckpoint {
+            up_to: Sequence(8),
+            except: vec![user("a b")],
+            absent_since: Some(Timestamp(4)),
+        };
         let plugins =
             BTreeMap::from([("webhook".to_owned(), webhook), ("other".to_owned(), Default::default())]);
         let cleanup = Cleanup {

@@ -99,6 +99,10 @@ impl Record {
         }
     }
 
+    pub(super) fn set_id(&mut self, id: u128) {
+        self.id = [(id >> 64) as u64, id as u64];
+    }
+
     pub(super) fn id(&self) -> u128 {
         u128::from(self.id[0]) << 64 | u128::from(self.id[1])
     }
@@ -257,6 +261,11 @@ impl Table {
     pub(super) fn drained_users(&self) -> Vec<u32> {
         let drained = |user: &Option<LocalUser>| user.as_ref().is_some_and(|user| user.drained);
         (0..self.users.len() as u32).filter(|slot| drained(&self.users[*slot as usize])).collect()
+    }
+
+    /// Every user, in the order of slots.
+    pub(super) fn all_users(&self) -> Vec<u32> {
+        (0..self.users.len() as u32).filter(|slot| self.users[*slot as usize].is_some()).collect()
     }
 
     pub(super) fn find_user(&self, id: &UserId) -> Option<u32> {

@@ -30,7 +30,22 @@ fn done(watcher: u64, request: &str) -> WatchEffect {
 }
 
 fn effects(watchers: &mut Watchers) -> Vec<WatchEffect> {
-    std::iter::from_fn(|| watchers.poll_effect()).collect()
+    let notices = |effect: &WatchEffect| matches!(effect, WatchEffect::Watch(_) | WatchEffect::Unwatch(_));
+    std::iter::from_fn(|| watchers.poll_effect()).filter(|effect| !notices(effect)).collect()
+}
+
+#[test]
+fn notices_are_wanted_while_anyone_watches() {
+    let mut watchers = Watchers::new(1);
+    let all = |watchers: &mut Watchers| std::iter::from_fn(|| watchers.poll_effect()).collect::<Vec<_>>();
+    watchers.handle_watch(Watcher(1), vec![user("a")], None);
+    assert_eq!(all(&mut watchers), [WatchEffect::Watch(user("a")), WatchEffect::Read(user("a"))]);
+    watchers.handle_watch(Watcher(2), vec![user("a")], None);
+    watchers.handle_closed(Watcher(1));
+    assert_eq!(all(&mut watchers), []);
+    watchers.handle_unwatch(Watcher(2), &[user("a")]);
+    let over = WatchEffect::Done { watcher: Watcher(2), request: None };
+    assert_eq!(all(&mut watchers), [WatchEffect::Unwatch(user("a")), over]);
 }
 
 #[test]
@@ -216,6 +231,7 @@ impl Model {
                     let newer = before.is_none_or(|(_, before)| before < revision);
                     assert!(newer || fresh && before == Some((status, revision)), "I9: once, in order");
                 }
+                WatchEffect::Watch(_) | WatchEffect::Unwatch(_) => {}
                 WatchEffect::Done { watcher, .. } => *self.unanswered.get_mut(&watcher.0).unwrap() -= 1,
             }
         }

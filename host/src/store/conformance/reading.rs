@@ -144,8 +144,8 @@ pub async fn purge_and_late_writes(store: SharedStore) {
     let kept = write(&store, &other, sessions(&[3])).await;
     let status = write(&store, &user_key(1, "alice"), record(1)).await;
 
-    assert_eq!(store.purge_sessions(InstanceId(7)).await, Ok(2));
-    assert_eq!(store.purge_sessions(InstanceId(7)).await, Ok(0));
+    assert_eq!(store.purge_sessions(Some(InstanceId(7))).await, Ok(2));
+    assert_eq!(store.purge_sessions(Some(InstanceId(7))).await, Ok(0));
     assert_eq!(store.sessions_of(InstanceId(7)).await, Ok(vec![]));
     let snapshot = store.snapshot(partitions(&[1, 2]), status).await.expect("a snapshot");
     let mut expected = vec![(other.clone(), kept, sessions(&[3])), (user_key(1, "alice"), status, record(1))];

@@ -80,14 +80,17 @@ impl Contents {
         self.documents.get(&key.partition())?.get(key)
     }
 
-    /// Removes the session documents of an instance. Followers are not told, and nothing is remembered: so it is with
+    /// Removes the session documents of an instance, or of all. Followers are not told, and nothing is remembered: so it is with
     /// other stores, and nobody shall come to rely on more.
-    pub(super) fn purge_sessions(&mut self, instance: InstanceId) -> u64 {
+    pub(super) fn purge_sessions(&mut self, instance: Option<InstanceId>) -> u64 {
         let mut purged = 0;
         let leases = &mut self.leases;
         for place in self.documents.values_mut() {
             place.retain(|key, _| {
-                let stays = !is_session_of(key, instance);
+                let stays = match instance {
+                    Some(instance) => !is_session_of(key, instance),
+                    None => !matches!(key, Key::Sessions(..)),
+                };
                 if !stays {
                     leases.set(key, None);
                     purged += 1;

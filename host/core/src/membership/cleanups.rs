@@ -1,0 +1,250 @@
+//! The cleanup of dead instances: who does it, what every plugin was told, what is left to do.
+//!
+//! ```text
+//!  declared dead ──▶ claimed ──▶ Telling: sessions read, chunk after chunk to each plugin ──▶ Told ──▶ purge ──▶ Purged
+//! ```
+//!
+//! The dead instance's record is the journal, written by compare-and-set: whoever takes over goes on where it stands.
+//! Chunks are slices of the sessions sorted by id, so that their event ids are the same whoever sends them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::assignment::desired_cleaner;
+use crate::documents::{Cleanup, CleanupPhase, InstanceRecord};
+use crate::events::{Scope, Session, Sweep, labels};
+use crate::ids::{InstanceId, Sequence};
+
+use super::peers::Peers;
+
+/// So many sessions are told in one call.
+pub const CLEANUP_CHUNK: usize = 256;
+
+/// How long the record of a cleaned-up instance stays, so that late writes of it are recognised.
+pub(super) const RECORD_KEPT: Duration = Duration::from_secs(3600);
+
+/// What a cleanup wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Chore {
+    /// Write the journal, expecting this sequence.
+    Write(InstanceId, InstanceRecord, Sequence, Option<Duration>),
+    /// Read the sessions.
+    Sessions(InstanceId),
+    /// Tell a plugin.
+    Tell(Arc<str>, Sweep),
+    /// Remove the documents.
+    Purge(InstanceId),
+    /// Done: for the log.
+    Done(InstanceId),
+}
+
+#[derive(Debug)]
+struct Job {
+    record: InstanceRecord,
+    sequence: Sequence,
+    /// Chunks, once they are read.
+    chunks: Option<Vec<Arc<Vec<Session>>>>,
+    /// Something that the journal does not say yet.
+    changed: bool,
+    writing: bool,
+    purging: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Cleanups {
+    /// Plugins that export `cleanup`.
+    plugins: Vec<Arc<str>>,
+    jobs: BTreeMap<InstanceId, Job>,
+    /// Jobs whose journal is being claimed.
+    claiming: BTreeSet<InstanceId>,
+    pub(super) chores: VecDeque<Chore>,
+}
+
+impl Cleanups {
+    pub(super) fn new(plugins: Vec<Arc<str>>) -> Cleanups {
+        Cleanups { plugins, jobs: BTreeMap::new(), claiming: BTreeSet::new(), chores: VecDeque::new() }
+    }
+
+    /// Looks which dead instances are this one's to clean up. `candidates` is sorted.
+    pub(super) fn decide(&mut self, me: InstanceId, candidates: &[InstanceId], peers: &Peers) {
+        for (instance, peer) in peers.iter() {
+            let Some(cleanup) = peer.record.cleanup.as_ref().filter(|_| peer.is_dead()) else {
+                continue;
+            };
+            if cleanup.phase == CleanupPhase::Purged {
+                self.jobs.remove(&instance);
+                continue;
+            }
+            if self.jobs.contains_key(&instance) || self.claiming.contains(&instance) {
+                continue;
+            }
+            if cleanup.by == Some(me) {
+                self.begin(instance, peer.record.clone(), peer.sequence);
+                continue;
+            }
+            let taken = cleanup.by.is_some_and(|by| !peers.is_over(by));
+            if !taken && desired_cleaner(instance, candidates) == Some(me) {
+                let mut record = peer.record.clone();
+                record.cleanup = Some(Cleanup { by: Some(me), ..cleanup.clone() });
+                self.claiming.insert(instance);
+                self.chores.push_back(Chore::Write(instance, record, peer.sequence, None));
+            }
+        }
+    }
+
+    /// A fresh start closes the cleanup of all who died before: `everything` has told of them.
+    pub(super) fn close_all(&mut self, me: InstanceId, peers: &Peers) {
+        for (instance, peer) in peers.iter() {
+            let Some(cleanup) = peer.record.cleanup.as_ref().filter(|_| peer.is_dead()) else {
+                continue;
+            };
+            if cleanup.phase != CleanupPhase::Purged {
+                let mut record = peer.record.clone();
+                record.cleanup =
+                    Some(Cleanup { by: Some(me), phase: CleanupPhase::Purged, ..cleanup.clone() });
+                self.chores.push_back(Chore::Write(instance, record, peer.sequence, Some(RECORD_KEPT)));
+            }
+        }
+    }
+
+    /// This instance was declared dead itself: others take over.
+    pub(super) fn abandon(&mut self) {
+        self.jobs.clear();
+        self.claiming.clear();
+    }
+
+    /// True if this is a write of this machine's.
+    pub(super) fn owns(&self, instance: InstanceId) -> bool {
+        self.jobs.contains_key(&instance) || self.claiming.contains(&instance)
+    }
+
+    /// A journal was written.
+    pub(super) fn handle_written(
+        &mut self,
+        instance: InstanceId,
+        sequence: Sequence,
+        record: &InstanceRecord,
+    ) {
+        if self.claiming.remove(&instance) {
+            return self.begin(instance, record.clone(), sequence);
+        }
+        let Some(job) = self.jobs.get_mut(&instance) else { return };
+        job.sequence = sequence;
+        job.writing = false;
+        match record.cleanup.as_ref().map(|cleanup| cleanup.phase) {
+            Some(CleanupPhase::Purged) => {
+                self.jobs.remove(&instance);
+                self.chores.push_back(Chore::Done(instance));
+            }
+            _ => self.go_on(instance),
+        }
+    }
+
+    /// A journal was not written: somebody else has taken over.
+    pub(super) fn handle_refused(&mut self, instance: InstanceId) {
+        self.claiming.remove(&instance);
+        self.jobs.remove(&instance);
+    }
+
+    /// The dead instance's sessions.
+    pub(super) fn handle_sessions(&mut self, instance: InstanceId, mut sessions: Vec<Session>) {
+        let Some(job) = self.jobs.get_mut(&instance).filter(|job| job.chunks.is_none()) else {
+            return;
+        };
+        sessions.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+        let mut chunks: Vec<Arc<Vec<Session>>> = Vec::new();
+        while !sessions.is_empty() {
+            let rest = sessions.split_off(sessions.len().min(CLEANUP_CHUNK));
+            chunks.push(Arc::new(std::mem::replace(&mut sessions, rest)));
+        }
+        if chunks.is_empty() {
+            chunks.push(Arc::default());
+        }
+        job.chunks = Some(chunks);
+        for plugin in self.plugins.clone() {
+            self.tell(instance, &plugin);
+        }
+        self.go_on(instance);
+    }
+
+    /// A plugin has settled a chunk.
+    pub(super) fn handle_settled(&mut self, plugin: &Arc<str>, instance: InstanceId, chunk: u32) {
+        let Some(job) = self.jobs.get_mut(&instance) else { return };
+        let Some(cleanup) = &mut job.record.cleanup else { return };
+        let settled = cleanup.settled.entry(plugin.to_string()).or_default();
+        if chunk != *settled {
+            return;
+        }
+        *settled += 1;
+        job.changed = true;
+        self.tell(instance, plugin);
+        self.go_on(instance);
+    }
+
+    /// The dead instance's documents are gone.
+    pub(super) fn handle_purged(&mut self, instance: InstanceId) {
+        let Some(job) = self.jobs.get_mut(&instance) else { return };
+        if let Some(cleanup) = &mut job.record.cleanup {
+            cleanup.phase = CleanupPhase::Purged;
+            job.changed = true;
+        }
+        self.go_on(instance);
+    }
+
+    pub(super) fn running(&self) -> usize {
+        self.jobs.len()
+    }
+
+    fn begin(&mut self, instance: InstanceId, record: InstanceRecord, sequence: Sequence) {
+        let job = Job { record, sequence, chunks: None, changed: false, writing: false, purging: false };
+        let phase = job.record.cleanup.as_ref().map(|cleanup| cleanup.phase);
+        self.jobs.insert(instance, job);
+        match phase {
+            Some(CleanupPhase::Telling) => self.chores.push_back(Chore::Sessions(instance)),
+            _ => self.go_on(instance),
+        }
+    }
+
+    /// The next chunk for a plugin, if there is one.
+    fn tell(&mut self, instance: InstanceId, plugin: &Arc<str>) {
+        let Some(job) = self.jobs.get(&instance) else { return };
+        let (Some(cleanup), Some(chunks)) = (&job.record.cleanup, &job.chunks) else { return };
+        let next = cleanup.settled.get(&**plugin).copied().unwrap_or(0);
+        let Some(sessions) = chunks.get(next as usize) else { return };
+        let sweep = Sweep {
+            cause: labels::INSTANCE_LOST.into(),
+            scope: Scope::Lost { instance, sessions: sessions.clone() },
+            chunk: next,
+            last: next as usize + 1 == chunks.len(),
+            run: "".into(),
+        };
+        self.chores.push_back(Chore::Tell(plugin.clone(), sweep));
+    }
+
+    /// Writes what the journal lacks, one write at a time; purges once everybody was told.
+    fn go_on(&mut self, instance: InstanceId) {
+        let Some(job) = self.jobs.get_mut(&instance).filter(|job| !job.writing) else { return };
+        let Some(cleanup) = &mut job.record.cleanup else { return };
+        if cleanup.phase == CleanupPhase::Telling
+            && let Some(chunks) = &job.chunks
+        {
+            let all = chunks.len() as u32;
+            let told =
+                |plugin: &Arc<str>| cleanup.settled.get(&**plugin).is_some_and(|settled| *settled >= all);
+            if self.plugins.iter().all(told) {
+                cleanup.phase = CleanupPhase::Told;
+                job.changed = true;
+            }
+        }
+        if job.changed {
+            job.changed = false;
+            job.writing = true;
+            let lease = (cleanup.phase == CleanupPhase::Purged).then_some(RECORD_KEPT);
+            self.chores.push_back(Chore::Write(instance, job.record.clone(), job.sequence, lease));
+        } else if cleanup.phase == CleanupPhase::Told && !job.purging {
+            job.purging = true;
+            self.chores.push_back(Chore::Purge(instance));
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The other instances, as the store's bucket of instances shows them, and those that only their documents tell of.
+
+use std::collections::BTreeMap;
+
+use crate::documents::{CleanupPhase, InstanceRecord, InstanceState};
+use crate::ids::{InstanceId, Sequence};
+use crate::time::Tick;
+
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub(super) record: InstanceRecord,
+    /// Of the record, or of the marker that took its place.
+    pub(super) sequence: Sequence,
+    /// When the last renewal was seen.
+    pub(super) heard: Tick,
+    /// Its lease has run out and nobody has judged it yet.
+    pub(super) suspect: bool,
+    /// A judgement of this instance is on its way.
+    pub(super) judging: bool,
+    /// It has no key: only documents tell of it. Its lease is over for certain.
+    pub(super) ghost: bool,
+}
+
+impl Peer {
+    /// True while it is in this state. A suspect stays what it was until it is judged.
+    pub(super) fn is(&self, state: InstanceState) -> bool {
+        self.record.state == state
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        matches!(self.record.state, InstanceState::Joining | InstanceState::Ready | InstanceState::Draining)
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.record.state == InstanceState::Dead
+    }
+}
+
+/// What became known of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// Nothing that matters to ownership.
+    None,
+    /// It came, went, or is in another state.
+    Changed,
+    /// It was declared dead: its documents stop counting, grace counts from this time.
+    Died(Tick),
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Peers {
+    known: BTreeMap<InstanceId, Peer>,
+    /// Seen in documents or claims, not among the instances: since when.
+    unknown: BTreeMap<InstanceId, Tick>,
+}
+
+impl Peers {
+    pub(super) fn get(&self, instance: InstanceId) -> Option<&Peer> {
+        self.known.get(&instance)
+    }
+
+    pub(super) fn get_mut(&mut self, instance: InstanceId) -> Option<&mut Peer> {
+        self.known.get_mut(&instance)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (InstanceId, &Peer)> {
+        self.known.iter().map(|(id, peer)| (*id, peer))
+    }
+
+    pub(super) fn suspects(&self) -> usize {
+        self.known.values().filter(|peer| peer.suspect).count()
+    }
+
+    /// A record was read or changed.
+    pub(super) fn take(
+        &mut self,
+        now: Tick,
+        instance: InstanceId,
+        sequence: Sequence,
+        record: &InstanceRecord,
+    ) -> News {
+        self.unknown.remove(&instance);
+        let Some(peer) = self.known.get_mut(&instance) else {
+            let died = record.state == InstanceState::Dead;
+            let peer = Peer {
+                record: record.clone(),
+                sequence,
+                heard: now,
+                suspect: false,
+                judging: false,
+                ghost: false,
+            };
+            self.known.insert(instance, peer);
+            return if died { News::Died(now) } else { News::Changed };
+        };
+        if sequence < peer.sequence {
+            return News::None;
+        }
+        let (before, renewal, was_suspect) = (peer.record.state, peer.record.renewal, peer.suspect);
+        peer.sequence = sequence;
+        peer.record = record.clone();
+        peer.suspect = false;
+        peer.judging = false;
+        peer.ghost = false;
+        if record.state == InstanceState::Dead {
+            let heard = peer.heard;
+            return if before == InstanceState::Dead { News::Changed } else { News::Died(heard) };
+        }
+        if renewal != record.renewal {
+            peer.heard = now;
+        }
+        if before == record.state && !was_suspect { News::None } else { News::Changed }
+    }
+
+    /// A record is gone: its lease ran out, or it was deleted.
+    pub(super) fn gone(&mut self, instance: InstanceId, sequence: Sequence, expired: bool) -> News {
+        let Some(peer) = self.known.get_mut(&instance) else {
+            return News::None;
+        };
+        if sequence < peer.sequence {
+            return News::None;
+        }
+        if expired && peer.is_alive() {
+            peer.sequence = sequence;
+            peer.suspect = true;
+            return News::Changed;
+        }
+        self.known.remove(&instance);
+        News::Changed
+    }
+
+    /// A new snapshot: what it does not name is gone. Who was alive is a suspect, whose last sequence nobody knows.
+    pub(super) fn absent(&mut self, named: impl Fn(InstanceId) -> bool) {
+        self.known.retain(|id, peer| {
+            if named(*id) {
+                return true;
+            }
+            if !peer.is_alive() {
+                return false;
+            }
+            if !peer.suspect && !peer.ghost {
+                peer.suspect = true;
+                peer.sequence = Sequence(0);
+            }
+            true
+        });
+    }
+
+    /// The store was recreated: sequences begin anew.
+    pub(super) fn forget_sequences(&mut self) {
+        for peer in self.known.values_mut() {
+            peer.sequence = Sequence(0);
+            peer.judging = false;
+        }
+    }
+
+    /// A document or claim names this instance.
+    pub(super) fn seen(&mut self, now: Tick, instance: InstanceId) {
+        if !self.known.contains_key(&instance) {
+            self.unknown.entry(instance).or_insert(now);
+        }
+    }
+
+    /// An own renewal, sent then, has come back: who was seen before and is still unknown has no key. It becomes a
+    /// suspect. True if there was any.
+    pub(super) fn settle_unknown(&mut self, sent: Tick) -> bool {
+        let settled: Vec<InstanceId> =
+            self.unknown.iter().filter(|(_, seen)| **seen < sent).map(|(id, _)| *id).collect();
+        for instance in &settled {
+            let seen = self.unknown.remove(instance).unwrap_or(sent);
+            let record = InstanceRecord {
+                host: String::new(),
+                // No candidate for anything, and it does not hold up a fresh start.
+                state: InstanceState::Joining,
+                started_at: Default::default(),
+                renewal: 0,
+                plugins: 0,
+                cleanup: None,
+            };
+            let peer = Peer {
+                record,
+                sequence: Sequence(0),
+                heard: seen,
+                suspect: true,
+                judging: false,
+                ghost: true,
+            };
+            self.known.insert(*instance, peer);
+        }
+        !settled.is_empty()
+    }
+
+    pub(super) fn has_unknown(&self) -> bool {
+        !self.unknown.is_empty()
+    }
+
+    /// A fresh start: whoever has no key is none of anybody's business any more.
+    pub(super) fn forgive(&mut self) {
+        self.unknown.clear();
+        self.known.retain(|_, peer| !peer.ghost);
+    }
+
+    /// True if nobody can act as this instance: it is dead, has left, or has no key.
+    pub(super) fn is_over(&self, instance: InstanceId) -> bool {
+        match self.known.get(&instance) {
+            Some(peer) => peer.ghost || !peer.is_alive(),
+            None => !self.unknown.contains_key(&instance),
+        }
+    }
+
+    /// Documents of a dead instance never count.
+    pub(super) fn is_dead(&self, instance: InstanceId) -> bool {
+        self.known.get(&instance).is_some_and(Peer::is_dead)
+    }
+
+    /// Its documents were purged: what still comes is a late write.
+    pub(super) fn is_purged(&self, instance: InstanceId) -> bool {
+        self.known.get(&instance).is_some_and(|peer| {
+            peer.record.cleanup.as_ref().is_some_and(|cleanup| cleanup.phase == CleanupPhase::Purged)
+        })
+    }
+
+    /// Ready instances; without one, the draining one that leaves last.
+    pub(super) fn candidates(&self, own: Option<(InstanceId, InstanceState)>) -> Vec<InstanceId> {
+        let all = || {
+            let peers = self.known.iter().map(|(id, peer)| (*id, peer.record.state));
+            peers.chain(own)
+        };
+        let in_state = |wanted| move |(id, state)| (state == wanted).then_some(id);
+        let mut ready: Vec<InstanceId> = all().filter_map(in_state(InstanceState::Ready)).collect();
+        if ready.is_empty() {
+            ready.extend(all().filter_map(in_state(InstanceState::Draining)).max());
+        }
+        ready.sort_unstable();
+        ready
+    }
+}

@@ -1,0 +1,378 @@
+//! The driver's side of membership: the lease, the instances, claims, the fresh start, cleanups, another life.
+
+use futures_util::FutureExt;
+use presence_core::documents::{Document, Expect, Key};
+use presence_core::events::{Scope, Status, Sweep, labels};
+use presence_core::ids::{InstanceId, Sequence};
+use presence_core::membership::MembershipEffect;
+use presence_core::time::{Now, Tick};
+
+use super::Outgoing;
+use super::engine::{Driver, Ending};
+use super::io::{Completion, REFUSED_PAUSE, definite};
+use crate::plugins;
+use crate::store::{Followed, Put};
+
+/// Clocks may differ by so much, in milliseconds.
+const MAX_CLOCK_OFFSET: i64 = 1000;
+
+/// So many durations of cleanups wait for whoever asks for the metrics.
+const MAX_DURATIONS: usize = 1024;
+
+/// So many leftover documents wait to be deleted; more are found again when their partition is next read.
+const MAX_LEFTOVERS: usize = 65_536;
+
+impl Driver {
+    pub(super) fn handle_completion(&mut self, now: Now, completion: Completion) {
+        match completion {
+            Completion::Membership(key, document, result) => {
+                self.membership.handle_written(now, &key, &document, result);
+            }
+            Completion::Renewed(instance, renewal, result) => {
+                if instance == self.membership.instance() {
+                    self.membership.handle_renewed(now, renewal, result);
+                }
+            }
+            Completion::Instance(instance, last, found) => {
+                self.membership.handle_instance_read(now, instance, last, found);
+            }
+            Completion::Instances(snapshot, follower) => {
+                self.instances_follower = Some(follower);
+                self.membership.handle_loaded(now, &snapshot.documents);
+            }
+            Completion::Claims(snapshot) => {
+                let claim = |(key, sequence, document): &(Key, Sequence, Document)| match (key, document) {
+                    (Key::Owner(partition), Document::Owner(claim)) => Some((*partition, *sequence, *claim)),
+                    _ => None,
+                };
+                let claims: Vec<_> = snapshot.documents.iter().filter_map(claim).collect();
+                self.claims_from = Some(snapshot.up_to);
+                self.membership.handle_claims(now, &claims);
+                self.follow_owned();
+            }
+            Completion::Sessions(instance, sessions) => {
+                self.membership.handle_sessions(now, instance, sessions);
+            }
+            Completion::Purged(Some(instance)) => self.membership.handle_purged(now, instance),
+            Completion::Purged(None) => self.membership.handle_all_purged(),
+            Completion::Owner(partition, owner) => {
+                self.membership.handle_owner(now, partition, owner);
+                if let Some(partition) = self.partitions.get_mut(&partition) {
+                    partition.fenced = false;
+                }
+                self.touched.insert(partition);
+            }
+            Completion::Loaded(partition, load, snapshot) => self.load(now, partition, load, snapshot),
+            Completion::Following(partitions, from, follower) => {
+                self.followed_from(now, partitions, from, follower)
+            }
+            Completion::Document(instance, user, result) => {
+                self.document_written(now, instance, &user, result)
+            }
+            Completion::Statuses(written) => self.handle_statuses(now, written),
+            Completion::Checkpointed(partition, claim) => self.checkpointed(now, partition, claim),
+            Completion::Found(partition, user, record) => {
+                if let Some(partition) = self.partitions.get_mut(&partition) {
+                    partition.tracker.handle_found(&user, record.as_ref());
+                }
+                self.touched.insert(partition);
+            }
+            Completion::Record(user, record) => {
+                self.reads_in_flight -= 1;
+                self.watchers.handle_record(&user, record);
+                self.read_records();
+            }
+            Completion::Unread(user) => {
+                self.reads_in_flight -= 1;
+                self.reads.push_back(user);
+                self.read_records();
+            }
+            Completion::Clock(offset) => self.handle_clock(offset),
+            Completion::Nothing => {}
+        }
+    }
+
+    pub(super) fn stop(&mut self, error: Option<String>) {
+        let undelivered_list =
+            if self.undelivered > 0 { self.plugins.unsettled_list(100) } else { Vec::new() };
+        self.stopped = Some(Ending { error, undelivered: self.undelivered, undelivered_list });
+    }
+
+    pub(super) fn handle_instance_updates(&mut self, now: Now, updates: Vec<Followed>) {
+        for followed in updates {
+            match followed {
+                Followed::Update(update) => self.membership.handle_update(now, &update),
+                Followed::Lost(reason) => {
+                    tracing::warn!(reason, "updates of the instances were missed: reading them again");
+                    self.gaps += 1;
+                    self.instances_follower = None;
+                    self.load_instances();
+                }
+            }
+        }
+    }
+
+    /// Returns true when there was nothing to do.
+    pub(super) fn carry_out_membership(&mut self, now: Now) -> bool {
+        let mut quiet = true;
+        while let Some(effect) = self.membership.poll_effect() {
+            quiet = false;
+            self.carry_out_effect(now, effect);
+        }
+        quiet
+    }
+
+    fn carry_out_effect(&mut self, now: Now, effect: MembershipEffect) {
+        match effect {
+            MembershipEffect::Load => self.load_instances(),
+            MembershipEffect::LoadClaims => self.load_claims(),
+            MembershipEffect::Renew { instance, renewal, record, expect, ttl } => {
+                let (key, document) = (Key::Instance(instance), Document::Instance(record));
+                self.renew(
+                    instance,
+                    renewal,
+                    Put { key, document, expect: Expect::Last(expect), lease: Some(ttl) },
+                );
+            }
+            MembershipEffect::ReadInstance { instance, last } => self.read_instance(instance, last),
+            MembershipEffect::Write { key, document, expect, lease } => {
+                self.write(Put { key, document, expect, lease });
+            }
+            MembershipEffect::ReadOwner(partition) => self.read_owner(partition),
+            MembershipEffect::Everything(run) => {
+                tracing::info!(run = &*run, "fresh start: plugins clean up everything");
+                let (cause, scope) = (labels::FRESH_START.into(), Scope::Everything);
+                let sweep = Sweep { cause, scope, chunk: 0, last: true, run };
+                self.plugins.submit(plugins::Event::Cleanup(sweep.into()));
+            }
+            MembershipEffect::PurgeAll => self.purge(None),
+            MembershipEffect::Own(partition, claim) => self.own(now, partition, claim),
+            MembershipEffect::Adopt(id, claim) => {
+                if let Some(partition) = self.partitions.get_mut(&id) {
+                    partition.tracker.handle_adopted(claim);
+                    partition.fenced = false;
+                }
+                self.touched.insert(id);
+            }
+            MembershipEffect::Surrender(partition) => self.surrender(now, partition),
+            MembershipEffect::CutHooks(partition) => {
+                tracing::warn!(%partition, timeout = ?self.config.handover_timeout, "hooks took longer than cluster.handover_timeout: they are cut off");
+                self.plugins.withdraw(partition, true);
+            }
+            MembershipEffect::Lose(partition) => self.lose(partition),
+            MembershipEffect::InstanceLost { instance, heard } => self.instance_lost(now, instance, heard),
+            MembershipEffect::ReadSessions(instance) => {
+                self.cleanups_begun.insert(instance, now.tick);
+                self.read_sessions(instance);
+            }
+            MembershipEffect::Tell { plugin, sweep } => {
+                self.plugins.submit_to(&plugin, plugins::Event::Cleanup(sweep.into()));
+            }
+            MembershipEffect::Purge(instance) => self.purge(Some(instance)),
+            MembershipEffect::CleanedUp(instance) => {
+                let took = self.cleanups_begun.remove(&instance).map(|begun| now.tick.since(begun));
+                tracing::info!(%instance, ?took, "cleaned up after a dead instance");
+                if self.cleanup_durations.len() < MAX_DURATIONS {
+                    self.cleanup_durations.extend(took);
+                }
+            }
+            MembershipEffect::Permit(until) => {
+                if self.config.shared {
+                    self.plugins.permit(until);
+                }
+            }
+            MembershipEffect::Ready => {
+                tracing::info!(
+                    instance = %self.membership.instance(),
+                    partitions = self.partitions.len(),
+                    generation = self.membership.generation(),
+                    "ready"
+                );
+            }
+            MembershipEffect::Reborn => self.reborn(now),
+            MembershipEffect::Wiped => self.wiped(now),
+            MembershipEffect::Leave { last, record } => self.give_up_lease(last, record),
+            MembershipEffect::BootTimedOut => {
+                tracing::error!(
+                    timeout = ?self.config.presence.boot_timeout,
+                    plugins = ?self.plugins.unsettled_list(10),
+                    "cleanup of everything is not done within presence.boot_timeout: the host opens without \
+                     it; the plugins named hear of nothing else before it succeeds"
+                );
+            }
+            MembershipEffect::Fail(error) => self.stop(Some(error.to_string())),
+            MembershipEffect::Namesake { instance, host } => {
+                tracing::warn!(%instance, host, "another live host has this one's name: give each its own host.name");
+            }
+            MembershipEffect::OtherPlugins { instance, host } => {
+                tracing::warn!(%instance, host, "another host runs other plugins: hooks depend on which host owns a user");
+            }
+        }
+    }
+
+    fn instance_lost(&mut self, now: Now, instance: InstanceId, heard: Tick) {
+        tracing::warn!(%instance, silent = ?now.tick.since(heard), "an instance was declared dead: its sessions are over");
+        for (id, partition) in &mut self.partitions {
+            partition.tracker.handle_instance_lost(now, instance, heard);
+            self.touched.insert(*id);
+        }
+    }
+
+    /// This host was declared dead: it goes on as another instance, its clients stay connected.
+    fn reborn(&mut self, now: Now) {
+        let old = self.membership.instance();
+        let instance = self.new_instance_id(now);
+        tracing::warn!(%old, new = %instance, sessions = self.connections.len(), "this instance was declared dead while it was away: it comes back as another one");
+        self.plugins.drop_sessions(old);
+        // Whatever was asked on behalf of the old instance is of no interest any more.
+        self.life = std::sync::Arc::new(());
+        self.cleanups_begun.clear();
+        let nonce = self.random.u64(..);
+        self.membership.handle_reborn(now, instance, nonce);
+        // The claims that are asked for with the old life may be lost on the way.
+        if self.claims_from.is_none() {
+            self.load_claims();
+        }
+        let mut ids = std::mem::take(&mut self.random);
+        let keys = self.sessions.handle_reborn(instance, || new_session_id(&mut ids, now));
+        self.random = ids;
+        for key in keys {
+            let (Some(view), Some(outbox)) = (self.sessions.session(key), self.connections.get(&key)) else {
+                continue;
+            };
+            let status = if view.status == Status::Idle { Status::Idle } else { Status::Online };
+            outbox.push(Outgoing::Welcome(view.id, instance, status));
+        }
+    }
+
+    /// A UUIDv7, as session ids are.
+    fn new_instance_id(&mut self, now: Now) -> InstanceId {
+        match new_session_id(&mut self.random, now) {
+            presence_core::ids::SessionId::Hosted(id) => InstanceId(id),
+            presence_core::ids::SessionId::Held(_) => self.membership.instance(),
+        }
+    }
+
+    /// The store was recreated: what this host knows is told again.
+    fn wiped(&mut self, now: Now) {
+        tracing::error!("the store was recreated: everything that this host knows is written again");
+        self.sessions.handle_reassert();
+        self.stop_following();
+        self.load_claims();
+        for partition in self.partitions.values_mut() {
+            // Nothing is read or written before the partition is claimed again.
+            partition.life = std::sync::Arc::new(());
+            partition.batch += 1;
+            partition.fenced = true;
+            partition.surrender = None;
+        }
+        self.instances_follower = None;
+        let _ = now;
+        self.load_instances();
+    }
+
+    fn handle_clock(&mut self, offset: Option<i64>) {
+        let off = offset.filter(|offset| offset.abs() > MAX_CLOCK_OFFSET);
+        match (self.clock_off, off) {
+            (None, Some(offset)) => tracing::error!(
+                offset_ms = offset,
+                "this machine's clock is not that of the NATS server: this host takes no clients before it is right"
+            ),
+            (Some(_), None) if offset.is_some() => tracing::info!("this machine's clock is right again"),
+            _ => {}
+        }
+        if offset.is_some() {
+            self.clock_off = off;
+        }
+    }
+
+    /// Notes a document that nobody will clean up.
+    pub(super) fn leave_over(&mut self, user: presence_core::ids::UserId, instance: InstanceId) {
+        if self.leftovers.len() < MAX_LEFTOVERS {
+            self.leftovers.push_back((user, instance));
+        }
+    }
+
+    /// Deletes documents of instances that are gone.
+    pub(super) fn sweep_leftovers(&mut self) {
+        for _ in 0..self.leftovers.len().min(1000) {
+            let Some((user, instance)) = self.leftovers.pop_front() else { break };
+            if self.membership.is_alive(instance) {
+                self.leftovers.push_back((user, instance));
+                continue;
+            }
+            let (partition, leaf) = self.config.layout.place(&user);
+            let (store, life) = (self.store.clone(), std::sync::Arc::downgrade(&self.life));
+            let key = Key::Sessions(partition, leaf, user, instance);
+            let operation = async move {
+                if let Some(Err(error)) = definite(&life, || store.delete(key.clone(), Expect::Any)).await {
+                    tracing::debug!(?key, %error, "a leftover document could not be deleted");
+                }
+                Completion::Nothing
+            };
+            self.start(operation.boxed());
+        }
+    }
+
+    fn document_written(
+        &mut self,
+        now: Now,
+        instance: InstanceId,
+        user: &presence_core::ids::UserId,
+        result: Result<(), crate::store::StoreError>,
+    ) {
+        if instance != self.sessions.instance() {
+            return;
+        }
+        match result {
+            Ok(()) => self.sessions.handle_document_acked(now, user),
+            Err(error) => {
+                tracing::error!(%user, %error, "a session document was refused; it is written again");
+                self.sessions.handle_document_failed(now, user);
+            }
+        }
+    }
+
+    /// Writes the session documents that changed. Returns true when there was nothing to do.
+    pub(super) fn write_documents(&mut self) -> bool {
+        let mut quiet = true;
+        while let Some(write) = self.sessions.poll_document() {
+            quiet = false;
+            let instance = self.sessions.instance();
+            let (partition, leaf) = self.config.layout.place(&write.user);
+            let key = Key::Sessions(partition, leaf, write.user.clone(), instance);
+            let (store, life) = (self.store.clone(), std::sync::Arc::downgrade(&self.life));
+            let operation = async move {
+                let result = match write.document {
+                    Some(document) => {
+                        let document = Document::Sessions(document);
+                        let put = Put { key, document, expect: Expect::Any, lease: None };
+                        definite(&life, || store.put(put.clone())).await.map(|put| put.map(|_| ()))
+                    }
+                    None => definite(&life, || store.delete(key.clone(), Expect::Any)).await,
+                };
+                let Some(result) = result else { return Completion::Nothing };
+                if result.is_err() {
+                    // What is refused now may be accepted later, not at once.
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                }
+                Completion::Document(instance, write.user, result)
+            };
+            self.start(operation.boxed());
+        }
+        quiet
+    }
+
+    /// True if the store has been away for too long.
+    pub(super) fn is_away(&self, now: Now) -> bool {
+        self.away_since.is_some_and(|since| now.tick.since(since) > self.config.unready_after)
+    }
+}
+
+/// A UUIDv7: RFC 9562, section 5.7.
+pub(super) fn new_session_id(random: &mut fastrand::Rng, now: Now) -> presence_core::ids::SessionId {
+    let mut bytes = [0; 10];
+    bytes.copy_from_slice(&random.u128(..).to_le_bytes()[..10]);
+    let id = uuid::Builder::from_unix_timestamp_millis(now.wall.0, &bytes).into_uuid();
+    presence_core::ids::SessionId::Hosted(id.as_u128())
+}
