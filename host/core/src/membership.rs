@@ -992,3 +992,6 @@ impl Membership {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

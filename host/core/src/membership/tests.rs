@@ -1,0 +1,363 @@
+//! Joining, booting, claiming, dying, cleaning up, leaving: several memberships over a model of the store.
+
+use super::*;
+
+mod world;
+use world::{PARTITIONS, TTL, World, session};
+
+/// Three hosts, ready.
+fn three() -> World {
+    let mut world = World::new();
+    for number in 1..=3 {
+        world.start(number);
+    }
+    world.pass(200);
+    world
+}
+
+#[test]
+fn a_lonely_host_declares_the_fresh_start_then_claims_everything_at_once() {
+    let mut world = World::new();
+    world.start(1);
+    assert!(world.host(1).ready, "a new store holds nobody up");
+    assert_eq!(world.everything, [(1, "3e8-1-0".to_owned())]);
+    world.assert_owned();
+    assert_eq!(world.member(1).generation(), 1);
+    assert!(world.member(1).is_last());
+}
+
+#[test]
+fn who_joins_takes_over_his_share_and_cleans_nothing() {
+    let world = three();
+    assert_eq!(world.everything.len(), 1);
+    assert!(world.hosts.values().all(|host| host.ready));
+    world.assert_owned();
+    assert!(world.hosts.values().all(|host| !host.owns.is_empty()));
+    assert!(world.host(1).log.iter().any(|line| line.starts_with("surrender")), "handed over, not taken");
+    assert!(world.told.is_empty());
+}
+
+#[test]
+fn i5_a_host_that_dies_is_declared_dead_and_cleaned_up_after_once() {
+    let mut world = three();
+    world.sessions.insert(InstanceId(2), (1..=600).map(|id| session(id, 2)).collect());
+    world.kill(2);
+    world.pass(TTL - 500);
+    assert_eq!(world.instance_state(2).unwrap().state, InstanceState::Ready, "its lease still runs");
+    world.pass(1000);
+    let record = world.instance_state(2).unwrap();
+    assert_eq!(record.state, InstanceState::Dead);
+    assert_eq!(record.cleanup.unwrap().phase, CleanupPhase::Purged);
+    let chunks: Vec<usize> = world.told.iter().map(|(_, _, sessions)| *sessions).collect();
+    assert_eq!(chunks, [256, 256, 88]);
+    for number in [1, 3] {
+        let lost = format!("lost {}", InstanceId(2));
+        assert_eq!(world.host(number).log.iter().filter(|line| **line == lost).count(), 1);
+        assert!(!world.member(number).counts(InstanceId(2)));
+    }
+    world.assert_owned();
+    world.pass(TTL * 3);
+    assert_eq!(world.told.len(), 3);
+    assert_eq!(world.everything.len(), 1);
+}
+
+#[test]
+fn a_dead_instance_without_sessions_gets_an_empty_cleanup() {
+    let mut world = three();
+    world.kill(3);
+    world.pass(TTL + 1000);
+    assert_eq!(world.told.iter().map(|told| (told.1, told.2)).collect::<Vec<_>>(), [(InstanceId(3), 0)]);
+}
+
+#[test]
+fn a_host_that_was_away_too_long_comes_back_as_another_one() {
+    let mut world = three();
+    world.host(2);
+    world.hosts.get_mut(&2).unwrap().paused = true;
+    world.pass(TTL * 2);
+    assert_eq!(world.instance_state(2).unwrap().state, InstanceState::Dead);
+    world.assert_owned();
+    world.hosts.get_mut(&2).unwrap().paused = false;
+    world.pass(1000);
+    assert!(world.host(2).log.contains(&"reborn".to_owned()));
+    assert_eq!(world.member(2).instance(), InstanceId(1001));
+    assert!(world.member(2).is_ready());
+    world.assert_owned();
+    assert!(!world.host(2).owns.is_empty());
+    assert_eq!(world.told.len(), 1, "only the old life is cleaned up after");
+}
+
+#[test]
+fn after_an_outage_everybody_has_the_time_to_come_back() {
+    let mut world = three();
+    for host in world.hosts.values_mut() {
+        host.paused = true;
+    }
+    world.pass(TTL * 3);
+    for host in world.hosts.values_mut() {
+        host.paused = false;
+    }
+    world.pass(TTL * 3);
+    assert_eq!((world.told.len(), world.everything.len()), (0, 1), "nobody died, nothing was begun afresh");
+    for number in 1..=3 {
+        assert!(world.member(number).is_ready());
+        assert_eq!(world.instance_state(number).unwrap().state, InstanceState::Ready);
+    }
+    world.assert_owned();
+}
+
+#[test]
+fn a_rolling_restart_hands_everything_over() {
+    let mut world = three();
+    for number in 1..=3 {
+        world.start(number + 10);
+        let now = world.now();
+        world.member(number).handle_drain(now);
+        world.settle();
+        world.pass(500);
+        assert!(world.host(number).owns.is_empty(), "handed over to the ready ones");
+        assert!(!world.member(number).is_last());
+        let now = world.now();
+        world.member(number).handle_leave(now, true);
+        world.settle();
+        assert!(world.member(number).has_left());
+        world.kill(number);
+        world.assert_owned();
+    }
+    world.pass(TTL * 10);
+    assert_eq!((world.told.len(), world.everything.len()), (0, 1));
+    assert!(world.instance_state(1).is_none(), "the record of one that left goes after a while");
+}
+
+#[test]
+fn a_host_that_leaves_unsettled_is_cleaned_up_after() {
+    let mut world = three();
+    let now = world.now();
+    world.member(1).handle_drain(now);
+    world.settle();
+    world.member(1).handle_leave(now, false);
+    world.settle();
+    assert!(world.member(1).has_left());
+    world.kill(1);
+    world.pass(TTL * 2);
+    assert_eq!(world.told.iter().map(|told| told.1).collect::<Vec<_>>(), [InstanceId(1)]);
+    world.assert_owned();
+}
+
+#[test]
+fn the_last_host_closes_the_boot_so_that_the_next_need_not_wait() {
+    let mut world = World::new();
+    world.start(1);
+    let now = world.now();
+    world.member(1).handle_drain(now);
+    assert!(world.member(1).is_last());
+    world.member(1).handle_leave(now, true);
+    world.settle();
+    world.kill(1);
+    world.start(2);
+    assert!(world.host(2).ready);
+    assert_eq!(world.everything.len(), 2);
+    assert_eq!(world.member(2).generation(), 2);
+}
+
+#[test]
+fn i5_everything_runs_once_when_all_were_gone() {
+    let mut world = three();
+    for number in 1..=3 {
+        world.kill(number);
+    }
+    world.pass(TTL + 500);
+    for number in 11..=13 {
+        world.start(number);
+    }
+    world.pass(TTL / 2);
+    assert!(world.hosts.values().all(|host| !host.ready), "the old ones may still come back");
+    world.pass(TTL * 2);
+    assert!(world.hosts.values().all(|host| host.ready));
+    assert_eq!(world.everything.len(), 2);
+    world.assert_owned();
+    world.pass(TTL * 4);
+    assert!(world.told.is_empty(), "everything covers them all");
+}
+
+#[test]
+fn i5_hosts_that_are_restarted_while_their_old_leases_run_are_cleaned_up_after_one_by_one() {
+    let mut world = three();
+    for number in 1..=3 {
+        world.kill(number);
+    }
+    for number in 11..=13 {
+        world.start(number);
+    }
+    world.pass(TTL * 3);
+    assert!(world.hosts.values().all(|host| host.ready));
+    assert_eq!(world.everything.len(), 1, "there always was somebody who looked alive");
+    let mut dead: Vec<InstanceId> = world.told.iter().map(|told| told.1).collect();
+    dead.sort_unstable();
+    assert_eq!(dead, [1, 2, 3].map(InstanceId));
+    world.assert_owned();
+}
+
+#[test]
+fn another_host_takes_over_the_fresh_start_of_one_that_dies() {
+    let mut world = three();
+    for number in 1..=3 {
+        world.kill(number);
+    }
+    world.start(11);
+    world.start(12);
+    // The first to declare it dies before it opens: its boot record stays.
+    let boot = BootRecord { generation: 2, phase: BootPhase::Cleaning, by: InstanceId(99) };
+    let (last, _) = world.get(&Key::Boot).unwrap();
+    world.put(Key::Boot, Document::Boot(boot), &Expect::Last(last), None).unwrap();
+    world.pass(TTL * 3);
+    assert!(world.hosts.values().all(|host| host.ready));
+    assert_eq!(world.everything.len(), 2, "the first start and the one that was taken over");
+    assert_eq!(world.member(11).generation(), 3);
+}
+
+#[test]
+fn a_cleanup_is_resumed_where_it_stands() {
+    let mut world = three();
+    world.sessions.insert(InstanceId(77), (1..=300).map(|id| session(id, 77)).collect());
+    let cleanup = Cleanup {
+        phase: CleanupPhase::Telling,
+        by: Some(InstanceId(78)),
+        declared_at: Timestamp(1),
+        settled: [("webhook".to_owned(), 1)].into(),
+    };
+    let mut record = world.instance_state(1).unwrap();
+    (record.state, record.cleanup) = (InstanceState::Dead, Some(cleanup));
+    world.put(Key::Instance(InstanceId(77)), Document::Instance(record), &Expect::Any, None).unwrap();
+    world.settle();
+    assert_eq!(
+        world.told.iter().map(|told| told.2).collect::<Vec<_>>(),
+        [44],
+        "the first chunk was told before"
+    );
+    assert!(world.purged.contains(&InstanceId(77)));
+}
+
+#[test]
+fn who_is_only_known_by_documents_counts_until_a_renewal_has_come_back_then_is_judged() {
+    let mut world = three();
+    world.pass(TTL * 2);
+    let ghost = InstanceId(500);
+    world.sessions.insert(ghost, vec![session(1, 500)]);
+    let now = world.now();
+    for number in 1..=3 {
+        world.member(number).handle_seen(now, ghost);
+    }
+    world.settle();
+    assert!(world.member(1).counts(ghost));
+    assert!(world.told.is_empty());
+    world.pass(TTL);
+    assert!(!world.member(1).counts(ghost));
+    assert_eq!(world.told.iter().map(|told| (told.1, told.2)).collect::<Vec<_>>(), [(ghost, 1)]);
+}
+
+#[test]
+fn a_late_own_claim_is_adopted_or_given_back() {
+    let mut world = three();
+    let (partition, old) = world.host(1).owns.iter().next().map(|(id, claim)| (*id, *claim)).unwrap();
+    // An own claim without an answer lands a second time.
+    let claim = Claim { instance: Some(InstanceId(1)), nonce: 1 };
+    let newer = world.put(Key::Owner(partition), Document::Owner(claim), &Expect::Last(old), None).unwrap();
+    world.settle();
+    assert_eq!(world.host(1).owns[&partition], newer);
+    world.assert_owned();
+    // One lands on a partition that another host has taken since: it goes back to where it should be.
+    let (foreign, last) = world.host(2).owns.iter().next().map(|(id, claim)| (*id, *claim)).unwrap();
+    world.put(Key::Owner(foreign), Document::Owner(claim), &Expect::Last(last), None).unwrap();
+    world.settle();
+    world.pass(500);
+    world.assert_owned();
+    assert!(world.host(2).owns.contains_key(&foreign));
+}
+
+#[test]
+fn a_recreated_store_is_filled_from_memory_and_is_no_fresh_start() {
+    let mut world = three();
+    let before: Vec<Vec<PartitionId>> =
+        world.hosts.values().map(|host| host.owns.keys().copied().collect()).collect();
+    world.wipe();
+    world.pass(TTL * 3);
+    assert_eq!(world.everything.len(), 1);
+    assert!(world.told.is_empty());
+    world.assert_owned();
+    let after: Vec<Vec<PartitionId>> =
+        world.hosts.values().map(|host| host.owns.keys().copied().collect()).collect();
+    assert_eq!(before, after);
+    let Some((_, Document::Boot(boot))) = world.get(&Key::Boot) else { panic!("no boot record") };
+    assert_eq!((boot.generation, boot.phase), (1, BootPhase::Open));
+    assert!(world.hosts.values().all(|host| host.log.contains(&"wiped".to_owned())));
+}
+
+#[test]
+fn two_hosts_of_one_name_are_told_of() {
+    let mut world = three();
+    let mut record = world.instance_state(1).unwrap();
+    let key = Key::Instance(InstanceId(9));
+    for renewal in 1..=2 {
+        record.renewal = renewal;
+        let lease = Some(Duration::from_millis(TTL));
+        world.put(key.clone(), Document::Instance(record.clone()), &Expect::Any, lease).unwrap();
+        world.settle();
+    }
+    assert!(world.host(1).log.iter().any(|line| line.starts_with("Namesake")), "{:?}", world.host(1).log);
+    assert!(!world.host(2).log.iter().any(|line| line.starts_with("Namesake")));
+}
+
+#[test]
+fn another_slicing_or_format_is_reported_and_nothing_is_written() {
+    let wanted = crate::ids::Layout { partitions: PARTITIONS, leaves: 2 };
+    let found = crate::ids::Layout { partitions: 64, leaves: 16 };
+    for (meta, error) in [
+        (MetaRecord { format: 1, layout: found, epoch: 1 }, MembershipError::Layout { found, wanted }),
+        (MetaRecord { format: 2, layout: wanted, epoch: 1 }, MembershipError::Format { found: 2 }),
+    ] {
+        let mut world = World::new();
+        world.start(1);
+        let mut config = world.member(1).config.clone();
+        config.instance = InstanceId(5);
+        let mut membership = Membership::new(config);
+        membership.handle_start(Now::at(1));
+        assert_eq!(membership.poll_effect(), Some(MembershipEffect::Load));
+        membership.handle_loaded(Now::at(1), &[(Key::Meta, Sequence(1), Document::Meta(meta))]);
+        assert_eq!(membership.poll_effect(), Some(MembershipEffect::Fail(error)));
+        assert_eq!(membership.poll_effect(), None);
+    }
+}
+
+#[test]
+fn a_renewal_near_the_end_that_a_marker_wipes_is_no_lease() {
+    let mut lease = Lease::new(Duration::from_millis(TTL));
+    let first = lease.send(Tick(0));
+    lease.written(first, Sequence(5));
+    assert!(!lease.is_valid(Tick(1)), "an acknowledgement alone is no lease");
+    assert!(lease.shown(first, Sequence(5)));
+    assert_eq!(lease.valid_until(), Some(Tick(TTL)));
+    let second = lease.send(Tick(5900));
+    lease.written(second, Sequence(9));
+    assert!(lease.shown(second, Sequence(9)));
+    lease.ran_out(Sequence(10), Tick(6100));
+    assert!(!lease.is_valid(Tick(6100)));
+    assert_eq!((lease.last(), lease.next()), (Sequence(10), Some(Tick(6100))), "taken anew on the marker");
+}
+
+#[test]
+fn a_gap_between_renewals_takes_the_right_to_judge_for_a_whole_lease() {
+    let mut lease = Lease::new(Duration::from_millis(TTL));
+    let renew = |lease: &mut Lease, at: u64| {
+        let renewal = lease.send(Tick(at));
+        lease.written(renewal, Sequence(at + 1));
+        assert!(lease.shown(renewal, Sequence(at + 1)));
+    };
+    for at in [0, 2000, 4000, 6000] {
+        renew(&mut lease, at);
+    }
+    assert_eq!(lease.judges_from(Tick(6000)), Some(Tick(TTL)));
+    assert_eq!(lease.judges_from(Tick(9001)), None, "the next one is overdue");
+    renew(&mut lease, 9500);
+    assert_eq!(lease.judges_from(Tick(9500)), Some(Tick(9500 + TTL)));
+}
