@@ -72,6 +72,8 @@ pub struct Membership {
     boot_writing: bool,
     /// The generation that this instance belongs to; 0 before it has joined one.
     joined: u64,
+    /// The generation that it met when it came.
+    met: u64,
     /// The plugins have cleaned up everything; the documents of all sessions are gone.
     everything: (bool, bool),
     boot_due: Option<Tick>,
@@ -101,6 +103,7 @@ impl Membership {
             boot: None,
             boot_writing: false,
             joined: 0,
+            met: 0,
             everything: (false, false),
             boot_due: None,
             lease: Lease::new(config.instance_ttl),
@@ -205,7 +208,7 @@ impl Membership {
     pub fn handle_claim(&mut self, now: Now, partition: PartitionId, sequence: Sequence, claim: Claim) {
         self.ownership.handle_claim(partition, sequence, claim, self.instance);
         if let Some(owner) = claim.instance.filter(|owner| *owner != self.instance) {
-            self.peers.seen(now.tick, owner);
+            self.peers.seen(now.tick, owner, true);
         }
         self.unsettled = true;
         self.settle(now);
@@ -317,7 +320,7 @@ impl Membership {
             }
         }
         if let Some(other) = owner.and_then(|(_, claim)| claim.instance).filter(|id| *id != self.instance) {
-            self.peers.seen(now.tick, other);
+            self.peers.seen(now.tick, other, true);
         }
         self.unsettled = true;
         self.settle(now);
@@ -335,7 +338,7 @@ impl Membership {
     /// renewal that was sent afterwards has come back and the instance is still unknown.
     pub fn handle_seen(&mut self, now: Now, instance: InstanceId) {
         if instance != self.instance {
-            self.peers.seen(now.tick, instance);
+            self.peers.seen(now.tick, instance, false);
         }
     }
 
@@ -716,6 +719,7 @@ impl Membership {
         }
         if self.phase == Phase::Joining {
             self.phase = Phase::Surveying;
+            self.met = self.generation();
         }
         self.unsettled |= !self.ownership.is_settled(self.instance, &self.peers);
         let _ = now;
@@ -724,7 +728,7 @@ impl Membership {
     fn look_at_owners(&mut self, now: Now) {
         let owners: Vec<InstanceId> = self.ownership.owners().filter(|id| *id != self.instance).collect();
         for owner in owners {
-            self.peers.seen(now.tick, owner);
+            self.peers.seen(now.tick, owner, true);
         }
     }
 
@@ -868,6 +872,8 @@ impl Membership {
         if !self.has_to_judge() || self.lease.judges_from(now.tick).is_none_or(|from| from > now.tick) {
             return;
         }
+        let owners: BTreeSet<InstanceId> = self.ownership.owners().collect();
+        self.peers.forget_disowned(|id| owners.contains(&id));
         let candidates = self.peers.candidates(Some((self.instance, self.state)));
         let suspects = self.peers.iter().filter(|(_, peer)| peer.suspect && !peer.judging);
         let suspects: Vec<InstanceId> = suspects.map(|(id, _)| id).collect();
@@ -915,7 +921,6 @@ impl Membership {
         if cleaner_lives {
             self.phase = Phase::WaitingForBoot;
         } else if phase == Some(BootPhase::Open) && self.phase == Phase::WaitingForBoot {
-            self.peers.forgive();
             self.claim(now);
         } else if matches!(phase, None | Some(BootPhase::Closed))
             || self.lease.judges_from(now.tick).is_some_and(|from| from <= now.tick)
@@ -963,7 +968,6 @@ impl Membership {
             }
             BootPhase::Open => {
                 self.cleanups.close_all(self.instance, &self.peers);
-                self.peers.forgive();
                 self.claim(now);
             }
             BootPhase::Closed => {}
@@ -984,6 +988,10 @@ impl Membership {
         self.phase = Phase::Claiming;
         self.state = InstanceState::Ready;
         self.joined = self.generation();
+        if self.joined > self.met {
+            // A fresh start while this instance waited: `everything` covers whoever has no key.
+            self.peers.forgive();
+        }
         self.unsettled = true;
         if self.lease.is_in_flight() {
             self.lease.renew_at(now.tick + self.lease.interval() / 4);

@@ -19,6 +19,8 @@ pub(super) struct Peer {
     pub(super) judging: bool,
     /// It has no key: only documents tell of it. Its lease is over for certain.
     pub(super) ghost: bool,
+    /// Of a ghost: only a claim tells of it, no document.
+    pub(super) claim_only: bool,
 }
 
 impl Peer {
@@ -47,11 +49,20 @@ pub(super) enum News {
     Died(Tick),
 }
 
+/// An instance without a key.
+#[derive(Clone, Copy, Debug)]
+struct Unknown {
+    /// When it was first seen.
+    seen: Tick,
+    /// In claims alone.
+    claim_only: bool,
+}
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Peers {
     known: BTreeMap<InstanceId, Peer>,
     /// Seen in documents or claims, not among the instances: since when.
-    unknown: BTreeMap<InstanceId, Tick>,
+    unknown: BTreeMap<InstanceId, Unknown>,
 }
 
 impl Peers {
@@ -89,6 +100,7 @@ impl Peers {
                 suspect: false,
                 judging: false,
                 ghost: false,
+                claim_only: false,
             };
             self.known.insert(instance, peer);
             return if died { News::Died(now) } else { News::Changed };
@@ -154,20 +166,28 @@ impl Peers {
         }
     }
 
-    /// A document or claim names this instance.
-    pub(super) fn seen(&mut self, now: Tick, instance: InstanceId) {
-        if !self.known.contains_key(&instance) {
-            self.unknown.entry(instance).or_insert(now);
+    /// A claim, or (not `claim_only`) a document names this instance.
+    pub(super) fn seen(&mut self, now: Tick, instance: InstanceId, claim_only: bool) {
+        match self.known.get_mut(&instance) {
+            Some(peer) => peer.claim_only &= claim_only,
+            None => {
+                let unknown = self.unknown.entry(instance).or_insert(Unknown { seen: now, claim_only });
+                unknown.claim_only &= claim_only;
+            }
         }
     }
 
     /// An own renewal, sent then, has come back: who was seen before and is still unknown has no key. It becomes a
     /// suspect. True if there was any.
     pub(super) fn settle_unknown(&mut self, sent: Tick) -> bool {
-        let settled: Vec<InstanceId> =
-            self.unknown.iter().filter(|(_, seen)| **seen < sent).map(|(id, _)| *id).collect();
-        for instance in &settled {
-            let seen = self.unknown.remove(instance).unwrap_or(sent);
+        let settled: Vec<(InstanceId, Unknown)> = self
+            .unknown
+            .iter()
+            .filter(|(_, unknown)| unknown.seen < sent)
+            .map(|(id, unknown)| (*id, *unknown))
+            .collect();
+        for (instance, Unknown { seen, claim_only }) in &settled {
+            self.unknown.remove(instance);
             let record = InstanceRecord {
                 host: String::new(),
                 // No candidate for anything, and it does not hold up a fresh start.
@@ -180,14 +200,20 @@ impl Peers {
             let peer = Peer {
                 record,
                 sequence: Sequence(0),
-                heard: seen,
+                heard: *seen,
                 suspect: true,
                 judging: false,
                 ghost: true,
+                claim_only: *claim_only,
             };
             self.known.insert(*instance, peer);
         }
         !settled.is_empty()
+    }
+
+    /// Forgets ghosts that only claims told of which have gone to others since.
+    pub(super) fn forget_disowned(&mut self, owns: impl Fn(InstanceId) -> bool) {
+        self.known.retain(|id, peer| !peer.claim_only || owns(*id));
     }
 
     pub(super) fn has_unknown(&self) -> bool {
