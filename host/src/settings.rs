@@ -145,6 +145,66 @@ pub struct ClusterSettings {
 pub enum StoreKind {
     /// In this process: one host.
     Memory,
+    /// NATS JetStream: any number of hosts.
+    Nats(NatsSettings),
+}
+
+/// Where NATS is and what is kept there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatsSettings {
+    /// At least one, `nats://` or `tls://`, without user or password.
+    pub urls: Vec<String>,
+    /// How this host shows who it is.
+    pub auth: NatsAuth,
+    /// For `tls://`, or for all if anything is set.
+    pub tls: NatsTls,
+    /// Before all names and subjects: 1 to 32 letters, digits, `_` or `-`.
+    pub prefix: String,
+    /// Of each stream.
+    pub replicas: u8,
+    /// The same as in [`ClusterSettings`].
+    pub instance_ttl: Duration,
+}
+
+/// How a host shows NATS who it is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum NatsAuth {
+    /// Not at all.
+    None,
+    /// A `.creds` file.
+    Credentials(PathBuf),
+    /// A file with the seed of an nkey.
+    Nkey(PathBuf),
+    /// A token.
+    Token(String),
+    /// A name and a password.
+    User {
+        /// The name.
+        user: String,
+        /// The password.
+        password: String,
+    },
+}
+
+impl std::fmt::Debug for NatsAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NatsAuth::None => f.write_str("None"),
+            NatsAuth::Credentials(path) => f.debug_tuple("Credentials").field(path).finish(),
+            NatsAuth::Nkey(path) => f.debug_tuple("Nkey").field(path).finish(),
+            NatsAuth::Token(_) => f.write_str("Token(..)"),
+            NatsAuth::User { user, .. } => f.debug_struct("User").field("user", user).finish_non_exhaustive(),
+        }
+    }
+}
+
+/// Certificates for NATS; absolute paths of PEM files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NatsTls {
+    /// Whom to trust; none: whom the system trusts.
+    pub ca_file: Option<PathBuf>,
+    /// The own certificate and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
 }
 
 /// `[[plugin]]`

@@ -24,7 +24,9 @@ use presence_core::time::Timestamp;
 pub mod conformance;
 mod follower;
 pub mod memory;
+pub mod nats;
 mod notices;
+mod rules;
 pub mod token;
 
 pub use follower::{Feed, Followed, Follower};

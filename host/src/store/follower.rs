@@ -34,6 +34,7 @@ pub struct Feed {
 struct Shared {
     waiting: Mutex<Waiting>,
     filled: Notify,
+    abandoned: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +90,8 @@ impl Drop for Follower {
         let mut waiting = self.shared.lock();
         waiting.abandoned = true;
         waiting.updates = VecDeque::new();
+        drop(waiting);
+        self.shared.abandoned.notify_one();
     }
 }
 
@@ -137,6 +140,13 @@ impl Feed {
         waiting.lose(why);
         drop(waiting);
         self.shared.filled.notify_one();
+    }
+
+    /// Waits until the follower is dropped. For the one task that owns this feed.
+    pub async fn abandoned(&self) {
+        while !self.shared.lock().abandoned {
+            self.shared.abandoned.notified().await;
+        }
     }
 
     /// True when nobody follows any more: drop this feed.
@@ -256,6 +266,7 @@ mod tests {
     async fn either_end_may_leave() {
         let (feed, follower) = Feed::new(3);
         drop(follower);
+        feed.abandoned().await;
         assert!(feed.is_over());
         assert!(!feed.push(update(1, 1)));
 

@@ -15,9 +15,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::contents::Contents;
+use super::rules::{check_bucket, check_fit, check_lease};
 use super::{
-    Coverage, DeadLetter, Follower, MAX_DEAD_LETTERS, MIN_LEASE, Notice, Noticed, Notices, Put, Snapshot,
-    Store, StoreError, bucket_of, token,
+    Coverage, DeadLetter, Follower, MAX_DEAD_LETTERS, Notice, Noticed, Notices, Put, Snapshot, Store,
+    StoreError, bucket_of,
 };
 
 mod contents;
@@ -86,9 +87,7 @@ impl MemoryStore {
     fn write(&self, put: Put) -> Result<Sequence, StoreError> {
         check_fit(&put.key, &put.document)?;
         check_bucket(&put.key, &put.expect)?;
-        if put.lease.is_some_and(|lease| lease < MIN_LEASE) {
-            return Err(StoreError::Refused(format!("a lease must last at least {MIN_LEASE:?}")));
-        }
+        check_lease(put.lease)?;
         let leased = put.lease.is_some();
         let mut state = self.shared.lock();
         let sequence = state.bucket(put.key.bucket()).put(put)?;
@@ -189,25 +188,6 @@ async fn end_leases(shared: Weak<Shared>, lease_given: Arc<Notify>) {
     }
 }
 
-fn check_fit(key: &Key, document: &Document) -> Result<(), StoreError> {
-    if token::fits(key, document) {
-        Ok(())
-    } else {
-        Err(StoreError::Refused(format!("{} must not hold {document:?}", token::subject(key, ""))))
-    }
-}
-
-fn check_bucket(key: &Key, expect: &Expect) -> Result<(), StoreError> {
-    match expect {
-        Expect::Fence(fence, _) if fence.bucket() != key.bucket() => Err(StoreError::Refused(format!(
-            "{} can't fence {}: they are in different buckets",
-            token::subject(fence, ""),
-            token::subject(key, "")
-        ))),
-        _ => Ok(()),
-    }
-}
-
 impl Store for MemoryStore {
     fn put(&self, put: Put) -> BoxFuture<'static, Result<Sequence, StoreError>> {
         Box::pin(ready(self.write(put)))
@@ -303,7 +283,7 @@ mod tests {
     use presence_core::ids::PartitionId;
     use presence_core::time::Timestamp;
 
-    use crate::store::{Followed, SharedStore, conformance};
+    use crate::store::{Followed, MIN_LEASE, SharedStore, conformance};
 
     #[tokio::test(start_paused = true)]
     async fn the_memory_store_conforms() {

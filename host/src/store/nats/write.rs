@@ -1,0 +1,271 @@
+//! Writing: conditions as headers, leases, markers, batches under a fence. It knows what JetStream refuses and why.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_nats::{HeaderMap, header};
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, ready};
+use presence_core::documents::{Document, Expect, Key};
+use presence_core::ids::Sequence;
+
+use super::api::{self, Failure};
+use super::link::{self, Outgoing};
+use super::{Shared, lane, streams};
+use crate::store::rules::{check_bucket, check_fit};
+use crate::store::{Put, StoreError, token};
+
+/// So many documents are written as one batch: all or none of them.
+const MAX_BATCH: usize = 256;
+/// What a message may need besides its document.
+const OVERHEAD: usize = 1_024;
+/// How often a write that expects no document meets a new marker.
+const MAX_MARKERS: usize = 8;
+
+/// One message to be stored.
+#[derive(Clone)]
+pub(super) struct Write {
+    key: Key,
+    expect: Expect,
+    payload: Bytes,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Put,
+    /// So many whole seconds.
+    Leased(u64),
+    Marker,
+}
+
+impl Write {
+    pub(super) fn put(put: Put, payload: Bytes) -> Write {
+        // Never shorter than asked for.
+        let seconds = put.lease.map(|lease| lease.as_secs() + u64::from(lease.subsec_nanos() > 0));
+        let kind = seconds.map_or(Kind::Put, Kind::Leased);
+        Write { key: put.key, expect: put.expect, payload, kind }
+    }
+
+    pub(super) fn delete(key: Key, expect: Expect) -> Write {
+        Write { key, expect, payload: Bytes::new(), kind: Kind::Marker }
+    }
+
+    fn message(&self, prefix: &str) -> Outgoing {
+        let mut headers = HeaderMap::new();
+        match &self.expect {
+            Expect::Any => {}
+            Expect::Last(sequence) => expect_last(&mut headers, *sequence),
+            Expect::Fence(fence, sequence) => {
+                expect_fence(&mut headers, &token::subject(fence, prefix), *sequence)
+            }
+        }
+        match self.kind {
+            Kind::Put => {}
+            Kind::Leased(seconds) => headers.insert(header::NATS_MESSAGE_TTL, format!("{seconds}s")),
+            Kind::Marker => {
+                headers.insert(header::NATS_ROLLUP, "sub");
+                let life = streams::MARKER_LIFE.as_secs();
+                headers.insert(header::NATS_MESSAGE_TTL, format!("{life}s"));
+                headers.insert(api::KV_OPERATION, "PURGE");
+                // Without it the server would tell of an expiry when the marker goes.
+                headers.insert(header::NATS_MARKER_REASON, "Remove");
+            }
+        }
+        Outgoing { subject: token::subject(&self.key, prefix).into(), headers, payload: self.payload.clone() }
+    }
+
+    /// The key that the condition is about, and what it expects.
+    fn condition(&self) -> Option<(&Key, Sequence)> {
+        match &self.expect {
+            Expect::Any => None,
+            Expect::Last(sequence) => Some((&self.key, *sequence)),
+            Expect::Fence(fence, sequence) => Some((fence, *sequence)),
+        }
+    }
+
+    fn expecting(self, sequence: Sequence) -> Write {
+        let expect = match self.expect {
+            Expect::Any => Expect::Any,
+            Expect::Last(_) => Expect::Last(sequence),
+            Expect::Fence(fence, _) => Expect::Fence(fence, sequence),
+        };
+        Write { expect, ..self }
+    }
+}
+
+fn expect_last(headers: &mut HeaderMap, sequence: Sequence) {
+    headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, sequence.0.to_string());
+}
+
+fn expect_fence(headers: &mut HeaderMap, fence: &str, sequence: Sequence) {
+    expect_last(headers, sequence);
+    headers.insert("Nats-Expected-Last-Subject-Sequence-Subject", fence);
+}
+
+/// What became of a conflict.
+enum Judged {
+    /// It stands.
+    Conflict(Sequence),
+    /// No document was expected and there is none: this is its marker's sequence, or 0.
+    NothingThere(Sequence),
+}
+
+impl Shared {
+    /// Sends now; the answer is the future's.
+    pub(super) fn write(self: Arc<Shared>, write: Write) -> BoxFuture<'static, Result<Sequence, StoreError>> {
+        let answer = self.send(&write);
+        // A write without a condition can't meet a conflict: nothing of it need be kept.
+        let kept = write.condition().is_some().then_some(write);
+        Box::pin(async move {
+            let failure = match self.streams.noted(api::acknowledged(answer.await)) {
+                Ok(sequence) => return Ok(sequence),
+                Err(failure) => failure,
+            };
+            match (failure, kept) {
+                (Failure::Conflict(last), Some(write)) => self.write_again(write, last).await,
+                (failure, _) => Err(failure.into()),
+            }
+        })
+    }
+
+    fn send(&self, write: &Write) -> link::Answer {
+        self.link.request(lane(write.key.bucket()), write.message(&self.streams.names.prefix))
+    }
+
+    /// After a conflict.
+    async fn write_again(&self, mut write: Write, last: Option<Sequence>) -> Result<Sequence, StoreError> {
+        let mut last = last;
+        for _ in 0..MAX_MARKERS {
+            let Some((named, expected)) = write.condition() else {
+                break;
+            };
+            let marker = match self.judge(named, expected, last).await? {
+                Judged::Conflict(last) => return Err(StoreError::Conflict { last }),
+                Judged::NothingThere(marker) => marker,
+            };
+            let again = write.clone().expecting(marker);
+            match self.streams.noted(api::acknowledged(self.send(&again).await)) {
+                Ok(sequence) => return Ok(sequence),
+                Err(Failure::Conflict(newer)) => last = newer,
+                Err(failure) => return Err(failure.into()),
+            }
+            // What is expected stays "nothing".
+            write = write.expecting(Sequence(0));
+        }
+        Err(StoreError::Unavailable("the key is removed again and again".into()))
+    }
+
+    /// What a refused condition means, given the last sequence that the server told, if it did.
+    async fn judge(
+        &self,
+        named: &Key,
+        expected: Sequence,
+        told: Option<Sequence>,
+    ) -> Result<Judged, StoreError> {
+        match told {
+            Some(last) if expected != Sequence(0) => return Ok(Judged::Conflict(last)),
+            _ => {}
+        }
+        let last = self.last_of(named).await?;
+        Ok(match last {
+            None if expected == Sequence(0) => Judged::NothingThere(Sequence(0)),
+            None => Judged::Conflict(Sequence(0)),
+            Some(last) if expected == Sequence(0) && last.removal().is_some() => {
+                Judged::NothingThere(last.sequence)
+            }
+            Some(last) => Judged::Conflict(last.sequence),
+        })
+    }
+
+    /// Writes batch by batch. Each is done as a whole or not at all, whatever happens to the connection.
+    pub(super) fn write_fenced(
+        self: Arc<Shared>,
+        (fence, mut claim): (Key, Sequence),
+        documents: Vec<(Key, Document)>,
+    ) -> BoxFuture<'static, (Vec<Sequence>, Option<StoreError>)> {
+        let (bodies, refusal) = self.encode_all(&fence, documents);
+        let mut rest = bodies.into_iter();
+        let mut batch: Vec<Body> = rest.by_ref().take(MAX_BATCH).collect();
+        if batch.is_empty() {
+            return Box::pin(ready((Vec::new(), refusal)));
+        }
+        // The first one is sent now.
+        let mut sent = Some(self.send_batch(&fence, claim, &batch));
+        Box::pin(async move {
+            let mut written = Vec::new();
+            while !batch.is_empty() {
+                let answer = sent.take().unwrap_or_else(|| self.send_batch(&fence, claim, &batch));
+                match self.streams.noted(api::acknowledged(answer.await)) {
+                    Ok(last) => {
+                        let first = last.0 + 1 - batch.len() as u64;
+                        written.extend((first..=last.0).map(Sequence));
+                        batch = rest.by_ref().take(MAX_BATCH).collect();
+                    }
+                    Err(Failure::Conflict(last)) => match self.judge(&fence, claim, last).await {
+                        Ok(Judged::NothingThere(marker)) if marker != claim => claim = marker,
+                        Ok(Judged::NothingThere(last) | Judged::Conflict(last)) => {
+                            return (written, Some(StoreError::Conflict { last }));
+                        }
+                        Err(error) => return (written, Some(error)),
+                    },
+                    Err(failure) => return (written, Some(failure.into())),
+                }
+            }
+            (written, refusal)
+        })
+    }
+
+    /// Subjects and bytes up to the first document that can't be meant, and what is wrong with that.
+    fn encode_all(&self, fence: &Key, documents: Vec<(Key, Document)>) -> (Vec<Body>, Option<StoreError>) {
+        let largest = self.link.client().max_payload().saturating_sub(OVERHEAD);
+        let mut bodies = Vec::with_capacity(documents.len());
+        for (key, document) in documents {
+            let encoded = check_fit(&key, &document)
+                .and_then(|()| check_bucket(&key, &Expect::Fence(fence.clone(), Sequence(0))))
+                .and_then(|()| {
+                    token::encode_document(&key, &document)
+                        .map_err(|error| StoreError::Refused(error.to_string()))
+                });
+            let payload = match encoded {
+                Ok(payload) if payload.len() > largest => {
+                    let error = format!("{} bytes are too many: at most {largest}", payload.len());
+                    return (bodies, Some(StoreError::Refused(error)));
+                }
+                Ok(payload) => Bytes::from(payload),
+                Err(error) => return (bodies, Some(error)),
+            };
+            bodies.push((token::subject(&key, &self.streams.names.prefix).into(), payload));
+        }
+        (bodies, None)
+    }
+
+    fn send_batch(&self, fence: &Key, claim: Sequence, batch: &[Body]) -> link::Answer {
+        let fence_subject = token::subject(fence, &self.streams.names.prefix);
+        let number = self.batches.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{}-{number}", self.batch_prefix);
+        let mut messages: Vec<Outgoing> = Vec::with_capacity(batch.len());
+        for (place, (subject, payload)) in (1..).zip(batch) {
+            let mut headers = HeaderMap::new();
+            expect_fence(&mut headers, &fence_subject, claim);
+            if batch.len() > 1 {
+                headers.insert(header::NATS_BATCH_ID, id.as_str());
+                headers.insert(header::NATS_BATCH_SEQUENCE, place.to_string());
+            }
+            if batch.len() > 1 && place == batch.len() {
+                headers.insert(header::NATS_BATCH_COMMIT, "1");
+            }
+            messages.push(Outgoing { subject: subject.clone(), headers, payload: payload.clone() });
+        }
+        // Callers have something to write.
+        let last = messages.pop().unwrap_or_else(|| Outgoing {
+            subject: fence_subject.into(),
+            headers: HeaderMap::new(),
+            payload: Bytes::new(),
+        });
+        self.link.request_batch(lane(fence.bucket()), messages, last)
+    }
+}
+
+/// A subject and what goes there.
+type Body = (async_nats::Subject, Bytes);
