@@ -38,6 +38,7 @@ mod loading;
 mod log;
 pub mod metrics;
 mod outcomes;
+mod permit;
 mod plugin;
 mod problem;
 mod registry;

@@ -16,6 +16,11 @@
 //! - a trap uses up an attempt in every class: the plugin is broken, not the receiver;
 //! - **cleanup** is a barrier: running calls end first, later ones wait while it runs; in backoff only `everything`
 //!   holds others back;
+//! - **the permit** ([`Delivery::handle_permit`]): status hooks and cleanups start only if their deadline lies within
+//!   it; session hooks go on. A `lost` cleanup that is withheld holds nobody back, as in backoff; `everything` does: a
+//!   receiver that heard of sessions before it would forget them;
+//! - **what leaves** ([`Delivery::handle_withdraw`], [`Delivery::handle_drop_sessions`]) is dropped without a settlement;
+//!   a call that runs ends by itself, and its event is settled or dropped, never repeated;
 //! - the breaker opens after [`BREAKER_AFTER`] failures of the receiver in a row; then there is one probe per `max_backoff`
 //!   (a reload is probed at once), and no call that fails uses an attempt, not even one that began before. Traps neither
 //!   open it nor are free: else a broken plugin would never get to its dead letters.
@@ -35,6 +40,7 @@ use crate::time::Tick;
 
 mod breaker;
 mod lanes;
+mod leaving;
 mod words;
 pub use breaker::BREAKER_AFTER;
 use breaker::Breaker;
@@ -63,6 +69,12 @@ pub struct Delivery {
     backoff: Backoff,
     lanes: Lanes,
     ready: VecDeque<u32>,
+    /// Status lanes that were ready and not permitted, in their order.
+    withheld: VecDeque<u32>,
+    /// Status hooks and cleanups may run until then.
+    permit: Tick,
+    /// The last [`Delivery::poll_job`] found the permit too short.
+    withholding: bool,
     pauses: BTreeSet<(Tick, u32)>,
     cleanups: VecDeque<Cleanup>,
     /// How many of them are `everything`.
@@ -87,6 +99,9 @@ impl Delivery {
             config,
             generation,
             ready: VecDeque::new(),
+            withheld: VecDeque::new(),
+            permit: Tick(u64::MAX),
+            withholding: false,
             pauses: BTreeSet::new(),
             cleanups: VecDeque::new(),
             barriers: 0,
@@ -154,6 +169,25 @@ impl Delivery {
         self.backoff = Backoff::new(config.backoff, config.max_backoff, config.seed);
         self.config = config;
         self.generation = generation;
+        self.release();
+    }
+
+    /// Status hooks and cleanups start only if their deadline lies at or before `until`; at first nothing limits them.
+    /// Returns true if that may have released something: poll again.
+    pub fn handle_permit(&mut self, until: Tick) -> bool {
+        let extended = until > self.permit;
+        self.permit = until;
+        extended && self.release()
+    }
+
+    /// What is withheld is looked at again.
+    fn release(&mut self) -> bool {
+        let some = !self.withheld.is_empty() || (self.withholding && !self.cleanups.is_empty());
+        self.withholding = false;
+        while let Some(lane) = self.withheld.pop_back() {
+            self.ready.push_front(lane);
+        }
+        some
     }
 
     /// The next call to make, while fewer than `concurrency` run.
@@ -165,8 +199,10 @@ impl Delivery {
         if !self.breaker.admits(now) {
             return None;
         }
+        let permitted = now + self.config.deadline <= self.permit;
+        self.withholding = !permitted;
         match self.cleanups.front() {
-            Some(cleanup) if cleanup.due <= now => {
+            Some(cleanup) if cleanup.due <= now && permitted => {
                 if !self.running.is_empty() {
                     self.held = true;
                     return None;
@@ -187,7 +223,7 @@ impl Delivery {
             self.lanes.get_mut(lane).state = State::Ready;
             self.ready.push_back(lane);
         }
-        let lane = self.ready.pop_front()?;
+        let lane = self.next_lane(permitted)?;
         let entry = self.lanes.get_mut(lane);
         entry.state = State::Running;
         entry.head.tries += 1;
@@ -195,19 +231,30 @@ impl Delivery {
         Some(self.start(Some(lane), payload, attempt))
     }
 
+    /// The first lane that is ready and permitted; those before it are put aside.
+    fn next_lane(&mut self, permitted: bool) -> Option<u32> {
+        while let Some(lane) = self.ready.pop_front() {
+            if permitted || !self.lanes.get(lane).is_status() {
+                return Some(lane);
+            }
+            self.withheld.push_back(lane);
+        }
+        None
+    }
+
     /// The next event that is done with.
     pub fn poll_settled(&mut self) -> Option<Settled> {
         self.settled.pop_front()
     }
 
-    /// When [`Delivery::poll_job`], which has just had nothing, may have something; none: only after an event or a
-    /// verdict.
+    /// When [`Delivery::poll_job`], which has just had nothing, may have something; none: only after an event, a
+    /// verdict or a permit.
     pub fn poll_timeout(&self) -> Option<Tick> {
         if self.running.len() >= self.config.concurrency as usize || self.cleaning || self.held {
             return None;
         }
         let paused = self.pauses.first().map(|(due, _)| *due).filter(|_| self.barriers == 0);
-        let cleanup = self.cleanups.front().map(|cleanup| cleanup.due);
+        let cleanup = self.cleanups.front().map(|cleanup| cleanup.due).filter(|_| !self.withholding);
         let due = match (paused, cleanup) {
             (Some(paused), Some(cleanup)) => Some(paused.min(cleanup)),
             (paused, cleanup) => paused.or(cleanup),
@@ -228,8 +275,9 @@ impl Delivery {
             self.cleanups.front().is_some_and(|cleanup| cleanup.item.tries > 0 && !self.cleaning);
         let backing_off = self.pauses.len() + usize::from(paused_cleanup);
         Depth {
-            queued: self.waiting - backing_off - self.running.len(),
+            queued: self.waiting - backing_off - self.withheld.len() - self.running.len(),
             backing_off,
+            withheld: self.withheld.len(),
             running: self.running.len(),
         }
     }
@@ -326,7 +374,8 @@ impl Delivery {
 
     fn lane_verdict(&mut self, now: Tick, lane: u32, verdict: Verdict, free: bool) {
         let attempts = self.config.attempts;
-        let is_status = matches!(self.lanes.get(lane).head.payload, Payload::Status(_));
+        let entry = self.lanes.get_mut(lane);
+        let (is_status, leaving) = (entry.is_status(), std::mem::take(&mut entry.leaving));
         let (error, trapped, wish) = match verdict {
             Verdict::Delivered => return self.finish(lane, Settlement::Delivered),
             Verdict::Reject(error) => {
@@ -334,6 +383,7 @@ impl Delivery {
                 let reason = DeadLetterReason::Rejected;
                 return self.finish(lane, Settlement::DeadLetter { reason, error, attempts });
             }
+            Verdict::Cut if leaving => return self.drop_head(lane),
             Verdict::Cut => {
                 let entry = self.lanes.get_mut(lane);
                 entry.head.tries -= 1;
@@ -355,6 +405,9 @@ impl Delivery {
             let reason = if trapped { DeadLetterReason::Crashed } else { DeadLetterReason::Exhausted };
             let attempts = head.tries;
             return self.finish(lane, Settlement::DeadLetter { reason, error, attempts });
+        }
+        if leaving {
+            return self.drop_head(lane);
         }
         let failures = head.failures;
         head.error = Some(error.into());
@@ -384,19 +437,23 @@ impl Delivery {
         self.supersede(lane, items);
     }
 
-    /// The head of a lane is done with: the next one is ready.
     fn finish(&mut self, lane: u32, settlement: Settlement) {
+        let payload = self.take_head(lane);
+        self.settled.push_back(Settled { payload, settlement });
+    }
+
+    /// The head of a lane is done with: the next one is ready.
+    fn take_head(&mut self, lane: u32) -> Payload {
         self.waiting -= 1;
         let entry = self.lanes.get_mut(lane);
-        let payload = match entry.rest.pop_front() {
+        match entry.rest.pop_front() {
             Some(next) => {
                 entry.state = State::Ready;
                 self.ready.push_back(lane);
                 std::mem::replace(&mut entry.head, next).payload
             }
             None => self.lanes.remove(lane).payload,
-        };
-        self.settled.push_back(Settled { payload, settlement });
+        }
     }
 
     fn cleanup_verdict(&mut self, now: Tick, verdict: Verdict) {

@@ -139,7 +139,7 @@ const HOOK_COUNTERS: [(&str, &str, OfHook); 2] = [
     ("hook_delivered", "Hook calls that delivered", |hook| hook.delivered),
 ];
 
-const PLUGIN_COUNTERS: [(&str, &str, OfPlugin); 9] = [
+const PLUGIN_COUNTERS: [(&str, &str, OfPlugin); 11] = [
     ("plugin_dead_letters", "Events given up", |plugin| plugin.dead_letters),
     ("plugin_dead_letters_lost", "Dead letters that could only be logged", |plugin| plugin.dead_letters_lost),
     ("plugin_dead_letters_dropped", "Older dead letters that made room", |plugin| {
@@ -148,14 +148,21 @@ const PLUGIN_COUNTERS: [(&str, &str, OfPlugin); 9] = [
     ("plugin_retries", "Attempts that were put off to be repeated", |plugin| plugin.retries),
     ("plugin_coalesced", "Older transitions that gave way to newer ones", |plugin| plugin.coalesced),
     ("plugin_overflowed", "Events that found the queue full", |plugin| plugin.overflowed),
+    ("plugin_session_hooks_dropped", "Session events of an instance declared dead, dropped", |plugin| {
+        plugin.session_hooks_dropped
+    }),
+    ("plugin_withdrawn", "Transitions left to the next owner of their partition", |plugin| plugin.withdrawn),
     ("plugin_breaker_opened", "How often the breaker opened", |plugin| plugin.breaker_opened),
     ("plugin_guests_started", "Guests instantiated", |plugin| plugin.guests_started),
     ("plugin_log_bytes_cut", "Bytes of log text beyond limits.log", |plugin| plugin.log_bytes_cut),
 ];
 
-const PLUGIN_GAUGES: [(&str, &str, OfPlugin); 4] = [
+const PLUGIN_GAUGES: [(&str, &str, OfPlugin); 5] = [
     ("plugin_queue_depth", "Events waiting for their turn", |plugin| plugin.queued as u64),
     ("plugin_backing_off", "Events waiting to be repeated", |plugin| plugin.backing_off as u64),
+    ("plugin_withheld", "Events waiting until this host may act for the cluster", |plugin| {
+        plugin.withheld as u64
+    }),
     ("plugin_running", "Calls under way", |plugin| plugin.running as u64),
     ("plugin_breaker_open", "1 while the plugin is left alone", |plugin| u64::from(plugin.breaker_open)),
 ];
@@ -225,7 +232,7 @@ pub(super) mod tests {
             hook: Hook::UserOnline,
             calls: 6,
             delivered: 4,
-            failures: [(kinds[0], 1), (kinds[1], 0), (kinds[2], 1), (kinds[3], 0)],
+            failures: [(kinds[0], 1), (kinds[1], 0), (kinds[2], 1), (kinds[3], 0), (kinds[4], 2)],
             latency: Histogram { buckets: vec![(0.001, 2), (0.01, 3), (f64::INFINITY, 1)], sum_seconds: 0.5 },
         };
         PluginMetrics {
@@ -234,6 +241,8 @@ pub(super) mod tests {
             retries: 1,
             coalesced: 2,
             overflowed: 0,
+            session_hooks_dropped: 4,
+            withdrawn: 5,
             breaker_opened: 1,
             dead_letters: 3,
             dead_letters_lost: 0,
@@ -242,6 +251,7 @@ pub(super) mod tests {
             log_bytes_cut: 0,
             queued: 8,
             backing_off: 1,
+            withheld: 3,
             running: 2,
             breaker_open: true,
         }
@@ -279,6 +289,10 @@ pub(super) mod tests {
             "presence_gateway_errors_total{code=\"forbidden\"} 1",
             "presence_hook_calls_total{plugin=\"webhook\",hook=\"user-online\"} 6",
             "presence_hook_failures_total{plugin=\"webhook\",hook=\"user-online\",kind=\"trap\"} 1",
+            "presence_hook_failures_total{plugin=\"webhook\",hook=\"user-online\",kind=\"cut\"} 2",
+            "presence_plugin_session_hooks_dropped_total{plugin=\"webhook\"} 4",
+            "presence_plugin_withdrawn_total{plugin=\"webhook\"} 5",
+            "presence_plugin_withheld{plugin=\"webhook\"} 3",
             "presence_plugin_queue_depth{plugin=\"webhook\"} 8",
             "presence_plugin_breaker_open{plugin=\"webhook\"} 1",
             "presence_plugin_dead_letters_total{plugin=\"webhook\"} 3",

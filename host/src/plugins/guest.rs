@@ -68,7 +68,12 @@ pub(super) enum Failure {
     Trapped(String),
     /// The deadline passed while it waited for the host.
     Stalled(String),
+    /// The host ended the call for reasons of its own.
+    Cut,
 }
+
+/// What is said of a call that the host ended.
+pub(super) const CUT: &str = "the host ended the call";
 
 /// Why there is no guest.
 #[derive(Debug)]
@@ -152,13 +157,14 @@ impl Guest {
     ) -> Result<Answer, Failure> {
         self.calls += 1;
         let deadline = now + self.deadline;
+        let time_left = watch.bounds.left().map_or(self.deadline, |left| left.min(self.deadline));
         self.store.data_mut().deadline = deadline;
         self.store.set_epoch_deadline(1);
         self.store.data().log.begin(Some(payload.hook()));
         let context = types::Context {
             event_id: occasion.event_id,
             attempt: occasion.attempt,
-            time_left_ms: u32::try_from(self.deadline.as_millis()).unwrap_or(u32::MAX),
+            time_left_ms: u32::try_from(time_left.as_millis()).unwrap_or(u32::MAX),
             attributes: &[],
         };
         let call = dispatch(&mut self.store, &self.exports, context, payload);
@@ -295,6 +301,7 @@ fn outcome<T>(
             }
             Err(Failure::Trapped(reason))
         }
+        Err(Expired::Cut) => Err(Failure::Cut),
         Err(Expired::Computing) => Err(Failure::Trapped(out_of_time(deadline))),
         Err(Expired::Waiting) => Err(Failure::Stalled(format!(
             "it still waited for an answer from outside when limits.deadline ({}) had passed",

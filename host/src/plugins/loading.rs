@@ -12,11 +12,12 @@ use super::cache::{CodeCache, hex};
 use super::compile::CompileMode;
 use super::denials::Denials;
 use super::engine::GuestRuntime;
-use super::guest::{Failure, Guest, GuestState, HookIndices, NoGuest};
+use super::guest::{CUT, Failure, Guest, GuestState, HookIndices, NoGuest};
 use super::http::HttpAccess;
 use super::keyvalue::KeyValue;
 use super::keyvalue::host::GrantedBuckets;
 use super::linker::new_linker;
+use super::permit::Bounds;
 use super::problem::{MAX_FILE_BYTES, PluginError, Problem};
 use super::watch::Watch;
 use crate::settings::{Grants, Limits, PluginSettings};
@@ -162,7 +163,7 @@ impl Loader {
 
     /// Brings a guest to life and lets it go: types, memory and configuration are found wanting now or never.
     async fn try_out(&self, loaded: Arc<Loaded>) -> Result<(), Vec<Problem>> {
-        let trial = async move { Guest::start(&loaded, &mut Watch::new()).await.map(drop) };
+        let trial = async move { Guest::start(&loaded, &mut Watch::new(Bounds::none())).await.map(drop) };
         let ended = self.runtime.handle().spawn(trial).await;
         ended.map_err(|error| one(Problem::Host(error.to_string())))?.map_err(|no_guest| match no_guest {
             NoGuest::Types(problems) => problems,
@@ -180,6 +181,7 @@ impl Failure {
     pub(super) fn into_text(self) -> String {
         match self {
             Failure::Trapped(text) | Failure::Stalled(text) => text,
+            Failure::Cut => CUT.to_owned(),
         }
     }
 }

@@ -21,7 +21,7 @@ const BOUNDS_NANOS: [u64; 22] = {
     bounds
 };
 
-/// One plugin's numbers at one moment. All but the last four only grow.
+/// One plugin's numbers at one moment. All but the last five only grow.
 #[derive(Clone, Debug)]
 pub struct PluginMetrics {
     /// Its name.
@@ -34,6 +34,10 @@ pub struct PluginMetrics {
     pub coalesced: u64,
     /// Events that found the queue full.
     pub overflowed: u64,
+    /// Session events dropped because their instance was declared dead.
+    pub session_hooks_dropped: u64,
+    /// Transitions dropped because their partition went to another instance, which repeats them.
+    pub withdrawn: u64,
     /// How often the plugin was left alone after repeated failures.
     pub breaker_opened: u64,
     /// Events given up.
@@ -50,6 +54,8 @@ pub struct PluginMetrics {
     pub queued: usize,
     /// Events waiting to be repeated.
     pub backing_off: usize,
+    /// Events waiting until this host may act for the cluster.
+    pub withheld: usize,
     /// Calls under way.
     pub running: usize,
     /// True while the plugin is left alone.
@@ -66,7 +72,7 @@ pub struct HookMetrics {
     /// Calls that delivered.
     pub delivered: u64,
     /// Failures by kind, in the order of [`FailureKind::ALL`].
-    pub failures: [(FailureKind, u64); 4],
+    pub failures: [(FailureKind, u64); 5],
     /// How long calls took.
     pub latency: Histogram,
 }
@@ -92,20 +98,23 @@ pub enum FailureKind {
     Trap,
     /// It waited past its deadline, or no guest could be started.
     Stalled,
+    /// The host ended it: its permit was over, or its partition went to another instance. It used no attempt.
+    Cut,
 }
 
 impl FailureKind {
     /// All, in order.
-    pub const ALL: [FailureKind; 4] =
-        [FailureKind::Retry, FailureKind::Reject, FailureKind::Trap, FailureKind::Stalled];
+    pub const ALL: [FailureKind; 5] =
+        [FailureKind::Retry, FailureKind::Reject, FailureKind::Trap, FailureKind::Stalled, FailureKind::Cut];
 
-    /// `retry`, `reject`, `trap`, `stalled`: for labels.
+    /// `retry`, `reject`, `trap`, `stalled`, `cut`: for labels.
     pub fn as_str(self) -> &'static str {
         match self {
             FailureKind::Retry => "retry",
             FailureKind::Reject => "reject",
             FailureKind::Trap => "trap",
             FailureKind::Stalled => "stalled",
+            FailureKind::Cut => "cut",
         }
     }
 }
@@ -126,7 +135,7 @@ pub(super) struct PluginCounters {
 #[derive(Default)]
 struct HookCounters {
     delivered: AtomicU64,
-    failures: [AtomicU64; 4],
+    failures: [AtomicU64; 5],
     latency: [AtomicU64; BOUNDS_NANOS.len() + 1],
     nanos: AtomicU64,
 }

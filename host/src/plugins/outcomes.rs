@@ -1,11 +1,12 @@
 //! What became of events, gathered over all plugins for the driver. Knows no guest and no queue.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use presence_core::delivery::Payload;
 use presence_core::events::{Hook, Scope};
-use presence_core::ids::SessionId;
+use presence_core::ids::{InstanceId, PartitionId, SessionId};
 use tokio::sync::Notify;
 
 use super::Outcome;
@@ -21,8 +22,10 @@ pub(super) struct Outcomes {
 #[derive(Default)]
 struct State {
     ready: Vec<Outcome>,
-    /// Only events that more than one plugin was given.
+    /// Events that more than one plugin was given, or may be.
     shared: BTreeMap<Shared, Left>,
+    /// Partitions that are being withdrawn, and the plugins that have not done so.
+    withdrawals: BTreeMap<PartitionId, usize>,
 }
 
 /// An event whose outcome comes when all plugins have settled it.
@@ -36,6 +39,8 @@ struct Left {
     plugins: usize,
     /// How often the driver submitted the event: it is told as often.
     submitted: usize,
+    /// Whose session it is.
+    instance: Option<InstanceId>,
 }
 
 impl Shared {
@@ -45,6 +50,13 @@ impl Shared {
             Payload::Cleanup(sweep) if sweep.scope == Scope::Everything => {
                 Some(Shared::Everything(sweep.run.clone()))
             }
+            Payload::Cleanup(_) | Payload::Status(_) => None,
+        }
+    }
+
+    fn instance(payload: &Payload) -> Option<InstanceId> {
+        match payload {
+            Payload::Session(event) => Some(event.session.instance),
             Payload::Cleanup(_) | Payload::Status(_) => None,
         }
     }
@@ -68,14 +80,44 @@ impl Outcomes {
                 self.lock().ready.push(shared.outcome());
                 self.filled.notify_one();
             }
-            1 => {}
+            // A session's event is not given to one plugin while others still have it.
+            1 if matches!(shared, Shared::Session(..)) => {}
             plugins => {
                 let mut state = self.lock();
-                let left = state.shared.entry(shared).or_insert(Left { plugins: 0, submitted: 0 });
+                let instance = Shared::instance(payload);
+                let left = state.shared.entry(shared).or_insert(Left { plugins: 0, submitted: 0, instance });
                 left.plugins += plugins;
                 left.submitted += 1;
             }
         }
+    }
+
+    /// An event is for a plugin that does not want it, or that is not there.
+    pub(super) fn refuse(&self, plugin: &str, payload: &Payload) {
+        match Shared::of(payload) {
+            Some(_) => self.expect(payload, 0),
+            None => self.settle(&plugin.into(), std::iter::once(payload.clone())),
+        }
+    }
+
+    /// These sessions' events may have been dropped: nobody waits for the plugins that have not settled them.
+    pub(super) fn forget_sessions(&self, instance: InstanceId) {
+        self.lock().shared.retain(|_, left| left.instance != Some(instance));
+    }
+
+    /// So many plugins are about to withdraw a partition, and will say when they have.
+    pub(super) fn expect_withdrawal(&self, partition: PartitionId, plugins: usize) {
+        let mut state = self.lock();
+        *state.withdrawals.entry(partition).or_default() += plugins;
+        state.withdrawn(partition, 0);
+        drop(state);
+        self.filled.notify_one();
+    }
+
+    /// One plugin has withdrawn it.
+    pub(super) fn withdrawn(&self, partition: PartitionId) {
+        self.lock().withdrawn(partition, 1);
+        self.filled.notify_one();
     }
 
     /// One plugin has settled these events.
@@ -110,6 +152,16 @@ impl Outcomes {
 }
 
 impl State {
+    fn withdrawn(&mut self, partition: PartitionId, plugins: usize) {
+        if let Entry::Occupied(mut left) = self.withdrawals.entry(partition) {
+            *left.get_mut() -= plugins;
+            if *left.get() == 0 {
+                left.remove();
+                self.ready.push(Outcome::Withdrawn(partition));
+            }
+        }
+    }
+
     fn settle(&mut self, plugin: &Arc<str>, payload: &Payload) {
         if let Payload::Status(transition) = payload {
             self.ready.push(Outcome::Status {
@@ -146,6 +198,8 @@ impl State {
 mod tests {
     use futures_util::FutureExt;
 
+    use presence_core::events::Sweep;
+
     use super::*;
     use crate::plugins::testing::{session_event, transition};
 
@@ -167,6 +221,68 @@ mod tests {
         outcomes.settle(&b, [first.clone()].into_iter());
         assert_eq!(taken(&outcomes), [Shared::of(&first).unwrap().outcome()]);
         assert!(outcomes.lock().shared.is_empty());
+    }
+
+    fn sweep(scope: Scope) -> Payload {
+        let (cause, run) = ("test".into(), "1-1-0".into());
+        Payload::Cleanup(Sweep { cause, scope, chunk: 2, last: true, run }.into())
+    }
+
+    #[test]
+    fn everything_is_settled_once_for_each_time_it_was_submitted() {
+        let outcomes = Outcomes::default();
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let everything = || std::iter::once(sweep(Scope::Everything));
+        outcomes.expect(&sweep(Scope::Everything), 2);
+        outcomes.settle(&a, everything());
+        outcomes.expect(&sweep(Scope::Everything), 1);
+        outcomes.settle(&a, everything());
+        assert_eq!(taken(&outcomes), []);
+        outcomes.settle(&b, everything());
+        assert_eq!(taken(&outcomes), [Outcome::Everything, Outcome::Everything]);
+        outcomes.expect(&sweep(Scope::Everything), 1);
+        outcomes.settle(&a, everything());
+        assert_eq!(taken(&outcomes), [Outcome::Everything]);
+        assert!(outcomes.lock().shared.is_empty());
+    }
+
+    #[test]
+    fn a_plugin_that_is_not_there_has_settled_what_it_is_given() {
+        let outcomes = Outcomes::default();
+        let instance = InstanceId(9);
+        outcomes.refuse("gone", &sweep(Scope::Lost { instance, sessions: Arc::default() }));
+        outcomes.refuse("gone", &sweep(Scope::Everything));
+        let lost = Outcome::Lost { plugin: "gone".into(), instance, chunk: 2 };
+        assert_eq!(taken(&outcomes), [lost, Outcome::Everything]);
+    }
+
+    #[test]
+    fn nobody_waits_for_the_sessions_of_a_dead_instance() {
+        let outcomes = Outcomes::default();
+        let event = Payload::Session(session_event("alice", 1).into());
+        outcomes.expect(&event, 2);
+        outcomes.forget_sessions(InstanceId(9));
+        assert_eq!(outcomes.lock().shared.len(), 1);
+        outcomes.forget_sessions(InstanceId(1));
+        assert_eq!(outcomes.lock().shared.len(), 0);
+        assert_eq!(taken(&outcomes), []);
+    }
+
+    #[test]
+    fn a_partition_is_withdrawn_once_however_often_that_was_asked() {
+        let outcomes = Outcomes::default();
+        let partition = PartitionId(3);
+        outcomes.expect_withdrawal(partition, 0);
+        assert_eq!(taken(&outcomes), [Outcome::Withdrawn(partition)], "without plugins at once");
+        outcomes.expect_withdrawal(partition, 2);
+        outcomes.withdrawn(partition);
+        outcomes.expect_withdrawal(partition, 2);
+        outcomes.withdrawn(partition);
+        outcomes.withdrawn(partition);
+        assert_eq!(taken(&outcomes), []);
+        outcomes.withdrawn(partition);
+        assert_eq!(taken(&outcomes), [Outcome::Withdrawn(partition)]);
+        assert!(outcomes.lock().withdrawals.is_empty());
     }
 
     #[test]

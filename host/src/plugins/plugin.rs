@@ -2,12 +2,14 @@
 //! the core's.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use presence_core::delivery::{Delivery, DeliveryConfig, Job, JobId, Payload, Settled, Settlement, Verdict};
 use presence_core::events::Hook;
+use presence_core::ids::{InstanceId, PartitionId};
 use presence_core::time::Tick;
 use tokio::sync::Notify;
 
@@ -17,8 +19,9 @@ use super::failures::Failures;
 use super::loading::Loaded;
 use super::metrics::{PluginCounters, PluginMetrics};
 use super::outcomes::Outcomes;
+use super::permit::{Permit, Seat};
 use crate::clock::Clock;
-use crate::settings::DeliverySettings;
+use crate::settings::PluginSettings;
 use crate::store::DeadLetter;
 
 /// What all plugins share.
@@ -27,6 +30,7 @@ pub(super) struct Surroundings {
     pub(super) clock: Clock,
     pub(super) outcomes: Arc<Outcomes>,
     pub(super) dead_letters: DeadLetters,
+    pub(super) permit: Arc<Permit>,
 }
 
 /// A plugin and what is waiting for it.
@@ -41,6 +45,8 @@ pub(super) struct Plugin {
     work: Notify,
     /// `State::alarm` was set to an earlier time.
     alarm: Notify,
+    /// Whether there is anything in `State::withdrawals`.
+    withdrawing: AtomicBool,
 }
 
 struct State {
@@ -50,6 +56,16 @@ struct State {
     sleeping: usize,
     /// When a sleeping worker is to be woken because something in backoff is due.
     alarm: Option<Tick>,
+    /// One for each worker.
+    seats: Vec<Arc<Seat>>,
+    withdrawals: Vec<Withdrawal>,
+}
+
+/// A partition some of whose calls still run, or are settled and not passed on.
+struct Withdrawal {
+    partition: PartitionId,
+    /// Once none runs: the workers, by seat, who have yet to pass on what they held then.
+    holders: Option<Vec<usize>>,
 }
 
 /// A job for a worker.
@@ -61,7 +77,7 @@ pub(super) struct Task {
 
 impl Plugin {
     pub(super) fn new(loaded: Arc<Loaded>, surroundings: Surroundings) -> Plugin {
-        let config = delivery_config(&loaded.settings.delivery);
+        let config = delivery_config(&loaded.settings);
         Plugin {
             name: loaded.name.clone(),
             hooks: loaded.description.hooks.iter().copied().collect(),
@@ -73,10 +89,20 @@ impl Plugin {
                 loaded,
                 sleeping: 0,
                 alarm: None,
+                seats: Vec::new(),
+                withdrawals: Vec::new(),
             }),
             work: Notify::new(),
             alarm: Notify::new(),
+            withdrawing: AtomicBool::new(false),
         }
+    }
+
+    /// A seat for one more worker.
+    pub(super) fn new_seat(&self) -> Arc<Seat> {
+        let seat = Arc::new(Seat::default());
+        self.lock().seats.push(seat.clone());
+        seat
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -103,10 +129,86 @@ impl Plugin {
         self.settle(&mut settled);
     }
 
+    /// Status hooks and cleanups may run until then; `shorter` than it was. The permit that calls look at is set already.
+    pub(super) fn permit(&self, until: Tick, shorter: bool) {
+        let mut state = self.lock();
+        let wake = state.delivery.handle_permit(until) && state.sleeping > 0;
+        if shorter {
+            state.seats.iter().for_each(|seat| seat.wake());
+        }
+        drop(state);
+        if wake {
+            self.work.notify_last();
+        }
+    }
+
+    /// Drops what waits of a partition; what runs ends by itself or is cut. Once none is left the outcomes hear of it:
+    /// after everything of the partition that was settled.
+    pub(super) fn withdraw(&self, partition: PartitionId, cut: bool) {
+        let mut state = self.lock();
+        state.delivery.handle_withdraw(partition);
+        if cut {
+            for job in state.delivery.withdrawn_jobs(partition) {
+                state.seats.iter().for_each(|seat| seat.cut(job));
+            }
+        }
+        let again = state.withdrawals.iter().any(|withdrawal| withdrawal.partition == partition);
+        if !again {
+            state.withdrawals.push(Withdrawal { partition, holders: None });
+            self.withdrawing.store(true, SeqCst);
+        }
+        drop(state);
+        if again {
+            self.surroundings.outcomes.withdrawn(partition);
+        }
+        self.finish_withdrawals();
+    }
+
+    /// Whether workers are to pass on at once what they hold, and then to call [`Plugin::finish_withdrawals`].
+    pub(super) fn is_withdrawing(&self) -> bool {
+        self.withdrawing.load(SeqCst)
+    }
+
+    /// Tells the outcomes of partitions of which nothing is left.
+    pub(super) fn finish_withdrawals(&self) {
+        let mut state = self.lock();
+        let State { delivery, seats, withdrawals, .. } = &mut *state;
+        let mut done = Vec::new();
+        withdrawals.retain_mut(|Withdrawal { partition, holders }| {
+            if delivery.withdrawn_jobs(*partition).next().is_some() {
+                return true;
+            }
+            let holders = holders.get_or_insert_with(|| (0..seats.len()).collect());
+            holders.retain(|seat| seats[*seat].holds());
+            if holders.is_empty() {
+                done.push(*partition);
+            }
+            !holders.is_empty()
+        });
+        self.withdrawing.store(!withdrawals.is_empty(), SeqCst);
+        drop(state);
+        done.into_iter().for_each(|partition| self.surroundings.outcomes.withdrawn(partition));
+    }
+
+    /// Drops what waits of the sessions of an instance.
+    pub(super) fn drop_sessions(&self, instance: InstanceId) {
+        let dropped = self.lock().delivery.handle_drop_sessions(instance);
+        if dropped > 0 {
+            let plugin = &*self.name;
+            tracing::warn!(
+                plugin,
+                %instance,
+                dropped,
+                "session hooks of an instance that was declared dead were dropped: its cleanup tells of its sessions"
+            );
+        }
+    }
+
     /// Hands in a verdict and takes the next job, all under one lock. Without a job the worker must call
     /// [`Plugin::sleep`] and then come back with `slept`.
     pub(super) fn exchange(
         &self,
+        seat: &Seat,
         slept: bool,
         verdict: Option<(JobId, Verdict)>,
         generation: u64,
@@ -120,6 +222,10 @@ impl Plugin {
         }
         let job = state.delivery.poll_job(now);
         state.take_settled(settled);
+        seat.set_holds(!settled.is_empty());
+        if let Some(job) = &job {
+            seat.take(job.id);
+        }
         state.sleeping += usize::from(job.is_none());
         let (wake_another, set_alarm) = state.others(now, job.is_some());
         let task = job.map(|job| {
@@ -254,6 +360,8 @@ impl Plugin {
             retries: counts.retries,
             coalesced: counts.coalesced,
             overflowed: counts.overflowed,
+            session_hooks_dropped: counts.dropped,
+            withdrawn: counts.withdrawn,
             breaker_opened: counts.breaker_opened,
             dead_letters: counters.dead_letters.load(Relaxed),
             dead_letters_lost: counters.dead_letters_lost.load(Relaxed),
@@ -262,6 +370,7 @@ impl Plugin {
             log_bytes_cut: counters.log_bytes_cut.load(Relaxed),
             queued: depth.queued,
             backing_off: depth.backing_off,
+            withheld: depth.withheld,
             running: depth.running,
             breaker_open,
         }
@@ -292,13 +401,15 @@ impl State {
     }
 }
 
-fn delivery_config(settings: &DeliverySettings) -> DeliveryConfig {
+fn delivery_config(settings: &PluginSettings) -> DeliveryConfig {
+    let delivery = &settings.delivery;
     DeliveryConfig {
-        concurrency: settings.concurrency,
-        queue: settings.queue,
-        attempts: settings.attempts,
-        backoff: settings.backoff,
-        max_backoff: settings.max_backoff,
+        concurrency: delivery.concurrency,
+        queue: delivery.queue,
+        attempts: delivery.attempts,
+        backoff: delivery.backoff,
+        max_backoff: delivery.max_backoff,
+        deadline: settings.limits.deadline,
         seed: fastrand::u64(..),
     }
 }

@@ -21,6 +21,7 @@ use super::keyvalue::memory::MemoryKeyValue;
 use super::loading::{Loaded, Loader, PluginDescription};
 use super::metrics::PluginMetrics;
 use super::outcomes::Outcomes;
+use super::permit::Permit;
 use super::plugin::{Plugin, Surroundings};
 use super::problem::{PluginError, Problem};
 use super::worker::Worker;
@@ -81,7 +82,8 @@ impl PluginSet {
     fn start(runtime: Arc<GuestRuntime>, loaded: Vec<Arc<Loaded>>, deps: Deps) -> PluginSet {
         let outcomes = Arc::new(Outcomes::default());
         let (dead_letters, carry) = DeadLetters::new(deps.store, outcomes.clone());
-        let surroundings = Surroundings { clock: deps.clock, outcomes, dead_letters };
+        let permit = Arc::new(Permit::unlimited(deps.clock.clone()));
+        let surroundings = Surroundings { clock: deps.clock, outcomes, dead_letters, permit };
         let handle = runtime.handle().clone();
         let _inside = handle.enter();
         let mut tasks = vec![handle.spawn(carry)];
@@ -136,17 +138,30 @@ impl Plugins for PluginSet {
     fn submit_to(&self, plugin: &str, event: Payload) {
         let hook = event.hook();
         let wanting = self.plugins.iter().find(|one| *one.name == *plugin && one.hooks.contains(&hook));
-        self.surroundings.outcomes.expect(&event, usize::from(wanting.is_some()));
-        if let Some(plugin) = wanting {
-            plugin.submit(event);
+        match wanting {
+            None => self.surroundings.outcomes.refuse(plugin, &event),
+            Some(plugin) => {
+                self.surroundings.outcomes.expect(&event, 1);
+                plugin.submit(event);
+            }
         }
     }
 
-    fn permit(&self, _until: Tick) {}
+    fn permit(&self, until: Tick) {
+        // First the calls, then the queues: what starts under a longer permit must find it.
+        let shorter = self.surroundings.permit.set(until);
+        self.plugins.iter().for_each(|plugin| plugin.permit(until, shorter));
+    }
 
-    fn withdraw(&self, _partition: PartitionId, _cut: bool) {}
+    fn withdraw(&self, partition: PartitionId, cut: bool) {
+        self.surroundings.outcomes.expect_withdrawal(partition, self.plugins.len());
+        self.plugins.iter().for_each(|plugin| plugin.withdraw(partition, cut));
+    }
 
-    fn drop_sessions(&self, _instance: InstanceId) {}
+    fn drop_sessions(&self, instance: InstanceId) {
+        self.plugins.iter().for_each(|plugin| plugin.drop_sessions(instance));
+        self.surroundings.outcomes.forget_sessions(instance);
+    }
 
     fn outcomes(&self) -> BoxFuture<'_, Vec<Outcome>> {
         self.surroundings.outcomes.take().boxed()

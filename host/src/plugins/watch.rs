@@ -1,7 +1,8 @@
 //! Ends calls that take too long, and tells a guest that computed from one that waited. Knows no plugin.
 //!
 //! A computing guest comes by at every epoch: it yields there, and is interrupted once its deadline has passed. A
-//! guest that waits in a host call passes no epoch; a timer beside the call sees to that.
+//! guest that waits in a host call passes no epoch; a timer beside the call sees to that. Both come by here, and are cut
+//! if what bounds them says so.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -13,6 +14,11 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 use wasmtime::UpdateDeadline;
 
+use super::permit::Bounds;
+
+/// So often a call that pauses looks at its permit: timers stand still while the machine is suspended.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// What the guest was doing when its deadline passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expired {
@@ -20,6 +26,8 @@ pub(super) enum Expired {
     Computing,
     /// It waited for the host.
     Waiting,
+    /// It was not its time that was over: its permit was, or somebody cut it.
+    Cut,
 }
 
 /// Set by a guest that yields, cleared by the watch: tells why a call is pending.
@@ -45,15 +53,16 @@ impl Yielded {
 pub(super) struct Watch {
     timer: Pin<Box<Sleep>>,
     pub(super) yielded: Yielded,
+    pub(super) bounds: Bounds,
 }
 
 impl Watch {
     /// Needs a tokio runtime around it.
-    pub(super) fn new() -> Watch {
-        Watch { timer: Box::pin(tokio::time::sleep(Duration::ZERO)), yielded: Yielded::default() }
+    pub(super) fn new(bounds: Bounds) -> Watch {
+        Watch { timer: Box::pin(tokio::time::sleep(Duration::ZERO)), yielded: Yielded::default(), bounds }
     }
 
-    /// Runs a call until it ends or the deadline passes. `paused` is called once if the call does not end at once.
+    /// Runs a call until it ends, the deadline passes or it is cut. `paused` is called once if the call does not end at once.
     /// The store of a call that expired must be dropped.
     pub(super) async fn run<T>(
         &mut self,
@@ -63,42 +72,101 @@ impl Watch {
     ) -> Result<T, Expired> {
         let mut call = pin!(call);
         let mut armed = false;
-        self.yielded.0.store(false, Relaxed);
+        let Watch { timer, yielded, bounds } = self;
+        yielded.0.store(false, Relaxed);
         poll_fn(|context| {
+            if armed {
+                bounds.register(context.waker());
+            }
+            if bounds.is_over() {
+                return Poll::Ready(Err(Expired::Cut));
+            }
             if let Poll::Ready(ended) = call.as_mut().poll(context) {
                 return Poll::Ready(Ok(ended));
             }
-            let computing = self.yielded.0.swap(false, Relaxed);
+            let computing = yielded.0.swap(false, Relaxed);
             if !armed {
                 armed = true;
-                self.timer.as_mut().reset(deadline.into());
                 paused();
+                bounds.register(context.waker());
+                if bounds.is_over() {
+                    return Poll::Ready(Err(Expired::Cut));
+                }
+                timer.as_mut().reset(next_look(bounds, deadline).into());
+            } else if timer.deadline() > next_look(bounds, deadline).into() {
+                // There was no permit to look at before.
+                timer.as_mut().reset(next_look(bounds, deadline).into());
             }
-            self.timer
-                .as_mut()
-                .poll(context)
-                .map(|()| Err(if computing { Expired::Computing } else { Expired::Waiting }))
+            while timer.as_mut().poll(context).is_ready() {
+                if bounds.is_over() {
+                    return Poll::Ready(Err(Expired::Cut));
+                }
+                if timer.deadline() >= deadline.into() {
+                    return Poll::Ready(Err(if computing { Expired::Computing } else { Expired::Waiting }));
+                }
+                timer.as_mut().reset(next_look(bounds, deadline).into());
+            }
+            Poll::Pending
         })
         .await
     }
 }
 
+fn next_look(bounds: &Bounds, deadline: Instant) -> Instant {
+    match bounds.left() {
+        None => deadline,
+        // A tick may be shorter than it says.
+        Some(left) => deadline.min(Instant::now() + (left + Duration::from_millis(1)).min(LOOK)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use presence_core::delivery::JobId;
+    use presence_core::time::{Now, Tick};
+
     use super::*;
+    use crate::clock::{Clock, TimeSource};
+    use crate::plugins::permit::Permit;
+
+    /// A clock that is set by hand, as one that went on while the machine was suspended.
+    #[derive(Debug, Default)]
+    struct Hand(Mutex<u64>);
+
+    impl TimeSource for Hand {
+        fn now(&self) -> Now {
+            Now::at(*self.0.lock().unwrap())
+        }
+    }
+
+    fn bounded(until: u64) -> (Arc<Hand>, Watch) {
+        let hand = Arc::new(Hand::default());
+        let permit = Permit::unlimited(Clock::of(hand.clone()));
+        permit.set(Tick(until));
+        let mut bounds = Bounds::none();
+        (bounds.permit, bounds.needs_permit) = (Arc::new(permit), true);
+        (hand, Watch::new(bounds))
+    }
+
+    fn far() -> Instant {
+        Instant::now() + Duration::from_secs(3600)
+    }
 
     #[tokio::test]
     async fn a_call_that_waits_expires_as_waiting() {
         let deadline = Instant::now() + Duration::from_millis(20);
         let mut pauses = 0;
-        let ended = Watch::new().run(deadline, std::future::pending::<()>(), || pauses += 1).await;
+        let ended =
+            Watch::new(Bounds::none()).run(deadline, std::future::pending::<()>(), || pauses += 1).await;
         assert_eq!((ended, pauses), (Err(Expired::Waiting), 1));
         assert!(Instant::now() >= deadline);
     }
 
     #[tokio::test]
     async fn a_call_that_yields_expires_as_computing() {
-        let mut watch = Watch::new();
+        let mut watch = Watch::new(Bounds::none());
         let yielded = watch.yielded.clone();
         let far = Instant::now() + Duration::from_secs(3600);
         let looping = async move {
@@ -117,7 +185,49 @@ mod tests {
     #[tokio::test]
     async fn a_quick_call_never_pauses() {
         let deadline = Instant::now() + Duration::from_secs(1);
-        let ended = Watch::new().run(deadline, async { 7 }, || panic!("it did not pause")).await;
+        let ended =
+            Watch::new(Bounds::none()).run(deadline, async { 7 }, || panic!("it did not pause")).await;
         assert_eq!(ended, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn a_call_does_not_go_on_past_its_permit_after_a_suspension() {
+        let (hand, mut watch) = bounded(60_000);
+        let ended = watch.run(far(), std::future::pending::<()>(), || *hand.0.lock().unwrap() = 60_000).await;
+        assert_eq!(ended, Err(Expired::Cut));
+        let ended = watch.run(far(), async { panic!("it does not begin") }, || ()).await;
+        assert_eq!(ended, Err::<(), _>(Expired::Cut));
+        watch.bounds.needs_permit = false;
+        assert_eq!(watch.run(far(), async { 7 }, || ()).await, Ok(7), "others need none");
+    }
+
+    #[tokio::test]
+    async fn a_permit_that_is_extended_lets_the_call_go_on_to_its_deadline() {
+        let (hand, mut watch) = bounded(20);
+        let permit = watch.bounds.permit.clone();
+        let deadline = Instant::now() + Duration::from_millis(150);
+        let pending = std::future::pending::<()>();
+        let extend = || {
+            permit.set(Tick(70_000));
+            *hand.0.lock().unwrap() = 60_000;
+        };
+        assert_eq!(watch.run(deadline, pending, extend).await, Err(Expired::Waiting));
+        assert!(Instant::now() >= deadline);
+    }
+
+    #[tokio::test]
+    async fn one_job_is_cut_and_the_next_is_not() {
+        let mut watch = Watch::new(Bounds::none());
+        let seat = watch.bounds.seat.clone();
+        seat.take(JobId(7));
+        let others = seat.clone();
+        tokio::spawn(async move {
+            others.cut(JobId(6));
+            tokio::task::yield_now().await;
+            others.cut(JobId(7));
+        });
+        assert_eq!(watch.run(far(), std::future::pending::<()>(), || ()).await, Err(Expired::Cut));
+        seat.take(JobId(8));
+        assert_eq!(watch.run(far(), async { 8 }, || ()).await, Ok(8));
     }
 }

@@ -14,6 +14,7 @@ use super::events::write_event_id;
 use super::guest::{Answer, Failure, Guest, NoGuest, Occasion, shorten};
 use super::loading::Loaded;
 use super::metrics::FailureKind;
+use super::permit::{Bounds, Seat};
 use super::plugin::{Plugin, Task};
 use super::watch::Watch;
 
@@ -26,6 +27,7 @@ pub(super) struct Worker {
     loaded: Arc<Loaded>,
     guest: Option<Guest>,
     watch: Watch,
+    seat: Arc<Seat>,
     /// Of the event at work.
     event_id: String,
     /// Settled and not passed on yet. Never kept while a guest pauses.
@@ -36,11 +38,13 @@ impl Worker {
     /// Needs a tokio runtime around it.
     pub(super) fn new(plugin: Arc<Plugin>) -> Worker {
         let loaded = plugin.loaded();
+        let (permit, seat) = (plugin.surroundings.permit.clone(), plugin.new_seat());
         Worker {
             plugin,
             loaded,
             guest: None,
-            watch: Watch::new(),
+            watch: Watch::new(Bounds { permit, seat: seat.clone(), needs_permit: false }),
+            seat,
             event_id: String::new(),
             settled: Vec::with_capacity(SETTLED_BATCH),
         }
@@ -51,18 +55,19 @@ impl Worker {
         let (mut verdict, mut failed, mut slept) = (None, None, false);
         loop {
             let (passed_on, generation) = (self.settled.len(), self.loaded.generation);
-            let task = self.plugin.exchange(slept, verdict.take(), generation, &mut self.settled);
+            let handed_in = verdict.take();
+            let task = self.plugin.exchange(&self.seat, slept, handed_in, generation, &mut self.settled);
             if let Some(failed) = failed.take() {
                 self.tell(&failed, passed_on);
             }
             slept = task.is_none();
             let Some(task) = task else {
-                self.plugin.settle(&mut self.settled);
+                pass_on(&self.plugin, &self.seat, &mut self.settled);
                 self.plugin.sleep().await;
                 continue;
             };
-            if self.settled.len() >= SETTLED_BATCH {
-                self.plugin.settle(&mut self.settled);
+            if self.settled.len() >= SETTLED_BATCH || self.plugin.is_withdrawing() {
+                pass_on(&self.plugin, &self.seat, &mut self.settled);
             }
             let attempted = AssertUnwindSafe(self.attempt(&task)).catch_unwind().await;
             let ended = attempted.unwrap_or_else(|_| {
@@ -95,14 +100,15 @@ impl Worker {
             self.loaded = loaded.clone();
             self.guest = None;
         }
-        let Worker { plugin, loaded, guest, watch, event_id, settled } = self;
+        let Worker { plugin, loaded, guest, watch, seat, event_id, settled } = self;
         let payload = &task.job.payload;
+        watch.bounds.needs_permit = payload.needs_permit();
         let hook = payload.hook();
         write_event_id(event_id, &plugin.name, payload);
         let guest = match guest {
             Some(guest) => guest,
             None => {
-                plugin.settle(settled);
+                pass_on(plugin, seat, settled);
                 plugin.counters.guests_started.fetch_add(1, Relaxed);
                 match Guest::start(loaded, watch).await {
                     Ok(started) => self.guest.insert(started),
@@ -116,12 +122,17 @@ impl Worker {
         };
         let began = Instant::now();
         let occasion = Occasion { event_id, attempt: task.job.attempt };
-        let ended = guest.call(began, payload, occasion, watch, || plugin.settle(settled)).await;
+        let paused = || pass_on(plugin, seat, settled);
+        let ended = guest.call(began, payload, occasion, watch, paused).await;
         let took = began.elapsed();
         let cut = guest.end_log();
         let keep = ended.is_ok() && !guest.is_spent();
         let (verdict, kind) = judge(ended);
         plugin.counters.ended(hook, took, kind);
+        if verdict == Verdict::Cut {
+            let (plugin, hook) = (&*plugin.name, hook.as_str());
+            tracing::debug!(plugin, hook, event_id, "the host ended a call, which uses no attempt");
+        }
         if cut > 0 {
             plugin.tell_cut(payload, event_id, cut);
         }
@@ -129,6 +140,15 @@ impl Worker {
             self.guest = None;
         }
         verdict
+    }
+}
+
+/// Passes on what is settled.
+fn pass_on(plugin: &Plugin, seat: &Seat, settled: &mut Vec<Settled>) {
+    plugin.settle(settled);
+    seat.set_holds(false);
+    if plugin.is_withdrawing() {
+        plugin.finish_withdrawals();
     }
 }
 
@@ -151,6 +171,7 @@ fn judge(ended: Result<Answer, Failure>) -> (Verdict, Option<FailureKind>) {
         }
         Err(Failure::Trapped(reason)) => (Verdict::Trapped(reason), Some(FailureKind::Trap)),
         Err(Failure::Stalled(reason)) => (Verdict::Stalled(reason), Some(FailureKind::Stalled)),
+        Err(Failure::Cut) => (Verdict::Cut, Some(FailureKind::Cut)),
     }
 }
 
@@ -159,6 +180,7 @@ fn judge(ended: Result<Answer, Failure>) -> (Verdict, Option<FailureKind>) {
 fn without_guest(no_guest: NoGuest) -> (Verdict, FailureKind) {
     let text = |what: &str, reason: String| format!("no guest: {what}: {reason}");
     match no_guest {
+        NoGuest::Start(Failure::Cut) | NoGuest::Configure(Failure::Cut) => (Verdict::Cut, FailureKind::Cut),
         NoGuest::Start(failure) => {
             (Verdict::Stalled(text("it can't be started", failure.into_text())), FailureKind::Stalled)
         }
@@ -180,9 +202,8 @@ fn without_guest(no_guest: NoGuest) -> (Verdict, FailureKind) {
 
 fn cause(verdict: &Verdict) -> Option<&str> {
     match verdict {
-        Verdict::Delivered => None,
         Verdict::Retry { message, .. } => Some(message),
         Verdict::Reject(message) | Verdict::Trapped(message) | Verdict::Stalled(message) => Some(message),
-        Verdict::Cut => Some("the host stopped the call"),
+        Verdict::Delivered | Verdict::Cut => None,
     }
 }

@@ -9,6 +9,7 @@ use presence_core::delivery::Payload;
 use super::compile::CompileMode;
 use super::guest::Guest;
 use super::keyvalue::memory::MemoryKeyValue;
+use super::permit::Bounds;
 use super::problem::{PluginError, Problem};
 use super::registry::loader;
 use super::watch::Watch;
@@ -31,7 +32,7 @@ pub async fn time_bare_calls(
     let (runtime, loader) = loader(data_dir, compile, Arc::new(MemoryKeyValue::default())).map_err(failed)?;
     let loaded = loader.load(settings, 1).await?;
     let measure = async move {
-        let mut guest = Guest::start(&loaded, &mut Watch::new())
+        let mut guest = Guest::start(&loaded, &mut Watch::new(Bounds::none()))
             .await
             .map_err(|no_guest| Problem::Start(format!("{no_guest:?}")))?;
         let began = Instant::now();

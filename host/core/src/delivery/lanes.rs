@@ -8,6 +8,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 use super::Payload;
+use crate::ids::PartitionId;
 
 /// An event and its attempts.
 #[derive(Debug)]
@@ -47,15 +48,28 @@ pub(super) struct Lane {
     pub(super) head: Item,
     pub(super) rest: VecDeque<Item>,
     pub(super) state: State,
+    /// The head runs and was withdrawn or dropped meanwhile: it is not repeated.
+    pub(super) leaving: bool,
+    /// Of the user; none in a session's lane. Here so that a withdrawal need not visit every transition.
+    pub(super) partition: Option<PartitionId>,
 }
 
 impl Lane {
-    /// The revision of the newest transition; 0 in a session's lane.
+    /// The revision of the newest transition; 0 in a session's lane, and where nothing stays.
     pub(super) fn revision(&self) -> u64 {
-        match &self.rest.back().unwrap_or(&self.head).payload {
+        let newest = match self.rest.back() {
+            None if self.leaving => return 0,
+            None => &self.head,
+            Some(newest) => newest,
+        };
+        match &newest.payload {
             Payload::Status(transition) => transition.revision,
             _ => 0,
         }
+    }
+
+    pub(super) fn is_status(&self) -> bool {
+        self.partition.is_some()
     }
 }
 
@@ -104,7 +118,12 @@ impl Lanes {
     /// A new lane, ready.
     pub(super) fn insert(&mut self, item: Item) -> u32 {
         let hash = Self::hash(&self.hasher, &item.payload);
-        let lane = Some(Lane { head: item, rest: VecDeque::new(), state: State::Ready });
+        let partition = match &item.payload {
+            Payload::Status(transition) => Some(transition.partition),
+            _ => None,
+        };
+        let (rest, state) = (VecDeque::new(), State::Ready);
+        let lane = Some(Lane { head: item, rest, state, leaving: false, partition });
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = lane;
@@ -144,6 +163,16 @@ impl Lanes {
 
     pub(super) fn get_mut(&mut self, slot: u32) -> &mut Lane {
         self.slots[slot as usize].as_mut().expect("a lane in use")
+    }
+
+    pub(super) fn is_used(&self, slot: u32) -> bool {
+        self.slots.get(slot as usize).is_some_and(Option::is_some)
+    }
+
+    /// The lanes that are meant, in a fixed order.
+    pub(super) fn select(&self, meant: impl Fn(&Lane) -> bool) -> Vec<u32> {
+        let numbered = (0..).zip(&self.slots);
+        numbered.filter(|(_, lane)| lane.as_ref().is_some_and(&meant)).map(|(slot, _)| slot).collect()
     }
 
     /// Every event, in a fixed order.

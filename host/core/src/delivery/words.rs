@@ -19,6 +19,8 @@ pub struct DeliveryConfig {
     pub backoff: Duration,
     /// The longest pause.
     pub max_backoff: Duration,
+    /// How long a call may take (`limits.deadline`).
+    pub deadline: Duration,
     /// For jitter and hash tables.
     pub seed: u64,
 }
@@ -42,6 +44,11 @@ impl Payload {
             Payload::Status(transition) => transition.hook(),
             Payload::Cleanup(_) => Hook::Cleanup,
         }
+    }
+
+    /// Whether the call needs a permit: it acts for the cluster, not for this host's connections alone.
+    pub fn needs_permit(&self) -> bool {
+        matches!(self, Payload::Status(_) | Payload::Cleanup(_))
     }
 
     /// The user; none for a cleanup.
@@ -140,6 +147,8 @@ pub struct Depth {
     pub queued: usize,
     /// In a pause after a failure.
     pub backing_off: usize,
+    /// Ready, but not permitted.
+    pub withheld: usize,
     /// With a guest.
     pub running: usize,
 }
@@ -153,6 +162,10 @@ pub struct Counters {
     pub coalesced: u64,
     /// Session events that found the queue full.
     pub overflowed: u64,
+    /// Session events that were dropped because their instance was declared dead.
+    pub dropped: u64,
+    /// Transitions that were dropped because their partition went to another instance.
+    pub withdrawn: u64,
     /// How often the breaker opened.
     pub breaker_opened: u64,
 }

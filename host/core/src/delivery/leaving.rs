@@ -1,0 +1,69 @@
+//! Events that are no longer this host's to tell: those of a partition that goes to another instance, and those of an
+//! instance that was declared dead. They are dropped without a settlement; what runs ends by itself and is not repeated.
+
+use super::lanes::State;
+use super::{Delivery, JobId, Payload};
+use crate::ids::{InstanceId, PartitionId};
+
+impl Delivery {
+    /// The partition goes to another instance, who repeats what was not settled here: its waiting transitions are
+    /// dropped. Returns how many of its calls still run: they end, are settled or dropped, and are not repeated.
+    /// Transitions that come later are taken as ever, also while those calls run. Looks at every lane.
+    pub fn handle_withdraw(&mut self, partition: PartitionId) -> usize {
+        let lanes = self.lanes.select(|lane| lane.partition == Some(partition));
+        let dropped = self.clear(&lanes);
+        self.counters.withdrawn += dropped as u64;
+        self.withdrawn_jobs(partition).count()
+    }
+
+    /// The calls that a withdrawal of the partition found running and that have not ended.
+    pub fn withdrawn_jobs(&self, partition: PartitionId) -> impl Iterator<Item = JobId> {
+        let withdrawn = move |lane: &u32| {
+            let lane = self.lanes.get(*lane);
+            lane.leaving && lane.partition == Some(partition)
+        };
+        self.running.iter().filter(move |one| one.lane.as_ref().is_some_and(withdrawn)).map(|one| one.job)
+    }
+
+    /// The instance was declared dead, and another host cleans up after it: its sessions' waiting events are dropped.
+    /// Returns how many. Calls that run end, are settled or dropped, and are not repeated. Looks at every lane.
+    pub fn handle_drop_sessions(&mut self, instance: InstanceId) -> usize {
+        let lanes = self.lanes.select(|lane| match &lane.head.payload {
+            Payload::Session(event) => event.session.instance == instance,
+            _ => false,
+        });
+        let dropped = self.clear(&lanes);
+        self.counters.dropped += dropped as u64;
+        dropped
+    }
+
+    /// Drops what waits in these lanes; returns how much that was.
+    fn clear(&mut self, lanes: &[u32]) -> usize {
+        let mut dropped = 0;
+        for &slot in lanes {
+            let lane = self.lanes.get_mut(slot);
+            dropped += lane.rest.len();
+            if lane.state == State::Running {
+                lane.rest.clear();
+                lane.leaving = true;
+            } else {
+                dropped += 1;
+                self.lanes.remove(slot);
+            }
+        }
+        let lanes = &self.lanes;
+        self.ready.retain(|slot| lanes.is_used(*slot));
+        self.withheld.retain(|slot| lanes.is_used(*slot));
+        self.pauses.retain(|(_, slot)| lanes.is_used(*slot));
+        self.waiting -= dropped;
+        dropped
+    }
+
+    /// A call that left has ended without a settlement.
+    pub(super) fn drop_head(&mut self, lane: u32) {
+        match self.take_head(lane) {
+            Payload::Status(_) => self.counters.withdrawn += 1,
+            _ => self.counters.dropped += 1,
+        }
+    }
+}
