@@ -15,9 +15,10 @@ use crate::driver::{Driver, DriverConfig, Ending, Event, Handle};
 use crate::gateway::{self, AdminDeps, BindError, Listeners};
 use crate::plugins::keyvalue::memory::MemoryKeyValue;
 use crate::plugins::{self, CompileMode, PluginError, PluginSet};
-use crate::settings::{Initial, Settings};
+use crate::settings::{ClusterSettings, Initial, Settings, StoreKind};
 use crate::store::SharedStore;
 use crate::store::memory::MemoryStore;
+use crate::store::nats::{NatsError, NatsStore};
 use tokio_util::sync::CancellationToken;
 
 /// So many events of the gateway wait for the driver; then the gateway waits.
@@ -35,6 +36,17 @@ pub enum BuildError {
     /// A port is taken, say: exit code 69.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// NATS is away, exit code 69, or not as presence.toml says, 78.
+    #[error(transparent)]
+    Store(#[from] NatsError),
+}
+
+async fn open_store(cluster: &ClusterSettings) -> Result<SharedStore, NatsError> {
+    let layout = Layout { partitions: cluster.partitions, leaves: cluster.leaves };
+    Ok(match &cluster.store {
+        StoreKind::Memory => Arc::new(MemoryStore::new()),
+        StoreKind::Nats(nats) => Arc::new(NatsStore::connect(nats, layout).await?),
+    })
 }
 
 /// Everything built, nothing running.
@@ -53,10 +65,10 @@ fn silent_plugins(settings: &Settings) -> BTreeSet<Arc<str>> {
 }
 
 impl App {
-    /// Loads the plugins, then binds.
+    /// Connects to the store, loads the plugins, then binds.
     pub async fn build(settings: Settings, compile: CompileMode) -> Result<App, BuildError> {
         let clock = Clock::machine();
-        let store: SharedStore = Arc::new(MemoryStore::new());
+        let store = open_store(&settings.cluster).await?;
         let deps = plugins::Deps {
             data_dir: settings.host.data_dir.clone(),
             store: store.clone(),
@@ -106,7 +118,7 @@ impl App {
             drain_timeout: settings.host.drain_timeout,
             unready_after: settings.host.unready_after,
             handover_timeout: settings.cluster.handover_timeout,
-            shared: false,
+            shared: settings.cluster.store != StoreKind::Memory,
             silent_plugins: silent_plugins(settings),
             seed: fastrand::u64(..),
         };

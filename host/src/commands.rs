@@ -104,7 +104,11 @@ fn serve(settings: Settings) -> u8 {
                 eprintln!("{error}");
                 return EXIT_CONFIGURATION;
             }
-            Err(error @ BuildError::Bind(_)) => {
+            Err(BuildError::Store(error)) if error.is_configuration() => {
+                eprintln!("presence: {error}");
+                return EXIT_CONFIGURATION;
+            }
+            Err(error @ (BuildError::Bind(_) | BuildError::Store(_))) => {
                 eprintln!("presence: {error}");
                 return EXIT_UNAVAILABLE;
             }

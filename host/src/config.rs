@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::settings::{ClusterSettings, HostSettings, PresenceSettings, Settings, StoreKind};
 
 mod auth;
+mod cluster;
 mod plugin;
 mod reader;
 mod values;
@@ -94,9 +95,9 @@ fn read(document: &Document<'_>, text: &str, folder: &Path) -> Option<Settings> 
     let mut host_table = root.table("host");
     let host = read_host(&mut host_table, folder);
     let presence = read_presence(&mut root.table("presence"));
-    let cluster = read_cluster(&mut root.table("cluster"));
+    let cluster = cluster::read(&mut root.table("cluster"), folder);
     let auth = auth::read(&mut root.table("auth"), &host, folder);
-    let plugins = plugin::read(root.tables("plugin"), folder);
+    let plugins = plugin::read(root.tables("plugin"), folder, &cluster);
     drop(host_table);
     Some(Settings { host, presence, auth, cluster, plugins })
 }
@@ -158,51 +159,11 @@ fn read_presence(table: &mut Table<'_, '_>) -> PresenceSettings {
     }
 }
 
-/// Keys that only mean something with a store that hosts share.
-const NATS_KEYS: &[&str] = &[
-    "urls",
-    "credentials_file",
-    "nkey_file",
-    "token",
-    "user",
-    "password",
-    "tls_ca_file",
-    "tls_cert_file",
-    "tls_key_file",
-    "prefix",
-    "replicas",
-];
-
-fn read_cluster(table: &mut Table<'_, '_>) -> ClusterSettings {
-    match table.string("store") {
-        Some(store) if store.value == "nats" => {
-            table.wrong(
-                &store,
-                "\"nats\" is not in this version: leave it at \"memory\", which serves one host",
-            );
-        }
-        Some(store) if store.value != "memory" => {
-            table.wrong(&store, &format!("must be \"memory\", not \"{}\"", store.value))
-        }
-        _ => {}
-    }
-    for key in NATS_KEYS {
-        if let Some(found) = table.any(key) {
-            table
-                .wrong(&found, "means something with store = \"nats\" only, and cluster.store is \"memory\"");
-        }
-    }
-    let instance_ttl = table.duration("instance_ttl", Duration::from_secs(6));
-    if instance_ttl.value < Duration::from_secs(3) {
-        table.wrong(&instance_ttl, "must be at least \"3s\": a third of it is the time for a renewal");
-    }
-    ClusterSettings {
-        store: StoreKind::Memory,
-        partitions: table.integer("partitions", 64, 1..=1024) as u16,
-        leaves: table.integer("leaves", 16, 1..=256) as u16,
-        instance_ttl: instance_ttl.value,
-        handover_timeout: table.duration("handover_timeout", Duration::from_secs(10)).value,
-    }
+/// With hosts that take over from each other, no hook may outlive the lease of its host: what is left of it when a
+/// renewal is given up.
+fn longest_deadline(cluster: &ClusterSettings) -> Option<Duration> {
+    matches!(cluster.store, StoreKind::Nats(_))
+        .then(|| cluster.instance_ttl - cluster.instance_ttl / 3 * 3 / 2)
 }
 
 /// A path of the file, made absolute.

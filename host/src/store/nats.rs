@@ -174,18 +174,23 @@ impl Store for NatsStore {
         )
     }
 
-    fn purge_sessions(&self, instance: InstanceId) -> BoxFuture<'static, Result<u64, StoreError>> {
+    fn purge_sessions(&self, instance: Option<InstanceId>) -> BoxFuture<'static, Result<u64, StoreError>> {
         let shared = self.shared.clone();
         Box::pin(async move {
-            // The server counts markers too.
-            let count = shared.sessions_of(instance).await?.len();
-            let filter = shared.sessions_filter(instance);
+            let (count, filter) = match instance {
+                // The server counts markers too.
+                Some(instance) => {
+                    let count = shared.sessions_of(instance).await?.len();
+                    (Some(count as u64), shared.sessions_filter(instance))
+                }
+                None => (None, format!("{}.s.>", shared.streams.names.prefix)),
+            };
             let stream = shared.streams.names.stream(Which::Bucket(Bucket::Sessions));
             let body = serde_json::json!({ "filter": filter }).to_string();
             let answer = shared.streams.call("STREAM.PURGE", stream, body).await;
             let answer = answer.and_then(|message| api::body::<serde_json::Value>(&message));
-            shared.streams.noted(answer)?;
-            Ok(count as u64)
+            let purged = shared.streams.noted(answer)?;
+            Ok(count.unwrap_or_else(|| purged["purged"].as_u64().unwrap_or(0)))
         })
     }
 
