@@ -114,7 +114,7 @@ impl Truth {
 
     pub(super) fn put(&mut self, origin: Origin, mut put: Put) -> Result<Sequence, StoreError> {
         let before = match put.key {
-            Key::Instance(_) | Key::Boot | Key::Meta => now(self.store.get(put.key.clone())),
+            Key::Instance(_) | Key::Boot | Key::Meta => now(self.store.get(put.key.clone())).ok().flatten(),
             _ => None,
         };
         let expect = put.expect.clone();
@@ -375,6 +375,11 @@ impl Truth {
             _ => None,
         });
         leased.collect()
+    }
+
+    /// Of the last fresh start.
+    pub(super) fn generation(&self) -> u64 {
+        self.boot.map_or(0, |boot| boot.generation)
     }
 
     /// The recorded status.
