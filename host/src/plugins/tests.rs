@@ -399,7 +399,7 @@ fn patient(settings: &mut PluginSettings) {
 async fn without_a_permit_sessions_are_told_and_statuses_wait() {
     let running = Running::zoo(&[("p", unchanged)]).await;
     running.set.permit(Clock::machine().tick());
-    for user in ["alice", "bob", "carol"] {
+    for user in ["alice", "bob", "dave"] {
         running.online(user, 1);
     }
     running.connected("alice", 1);
