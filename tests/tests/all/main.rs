@@ -5,6 +5,7 @@ mod admin;
 mod analytics;
 mod commands;
 mod hostile;
+mod keyvalue_nats;
 mod outage;
 mod refusals;
 mod statuses;
