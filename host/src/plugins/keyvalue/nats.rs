@@ -176,7 +176,7 @@ impl NatsKeyValue {
         if room.counted < counted.counted {
             *room = counted;
         }
-        let fits = room.keys + room.writes.min(UNCOUNTED) < self.max_keys;
+        let fits = room.fits(self.max_keys);
         room.writes += usize::from(fits);
         Ok(fits)
     }
@@ -273,10 +273,15 @@ impl NatsKeyValue {
 }
 
 impl Room {
+    /// Whether the count still says whether there is room for one more.
     fn is_fresh(&self, max_keys: usize) -> bool {
+        let lately = self.counted.elapsed() < COUNT_PAUSE;
         let allowed = (max_keys.saturating_sub(self.keys) / 8).max(UNCOUNTED);
-        let fits = self.keys + self.writes < max_keys;
-        (fits && self.writes < allowed) || self.counted.elapsed() < COUNT_PAUSE
+        if self.fits(max_keys) { self.writes < allowed || lately } else { self.writes == 0 && lately }
+    }
+
+    fn fits(&self, max_keys: usize) -> bool {
+        self.keys + self.writes < max_keys
     }
 }
 
