@@ -114,7 +114,7 @@ fn serve(settings: Settings) -> u8 {
                 eprintln!("presence: {error}");
                 return EXIT_CONFIGURATION;
             }
-            Err(error @ (BuildError::Bind(_) | BuildError::Store(_))) => {
+            Err(error @ (BuildError::Bind(_) | BuildError::Store(_) | BuildError::KeyValue(_))) => {
                 eprintln!("presence: {error}");
                 return EXIT_UNAVAILABLE;
             }
