@@ -140,6 +140,8 @@ pub struct Driver {
     pub(super) drain: Option<Drain>,
     pub(super) forget_due: Tick,
     pub(super) undelivered: usize,
+    /// Some of it.
+    pub(super) undelivered_list: Vec<String>,
     /// Transitions of partitions that are owned no more, by status.
     pub(super) transitions_before: [u64; 3],
     /// Every handle is gone.
@@ -234,6 +236,7 @@ impl Driver {
             drain: None,
             forget_due: Tick(0),
             undelivered: 0,
+            undelivered_list: Vec::new(),
             transitions_before: [0; 3],
             abandoned: false,
             stopped: None,
