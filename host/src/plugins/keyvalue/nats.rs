@@ -106,7 +106,11 @@ impl NatsKeyValue {
             Err(Failure::NoStream(_)) => {
                 let mut config = self.config.clone();
                 config["first_seq"] = json!(Clock::machine().wall().0.saturating_mul(1000));
-                self.api.create(&config).await?.config
+                match self.api.create(&config).await {
+                    // Hosts that start together each count from a microsecond of their own: one of them was first.
+                    Err(Failure::Exists(_)) => self.api.info().await?.config,
+                    created => created?.config,
+                }
             }
             found => found?.config,
         };

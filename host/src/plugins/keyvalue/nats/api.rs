@@ -23,6 +23,7 @@ const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 const WRONG_LAST_SEQUENCE: [u64; 2] = [10_071, 10_164];
 const NO_MESSAGE_FOUND: u64 = 10_037;
 const STREAM_NOT_FOUND: u64 = 10_059;
+const STREAM_NAME_IN_USE: u64 = 10_058;
 /// The stream, the account or the server is full.
 const FULL: [u64; 5] = [10_077, 10_023, 10_028, 10_047, 10_052];
 
@@ -35,6 +36,8 @@ pub(super) enum Failure {
     Nothing,
     /// There is no stream, or nobody leads it.
     NoStream(String),
+    /// A stream of that name, made otherwise.
+    Exists(String),
     /// It may have had an effect.
     Unclear(String),
     /// No effect.
@@ -49,7 +52,10 @@ impl From<Failure> for KeyValueError {
             Failure::Full(why) => KeyValueError::TooLarge(format!("keyvalue is full: {why}")),
             Failure::Conflict => KeyValueError::Unavailable("another writer was first".to_owned()),
             Failure::Nothing => KeyValueError::Unavailable("there is no such message".to_owned()),
-            Failure::NoStream(why) | Failure::Unclear(why) | Failure::Other(why) => {
+            Failure::NoStream(why)
+            | Failure::Exists(why)
+            | Failure::Unclear(why)
+            | Failure::Other(why) => {
                 KeyValueError::Unavailable(why)
             }
         }
@@ -71,6 +77,7 @@ impl From<ApiError> for Failure {
             code if WRONG_LAST_SEQUENCE.contains(&code) => Failure::Conflict,
             NO_MESSAGE_FOUND => Failure::Nothing,
             STREAM_NOT_FOUND => Failure::NoStream(text),
+            STREAM_NAME_IN_USE => Failure::Exists(text),
             code if FULL.contains(&code) => Failure::Full(text),
             _ => Failure::Other(text),
         }
