@@ -130,7 +130,7 @@ impl Driver {
         self.is_away(now).then(|| format!("{} has been away for a while", self.store.describe()))
     }
 
-    fn census(&mut self) -> Census {
+    fn census(&self) -> Census {
         let (sessions_online, sessions_idle) = self.sessions.counts();
         let mut census = Census {
             sessions_online,
@@ -141,7 +141,7 @@ impl Driver {
             membership: self.membership.counters(),
             gaps: self.gaps,
             reads: self.loads,
-            cleanup_durations: std::mem::take(&mut self.cleanup_durations),
+            cleanup_time: self.cleanup_time,
             clock_offset_ms: self.clock_off.unwrap_or(0),
             away: self.away_since.is_some(),
             ..Census::default()
@@ -275,7 +275,11 @@ impl Driver {
             drain.leaving = true;
             drain.deadline = now.tick + LEAVE_TIMEOUT;
         }
-        self.undelivered = if settled { 0 } else { waiting.max(1) };
+        if !settled {
+            // Named now: what waits for a partition is dropped as the partition is given up.
+            self.undelivered = waiting.max(1);
+            self.undelivered_list = self.plugins.unsettled_list(100);
+        }
         self.write_last_checkpoints();
         self.membership.handle_leave(now, settled);
     }

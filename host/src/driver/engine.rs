@@ -135,10 +135,13 @@ pub struct Driver {
     pub(super) gaps: u64,
     /// When each dead instance's cleanup was begun by this one.
     pub(super) cleanups_begun: BTreeMap<InstanceId, Tick>,
-    pub(super) cleanup_durations: Vec<Duration>,
+    /// How long the cleanups that ended here took together.
+    pub(super) cleanup_time: Duration,
     pub(super) drain: Option<Drain>,
     pub(super) forget_due: Tick,
     pub(super) undelivered: usize,
+    /// Some of it.
+    pub(super) undelivered_list: Vec<String>,
     /// Transitions of partitions that are owned no more, by status.
     pub(super) transitions_before: [u64; 3],
     /// Every handle is gone.
@@ -229,10 +232,11 @@ impl Driver {
             away_since: None,
             gaps: 0,
             cleanups_begun: BTreeMap::new(),
-            cleanup_durations: Vec::new(),
+            cleanup_time: Duration::ZERO,
             drain: None,
             forget_due: Tick(0),
             undelivered: 0,
+            undelivered_list: Vec::new(),
             transitions_before: [0; 3],
             abandoned: false,
             stopped: None,
