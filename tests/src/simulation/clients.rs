@@ -22,7 +22,7 @@ use super::world::{Phase, Up, World};
 pub(super) struct People {
     /// By number of the client: the connections that live.
     pub(super) live: BTreeMap<u32, Live>,
-    /// Every session that a client was told of: whose, on which run of a host, and whether it has ended by now. A
+    /// Every session that a client was told of: of which instance, and whether it has ended by now. A
     /// session ends for the simulation when the host has to know it.
     pub(super) sessions: BTreeMap<SessionId, Known>,
 }
@@ -41,7 +41,6 @@ pub(super) struct Live {
 /// A session that a client was told of.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
-    pub(super) origin: Origin,
     pub(super) instance: InstanceId,
     pub(super) live: bool,
 }
@@ -140,7 +139,7 @@ impl Client {
         people.live.insert(self.number, live);
         people
             .sessions
-            .insert(opened.session.clone(), Known { origin, instance: opened.instance, live: true });
+            .insert(opened.session.clone(), Known { instance: opened.instance, live: true });
         drop(people);
         Some(Connected { up, connection: opened.connection, outbox, session: opened.session, mute: false })
     }
@@ -214,8 +213,7 @@ impl Client {
         connected.session = id.clone();
         let Some(live) = people.live.get_mut(&self.number) else { return };
         live.session = id.clone();
-        let origin = live.origin;
-        people.sessions.insert(id, Known { origin, instance, live: true });
+        people.sessions.insert(id, Known { instance, live: true });
     }
 
     /// One thing that people do. True: the connection has ended.

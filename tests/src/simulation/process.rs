@@ -4,6 +4,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use tokio::time::Instant;
+
 /// Suspends and kills the tasks of one process.
 #[derive(Debug, Default)]
 pub(super) struct Switch {
@@ -56,21 +58,35 @@ fn wake(mut state: std::sync::MutexGuard<'_, State>) {
     wakers.into_iter().for_each(Waker::wake);
 }
 
+/// So often may a task be polled without any time passing; more is a busy loop.
+const MAX_POLLS: u32 = 1_000;
+
+/// How a task ended.
+#[derive(Debug)]
+pub(super) enum End<T> {
+    /// By itself.
+    Done(T),
+    Killed,
+    /// It never waits for time to pass: ended by force.
+    Spinning,
+}
+
 /// A task of a process.
 pub(super) struct Task<F> {
+    /// How often it was polled at this point in time.
+    polled: (Instant, u32),
     switch: Arc<Switch>,
     inner: Option<Pin<Box<F>>>,
 }
 
 impl<F: Future> Task<F> {
     pub(super) fn new(switch: Arc<Switch>, inner: F) -> Task<F> {
-        Task { switch, inner: Some(Box::pin(inner)) }
+        Task { polled: (Instant::now(), 0), switch, inner: Some(Box::pin(inner)) }
     }
 }
 
 impl<F: Future> Future for Task<F> {
-    /// None: it was killed.
-    type Output = Option<F::Output>;
+    type Output = End<F::Output>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.switch.lock();
@@ -90,15 +106,21 @@ impl<F: Future> Future for Task<F> {
         if killed {
             wake(state);
             self.inner = None;
-            return Poll::Ready(None);
+            return Poll::Ready(End::Killed);
         }
         drop(state);
+        let now = Instant::now();
+        self.polled = if self.polled.0 == now { (now, self.polled.1 + 1) } else { (now, 0) };
+        if self.polled.1 > MAX_POLLS {
+            self.inner = None;
+            return Poll::Ready(End::Spinning);
+        }
         if paused {
             return Poll::Pending;
         }
         match &mut self.inner {
-            Some(inner) => inner.as_mut().poll(context).map(Some),
-            None => Poll::Ready(None),
+            Some(inner) => inner.as_mut().poll(context).map(End::Done),
+            None => Poll::Ready(End::Killed),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::journal::{Journal, lock, millis};
 use super::links::Links;
 use super::plan::{LAYOUT, Plan, TTL, presence, rng};
 use super::plugins::SimPlugins;
-use super::process::{Switch, Task};
+use super::process::{End, Switch, Task};
 use super::receiver::Receiver;
 use super::store::SimStore;
 use super::truth::{Origin, Truth};
@@ -152,10 +152,13 @@ impl World {
         lock(&self.hosts).insert(number, Host { origin, up: Some(up) });
     }
 
-    fn ended(self: &Arc<World>, origin: Origin, ending: Option<Ending>, gone: &Gone) {
+    fn ended(self: &Arc<World>, origin: Origin, ending: End<Ending>, gone: &Gone) {
         match ending {
-            None => self.journal.note(format_args!("---- {origin} is dead")),
-            Some(ending) => {
+            End::Killed => self.journal.note(format_args!("---- {origin} is dead")),
+            End::Spinning => {
+                self.journal.violate("I8", format!("the driver of {origin} runs in circles"));
+            }
+            End::Done(ending) => {
                 self.journal.count(if ending.undelivered > 0 { "left unsettled" } else { "left" });
                 let (error, left) = (ending.error.unwrap_or_default(), ending.undelivered);
                 self.journal.note(format_args!("---- {origin} has ended; {left} undelivered {error}"));
