@@ -235,8 +235,7 @@ impl Truth {
         before: Option<(Sequence, Document)>,
         lease: Option<Duration>,
     ) {
-        let quiet = matches!(document, Document::Checkpoint(_))
-            || matches!(document, Document::Instance(record) if record.renewal > 2 && record.cleanup.is_none());
+        let quiet = matches!(document, Document::Checkpoint(_));
         if !quiet {
             self.journal.note(format_args!("{origin} writes {} #{}", Shown(&key, document), sequence.0));
         }
@@ -428,7 +427,7 @@ impl fmt::Display for Shown<'_> {
                 document.drained_until.map_or(Ok(()), |until| write!(f, " drained until {}", until.0))
             }
             (Key::Instance(instance), Document::Instance(record)) => {
-                write!(f, "{} = {:?}", short(*instance), record.state)?;
+                write!(f, "{} = {:?} {}", short(*instance), record.state, record.renewal)?;
                 match &record.cleanup {
                     Some(cleanup) => {
                         let by = cleanup.by.map_or("nobody".into(), short);
