@@ -52,10 +52,7 @@ impl From<Failure> for KeyValueError {
             Failure::Full(why) => KeyValueError::TooLarge(format!("keyvalue is full: {why}")),
             Failure::Conflict => KeyValueError::Unavailable("another writer was first".to_owned()),
             Failure::Nothing => KeyValueError::Unavailable("there is no such message".to_owned()),
-            Failure::NoStream(why)
-            | Failure::Exists(why)
-            | Failure::Unclear(why)
-            | Failure::Other(why) => {
+            Failure::NoStream(why) | Failure::Exists(why) | Failure::Unclear(why) | Failure::Other(why) => {
                 KeyValueError::Unavailable(why)
             }
         }
