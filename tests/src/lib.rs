@@ -22,6 +22,7 @@ mod nats;
 mod profiles;
 mod programs;
 mod receiver;
+pub mod simulation;
 mod waiting;
 mod webhook;
 
