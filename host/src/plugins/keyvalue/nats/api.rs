@@ -16,6 +16,8 @@ use crate::plugins::keyvalue::KeyValueError;
 
 /// Of one attempt: a hook has a deadline of seconds, and reads and conditional writes are attempted again.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Of a count or a listing, which take the server some milliseconds for 10,000 keys.
+const LISTING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Says whose write a message is.
 const WRITE: &str = "Presence-Write";
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
@@ -52,10 +54,7 @@ impl From<Failure> for KeyValueError {
             Failure::Full(why) => KeyValueError::TooLarge(format!("keyvalue is full: {why}")),
             Failure::Conflict => KeyValueError::Unavailable("another writer was first".to_owned()),
             Failure::Nothing => KeyValueError::Unavailable("there is no such message".to_owned()),
-            Failure::NoStream(why)
-            | Failure::Exists(why)
-            | Failure::Unclear(why)
-            | Failure::Other(why) => {
+            Failure::NoStream(why) | Failure::Exists(why) | Failure::Unclear(why) | Failure::Other(why) => {
                 KeyValueError::Unavailable(why)
             }
         }
@@ -125,12 +124,13 @@ impl Api {
         subject: String,
         headers: HeaderMap,
         payload: Vec<u8>,
+        timeout: Duration,
     ) -> Result<T, Failure> {
         if self.client.connection_state() != State::Connected {
             // What waits for a connection might be sent long after the call that wanted it.
             return Err(Failure::Other("the connection to NATS is down".to_owned()));
         }
-        let request = Request::new().payload(payload.into()).headers(headers).timeout(Some(ANSWER_TIMEOUT));
+        let request = Request::new().payload(payload.into()).headers(headers).timeout(Some(timeout));
         let message =
             self.client.send_request(subject, request).await.map_err(|error| match error.kind() {
                 RequestErrorKind::NoResponders => Failure::NoStream("nobody leads the stream now".to_owned()),
@@ -153,7 +153,8 @@ impl Api {
 
     async fn call<T: DeserializeOwned>(&self, verb: &str, body: Value) -> Result<T, Failure> {
         let subject = format!("$JS.API.{verb}.{}", self.stream);
-        self.request(subject, HeaderMap::new(), body.to_string().into_bytes()).await
+        let timeout = if verb == "STREAM.INFO" { LISTING_TIMEOUT } else { ANSWER_TIMEOUT };
+        self.request(subject, HeaderMap::new(), body.to_string().into_bytes(), timeout).await
     }
 
     /// Writes a message; returns its sequence. `expected` is the sequence of the last one of the subject, 0 for none.
@@ -173,7 +174,7 @@ impl Api {
         if let Some(expected) = expected {
             headers.insert(EXPECTED, expected.to_string().as_str());
         }
-        let ack: Ack = self.request(subject.to_owned(), headers, value.to_vec()).await?;
+        let ack: Ack = self.request(subject.to_owned(), headers, value.to_vec(), ANSWER_TIMEOUT).await?;
         Ok(ack.seq)
     }
 
