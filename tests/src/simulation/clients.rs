@@ -32,7 +32,6 @@ pub(super) struct People {
 pub(super) struct Live {
     pub(super) user: UserId,
     pub(super) status: Status,
-    pub(super) origin: Origin,
     pub(super) session: SessionId,
     /// What was last heard of each watched user; none: nothing yet.
     pub(super) watched: BTreeMap<UserId, Option<(Status, u64)>>,
@@ -131,7 +130,7 @@ impl Client {
         let live = Live {
             user: self.user.clone(),
             status: Status::Online,
-            origin,
+
             session: opened.session.clone(),
             watched: BTreeMap::new(),
         };

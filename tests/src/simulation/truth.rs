@@ -135,7 +135,10 @@ impl Truth {
                 self.fenced_off(origin, &key);
             }
             Err(error) => {
-                self.journal.note(format_args!("{origin} is refused {}: {error}", Shown(&key, &document)));
+                self.journal.note(format_args!(
+                    "{origin} is refused {} ({expect:?}): {error}",
+                    Shown(&key, &document)
+                ));
             }
         }
         result
@@ -303,6 +306,8 @@ impl Truth {
             self.declared_dead(instance, record);
             return;
         }
+        // A store that was wiped knows of no death.
+        self.deaths.retain(|id, death| *id != instance || death.wipes == self.wipes);
         if self.deaths.contains_key(&instance) {
             let whose = self.whose(instance);
             self.journal.violate("I5", format!("{whose} lives again after it was declared dead"));
