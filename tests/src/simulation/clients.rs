@@ -136,9 +136,7 @@ impl Client {
         };
         let mut people = lock(&self.world.people);
         people.live.insert(self.number, live);
-        people
-            .sessions
-            .insert(opened.session.clone(), Known { instance: opened.instance, live: true });
+        people.sessions.insert(opened.session.clone(), Known { instance: opened.instance, live: true });
         drop(people);
         Some(Connected { up, connection: opened.connection, outbox, session: opened.session, mute: false })
     }

@@ -148,8 +148,7 @@ impl SimPlugins {
     }
 
     async fn call(self: Arc<SimPlugins>, at: usize, name: &'static str, job: Job) -> (usize, JobId, Verdict) {
-        let (before, takes, verdict) =
-            lock(&self.world.receiver).decide(name, &mut lock(&self.state).random);
+        let (before, takes, verdict) = lock(&self.world.receiver).decide(name, &mut lock(&self.state).random);
         // A host that is suspended in between calls late.
         sleep(before).await;
         let world = &self.world;

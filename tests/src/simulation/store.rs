@@ -149,7 +149,11 @@ impl SimStore {
     }
 
     /// The plant: tells of a success at once; the write comes later, or never.
-    fn acknowledge_too_early(&self, fence: (Key, Sequence), documents: Vec<(Key, Document)>) -> Vec<Sequence> {
+    fn acknowledge_too_early(
+        &self,
+        fence: (Key, Sequence),
+        documents: Vec<(Key, Document)>,
+    ) -> Vec<Sequence> {
         let truth = lock(&self.world.truth);
         let coverage = Coverage::Partitions(BTreeSet::new());
         let last = now(truth.store().snapshot(coverage, Sequence(0))).map_or(0, |snapshot| snapshot.up_to.0);
@@ -252,9 +256,8 @@ impl Store for SimStore {
         let origin = self.origin;
         let partly = lock(&self.world.links).is_lossy() && lock(&self.own.random).u8(..) < 16;
         let at_most = if partly { documents.len() / 2 } else { usize::MAX };
-        let work = move |truth: &mut Truth| {
-            truth.put_fenced(origin, fence.clone(), documents.clone(), at_most)
-        };
+        let work =
+            move |truth: &mut Truth| truth.put_fenced(origin, fence.clone(), documents.clone(), at_most);
         let asked = self.ask(self.way(None), work, |error| (Vec::new(), Some(error)));
         asked.map(|answer| answer.unwrap_or_else(|| (Vec::new(), Some(no_answer())))).boxed()
     }
@@ -297,7 +300,8 @@ impl Store for SimStore {
             if let Some(store) = second
                 && !plant
             {
-                let newer = store.read(move |truth| truth.store().snapshot(coverage.clone(), at_least)).await?;
+                let newer =
+                    store.read(move |truth| truth.store().snapshot(coverage.clone(), at_least)).await?;
                 if lock(&world.truth).wipes != wipes {
                     return Err(StoreError::Unavailable("simulated: recreated in between".into()));
                 }

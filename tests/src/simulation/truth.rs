@@ -197,8 +197,7 @@ impl Truth {
 
     /// What is planted.
     fn bend(&self, put: &mut Put) {
-        let dead =
-            matches!(&put.document, Document::Instance(record) if record.state == InstanceState::Dead);
+        let dead = matches!(&put.document, Document::Instance(record) if record.state == InstanceState::Dead);
         let bend = match self.plant {
             Plant::NoFencing => matches!(put.expect, Expect::Fence(..)),
             Plant::DeathWithoutCompare => dead,
@@ -312,9 +311,10 @@ impl Truth {
             let whose = self.whose(instance);
             self.journal.violate("I5", format!("{whose} lives again after it was declared dead"));
         }
-        let old = self.instances.iter().find(|(id, known)| {
-            **id != instance && known.origin == origin && self.deaths.contains_key(id)
-        });
+        let old = self
+            .instances
+            .iter()
+            .find(|(id, known)| **id != instance && known.origin == origin && self.deaths.contains_key(id));
         if old.is_some() && !self.instances.contains_key(&instance) {
             self.journal.count("another life");
         }

@@ -78,7 +78,8 @@ fn main() -> anyhow::Result<ExitCode> {
     print!("{summary}");
     println!("{} seeds in {took:.1} s: {:.1} a second", summary.runs, summary.runs as f64 / took);
     if let Some(report) = failures.first() {
-        let report = if report.lines.is_empty() { run(report.seed, Plant::Nothing, true) } else { report.clone() };
+        let report =
+            if report.lines.is_empty() { run(report.seed, Plant::Nothing, true) } else { report.clone() };
         show(&report, arguments.lines);
         if !report.violations.is_empty() {
             return Ok(ExitCode::FAILURE);

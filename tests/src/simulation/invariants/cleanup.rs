@@ -48,7 +48,9 @@ fn dead(world: &World, truth: &Truth, receiver: &Receiver, plugin: &str) {
         };
         for missing in death.sessions.difference(&named) {
             let id = session(missing);
-            world.journal.violate("I5", format!("{whose} died with {id}, which no cleanup of {plugin} named"));
+            world
+                .journal
+                .violate("I5", format!("{whose} died with {id}, which no cleanup of {plugin} named"));
         }
     }
 }

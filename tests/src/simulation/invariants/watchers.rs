@@ -13,7 +13,9 @@ pub(in crate::simulation) fn check(world: &World) {
             let status = truth.record(user).map_or(Status::Offline, |record| record.status);
             if heard.map(|(status, _)| status) != Some(status) {
                 let watcher = &live.user;
-                world.journal.violate("I9", format!("{watcher} last heard {heard:?} of {user}, who is {status}"));
+                world
+                    .journal
+                    .violate("I9", format!("{watcher} last heard {heard:?} of {user}, who is {status}"));
             }
         }
     }
