@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::journal::{lock, millis};
 use super::plan::rng;
-use super::truth::{Origin, session, short};
+use super::truth::{session, short};
 use super::world::{Phase, Up, World};
 
 /// What the simulation knows of connections.
