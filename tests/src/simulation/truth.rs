@@ -356,14 +356,19 @@ impl Truth {
             return;
         }
         self.journal.count("death");
+        let sessions = self.sessions_of(instance);
+        let death = Death { at: Instant::now(), sessions, wipes: self.wipes, cleaner };
+        self.deaths.insert(instance, death);
+    }
+
+    /// The sessions in the documents of an instance.
+    pub(super) fn sessions_of(&self, instance: InstanceId) -> BTreeSet<SessionId> {
         let documents = now(self.store.sessions_of(instance)).unwrap_or_default();
         let sessions = documents.iter().flat_map(|(_, document)| match document {
             Document::Sessions(document) => document.sessions.clone(),
             _ => Vec::new(),
         });
-        let sessions = sessions.map(|entry| entry.id).collect();
-        let death = Death { at: Instant::now(), sessions, wipes: self.wipes, cleaner };
-        self.deaths.insert(instance, death);
+        sessions.map(|entry| entry.id).collect()
     }
 
     /// Instances whose key is there and does not say dead or left, and what it says.
