@@ -514,6 +514,11 @@ impl Membership {
         self.peers.is_purged(instance)
     }
 
+    /// True if the instance is dead and its documents are still needed to tell of its sessions.
+    pub fn is_being_cleaned_up(&self, instance: InstanceId) -> bool {
+        self.peers.is_dead(instance) && !self.peers.is_purged(instance)
+    }
+
     /// True if this instance itself may still write its documents.
     pub fn is_alive(&self, instance: InstanceId) -> bool {
         instance == self.instance || !self.peers.is_over(instance)
@@ -881,17 +886,21 @@ impl Membership {
         for instance in suspects {
             let Some(peer) = self.peers.get_mut(instance) else { continue };
             peer.judging = true;
-            let cleanup = Cleanup {
-                phase: CleanupPhase::Telling,
-                by: desired_cleaner(instance, &candidates),
-                declared_at: now.wall,
-                settled: Default::default(),
+            let record = if peer.is_dead() {
+                peer.record.clone()
+            } else {
+                let cleanup = Cleanup {
+                    phase: CleanupPhase::Telling,
+                    by: desired_cleaner(instance, &candidates),
+                    declared_at: now.wall,
+                    round: 0,
+                    settled: Default::default(),
+                };
+                InstanceRecord { state: InstanceState::Dead, cleanup: Some(cleanup), ..peer.record.clone() }
             };
-            let record =
-                InstanceRecord { state: InstanceState::Dead, cleanup: Some(cleanup), ..peer.record.clone() };
-            let sequence = peer.sequence;
+            let (sequence, lease) = (peer.sequence, cleanups::lease_of(&record));
             self.counters.judged += 1;
-            self.effects.push_back(MembershipEffect::Judge { instance, record, expect: sequence });
+            self.effects.push_back(MembershipEffect::Judge { instance, record, expect: sequence, lease });
         }
     }
 

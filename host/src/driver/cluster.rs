@@ -134,7 +134,10 @@ impl Driver {
             MembershipEffect::Write { key, document, expect, lease } => {
                 self.write(Put { key, document, expect, lease });
             }
-            MembershipEffect::Judge { instance, record, expect } => self.judge(instance, record, expect),
+            MembershipEffect::Judge { instance, record, expect, lease } => {
+                let (key, document) = (Key::Instance(instance), Document::Instance(record));
+                self.judge(Put { key, document, expect: Expect::Last(expect), lease });
+            }
             MembershipEffect::ReadOwner(partition) => self.read_owner(partition),
             MembershipEffect::Everything(run) => {
                 tracing::info!(run = &*run, "fresh start: plugins clean up everything");
@@ -252,6 +255,7 @@ impl Driver {
     fn wiped(&mut self, now: Now) {
         tracing::error!("the store was recreated: everything that this host knows is written again");
         self.sessions.handle_reassert();
+        self.leftovers.clear();
         self.stop_following();
         self.load_claims();
         for partition in self.partitions.values_mut() {
@@ -292,7 +296,7 @@ impl Driver {
     pub(super) fn sweep_leftovers(&mut self) {
         for _ in 0..self.leftovers.len().min(1000) {
             let Some((user, instance)) = self.leftovers.pop_front() else { break };
-            if self.membership.is_alive(instance) {
+            if self.membership.is_alive(instance) || self.membership.is_being_cleaned_up(instance) {
                 self.leftovers.push_back((user, instance));
                 continue;
             }

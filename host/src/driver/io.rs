@@ -131,17 +131,14 @@ impl Driver {
     }
 
     /// Declares an instance dead, once.
-    pub(super) fn judge(&mut self, instance: InstanceId, record: InstanceRecord, expect: Sequence) {
-        let (store, key, document) =
-            (self.store.clone(), Key::Instance(instance), Document::Instance(record));
-        let put =
-            Put { key: key.clone(), document: document.clone(), expect: Expect::Last(expect), lease: None };
+    pub(super) fn judge(&mut self, put: Put) {
+        let (store, key, document) = (self.store.clone(), put.key.clone(), put.document.clone());
         let operation = async move {
             let result = match store.put(put).await {
                 Ok(sequence) => Ok(sequence),
                 Err(StoreError::Conflict { last }) => Err(NotWritten::Conflict(last)),
                 Err(error) => {
-                    tracing::warn!(%instance, %error, "a dead instance could not be declared dead yet");
+                    tracing::warn!(?key, %error, "a dead instance could not be declared dead yet");
                     tokio::time::sleep(FIRST_PAUSE).await;
                     Err(NotWritten::Refused)
                 }

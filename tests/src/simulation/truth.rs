@@ -298,16 +298,16 @@ impl Truth {
             _ => false,
         };
         if record.state == InstanceState::Dead {
-            if lived && self.instances.get(&instance).is_some_and(|known| !known.left) {
+            let again = self.deaths.contains_key(&instance);
+            if lived && !again && self.instances.get(&instance).is_some_and(|known| !known.left) {
                 let whose = self.whose(instance);
                 self.journal.violate("I5", format!("{origin} declares {whose} dead, which kept its lease"));
             }
             self.declared_dead(instance, record);
             return;
         }
-        // A store that was wiped knows of no death.
-        self.deaths.retain(|id, death| *id != instance || death.wipes == self.wipes);
-        if self.deaths.contains_key(&instance) {
+        // Who has not heard of his death before the store was recreated can't know.
+        if self.deaths.get(&instance).is_some_and(|death| death.wipes == self.wipes) {
             let whose = self.whose(instance);
             self.journal.violate("I5", format!("{whose} lives again after it was declared dead"));
         }
