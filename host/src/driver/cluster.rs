@@ -334,6 +334,10 @@ impl Driver {
 
     /// Writes the session documents that changed. Returns true when there was nothing to do.
     pub(super) fn write_documents(&mut self) -> bool {
+        if !self.membership.takes_part() {
+            // A host that was declared dead has sessions: they wait for a fresh start as new clients do.
+            return true;
+        }
         let mut quiet = true;
         while let Some(write) = self.sessions.poll_document() {
             quiet = false;
