@@ -23,6 +23,7 @@ cargo xtask VERB
   lint                 formatting, clippy, and the rules of this repository
   plugins [--guests]   build the shipped plugins into target/plugins (and the tests' guests into target/guests)
   bench [NAME...]      the benchmarks, in release mode
+  sim [ARGUMENT...]    the simulation of several hosts, in release mode: --seeds N, --seed S, --lines L
   ci                   lint, then test
 
 PRESENCE_WASM_TOOLCHAIN=rustup|debian says where the compiler for plugins comes from; without it rustup is
@@ -53,6 +54,7 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<ExitCode> {
         ("plugins", []) => plugins::build(&tree, plugins::Which::Shipped)?,
         ("plugins", [guests]) if guests == "--guests" => plugins::build(&tree, plugins::Which::WithGuests)?,
         ("bench", names) => checks::bench(&tree, names)?,
+        ("sim", arguments) => checks::simulate(&tree, arguments)?,
         ("ci", []) => checks::ci(&tree)?,
         ("help" | "--help" | "-h", _) => println!("{HELP}"),
         _ => {

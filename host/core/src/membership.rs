@@ -454,7 +454,7 @@ impl Membership {
             self.renew(now);
         }
         self.ownership.handle_timeout(now.tick);
-        if self.ownership.poll_timeout().is_some_and(|due| due <= now.tick) {
+        if self.ownership.poll_timeout(self.takes_part()).is_some_and(|due| due <= now.tick) {
             self.unsettled = true;
         }
         self.settle(now);
@@ -466,7 +466,7 @@ impl Membership {
         let waits = matches!(self.phase, Phase::Surveying | Phase::WaitingForBoot) || self.has_to_judge();
         let judges = self.lease.judges_from(now.tick).filter(|from| waits && *from > now.tick);
         let lease = self.lease.next().filter(|_| !self.is_over());
-        [boot, judges, lease, self.ownership.poll_timeout()].into_iter().flatten().min()
+        [boot, judges, lease, self.ownership.poll_timeout(self.takes_part())].into_iter().flatten().min()
     }
 
     /// The next thing to do.

@@ -135,7 +135,10 @@ impl Truth {
                 self.fenced_off(origin, &key);
             }
             Err(error) => {
-                self.journal.note(format_args!("{origin} is refused {}: {error}", Shown(&key, &document)));
+                self.journal.note(format_args!(
+                    "{origin} is refused {} ({expect:?}): {error}",
+                    Shown(&key, &document)
+                ));
             }
         }
         result
@@ -234,8 +237,7 @@ impl Truth {
         before: Option<(Sequence, Document)>,
         lease: Option<Duration>,
     ) {
-        let quiet = matches!(document, Document::Checkpoint(_))
-            || matches!(document, Document::Instance(record) if record.renewal > 2 && record.cleanup.is_none());
+        let quiet = matches!(document, Document::Checkpoint(_));
         if !quiet {
             self.journal.note(format_args!("{origin} writes {} #{}", Shown(&key, document), sequence.0));
         }
@@ -354,14 +356,19 @@ impl Truth {
             return;
         }
         self.journal.count("death");
+        let sessions = self.sessions_of(instance);
+        let death = Death { at: Instant::now(), sessions, wipes: self.wipes, cleaner };
+        self.deaths.insert(instance, death);
+    }
+
+    /// The sessions in the documents of an instance.
+    pub(super) fn sessions_of(&self, instance: InstanceId) -> BTreeSet<SessionId> {
         let documents = now(self.store.sessions_of(instance)).unwrap_or_default();
         let sessions = documents.iter().flat_map(|(_, document)| match document {
             Document::Sessions(document) => document.sessions.clone(),
             _ => Vec::new(),
         });
-        let sessions = sessions.map(|entry| entry.id).collect();
-        let death = Death { at: Instant::now(), sessions, wipes: self.wipes, cleaner };
-        self.deaths.insert(instance, death);
+        sessions.map(|entry| entry.id).collect()
     }
 
     /// Instances whose key is there and does not say dead or left, and what it says.
@@ -430,7 +437,7 @@ impl fmt::Display for Shown<'_> {
                 document.drained_until.map_or(Ok(()), |until| write!(f, " drained until {}", until.0))
             }
             (Key::Instance(instance), Document::Instance(record)) => {
-                write!(f, "{} = {:?}", short(*instance), record.state)?;
+                write!(f, "{} = {:?} {}", short(*instance), record.state, record.renewal)?;
                 match &record.cleanup {
                     Some(cleanup) => {
                         let by = cleanup.by.map_or("nobody".into(), short);
