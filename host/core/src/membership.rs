@@ -601,7 +601,8 @@ impl Membership {
         matches!(self.phase, Phase::Leaving | Phase::Left | Phase::Failed | Phase::Reborn | Phase::New)
     }
 
-    fn takes_part(&self) -> bool {
+    /// True from the time at which the boot is open for this instance: sessions may be told of.
+    pub fn takes_part(&self) -> bool {
         matches!(self.phase, Phase::Claiming | Phase::Ready | Phase::Draining)
     }
 

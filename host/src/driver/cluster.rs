@@ -222,6 +222,7 @@ impl Driver {
         let instance = self.new_instance_id(now);
         tracing::warn!(%old, new = %instance, sessions = self.connections.len(), "this instance was declared dead while it was away: it comes back as another one");
         self.plugins.drop_sessions(old);
+        self.doubt_revisions(now);
         // Whatever was asked on behalf of the old instance is of no interest any more.
         self.life = std::sync::Arc::new(());
         self.cleanups_begun.clear();
@@ -266,8 +267,13 @@ impl Driver {
             partition.surrender = None;
         }
         self.instances_follower = None;
-        let _ = now;
+        self.doubt_revisions(now);
         self.load_instances();
+    }
+
+    /// Records may be gone, or begin anew: watchers are told what is there once the owners have written theirs back.
+    fn doubt_revisions(&mut self, now: Now) {
+        self.forget_revisions_due = Some(now.tick + self.config.instance_ttl * 2);
     }
 
     fn handle_clock(&mut self, offset: Option<i64>) {
@@ -334,6 +340,10 @@ impl Driver {
 
     /// Writes the session documents that changed. Returns true when there was nothing to do.
     pub(super) fn write_documents(&mut self) -> bool {
+        if !self.membership.takes_part() {
+            // A host that was declared dead has sessions: they wait for a fresh start as new clients do.
+            return true;
+        }
         let mut quiet = true;
         while let Some(write) = self.sessions.poll_document() {
             quiet = false;

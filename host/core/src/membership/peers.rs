@@ -233,10 +233,11 @@ impl Peers {
         !self.unknown.is_empty()
     }
 
-    /// A fresh start: whoever has no key is none of anybody's business any more.
+    /// A fresh start: whoever has no key is none of anybody's business any more. If it comes back, it finds a newer
+    /// generation.
     pub(super) fn forgive(&mut self) {
         self.unknown.clear();
-        self.known.retain(|_, peer| !peer.ghost);
+        self.known.retain(|_, peer| !(peer.ghost || peer.suspect && peer.is_alive()));
     }
 
     /// True if nobody can act as this instance: it is dead, has left, or has no key.
