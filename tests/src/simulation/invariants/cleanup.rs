@@ -48,6 +48,15 @@ fn dead(world: &World, truth: &Truth, receiver: &Receiver, plugin: &str) {
             continue;
         };
         for missing in death.sessions.difference(&named) {
+            // Its end was settled while its host did not know yet that it is dead.
+            if receiver
+                .heard
+                .get(PLUGINS[0].0)
+                .and_then(|heard| heard.sessions.get(missing))
+                .is_some_and(|one| one.disconnected.taken + one.disconnected.dead > 0)
+            {
+                continue;
+            }
             let id = session(missing);
             world
                 .journal
