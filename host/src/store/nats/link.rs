@@ -80,13 +80,7 @@ pub(super) enum Lane {
 }
 
 enum Command {
-    /// All but the last without an answer, one right behind the other.
-    Request {
-        messages: Vec<Outgoing>,
-        last: Outgoing,
-        answer: Answering,
-        asked: Instant,
-    },
+    Request(Outgoing, Answering, Instant),
     /// A request whose answer nobody waits for.
     Tell(Outgoing),
     Publish(Outgoing),
@@ -148,14 +142,9 @@ impl Link {
 
     /// Sends and waits for the answer. The order of calls in one lane is the order of messages.
     pub(super) fn request(&self, lane: Lane, message: Outgoing) -> Answer {
-        self.request_batch(lane, Vec::new(), message)
-    }
-
-    /// Sends these messages, and the last one as a request.
-    pub(super) fn request_batch(&self, lane: Lane, messages: Vec<Outgoing>, last: Outgoing) -> Answer {
         let (answer, receiver) = oneshot::channel();
         // If the task is gone, so is the sender of the answer, which says it.
-        let _ = self.queue(lane).send(Command::Request { messages, last, answer, asked: Instant::now() });
+        let _ = self.queue(lane).send(Command::Request(message, answer, Instant::now()));
         Answer(receiver)
     }
 
@@ -266,8 +255,8 @@ impl Task {
         let connected = self.client.connection_state() == State::Connected;
         for command in commands.drain(..) {
             match command {
-                Command::Request { messages, last, answer, asked } => {
-                    self.request(messages, last, (answer, asked), lane, connected);
+                Command::Request(message, answer, asked) => {
+                    self.request(message, (answer, asked), lane, connected);
                 }
                 Command::Publish(_) | Command::Tell(_) if !connected => {}
                 Command::Publish(message) => note_dropped(self.send(message, None)),
@@ -291,8 +280,7 @@ impl Task {
 
     fn request(
         &mut self,
-        messages: Vec<Outgoing>,
-        last: Outgoing,
+        message: Outgoing,
         (answer, asked): (Answering, Instant),
         lane: Lane,
         connected: bool,
@@ -309,12 +297,10 @@ impl Task {
             let _ = answer.send(Err(LinkError::NotSent("too many requests wait for NATS".into())));
             return;
         }
-        let subject = last.subject.clone();
+        let subject = message.subject.clone();
         let number = self.first + self.unanswered.len() as u64;
         let reply = Subject::from(format!("{}{number}", self.inbox));
-        // A batch without its last message has no effect.
-        let sent = messages.into_iter().try_for_each(|message| self.send(message, None));
-        match sent.and_then(|()| self.send(last, Some(reply))) {
+        match self.send(message, Some(reply)) {
             Ok(()) => {
                 self.count += usize::from(lane == Lane::Bulk);
                 self.unanswered.push_back(Some(Unanswered { answer, subject, sent: Instant::now(), lane }));

@@ -1,11 +1,11 @@
-//! Writing: conditions as headers, leases, markers, batches under a fence. It knows what JetStream refuses and why.
+//! Writing: conditions as headers, leases, markers, many documents under a fence. It knows what JetStream refuses and why.
 
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use async_nats::{HeaderMap, header};
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, ready};
+use futures_util::future::BoxFuture;
 use presence_core::documents::{Document, Expect, Key};
 use presence_core::ids::Sequence;
 
@@ -15,8 +15,8 @@ use super::{Shared, lane, streams};
 use crate::store::rules::{check_bucket, check_fit};
 use crate::store::{Put, StoreError, token};
 
-/// So many documents are written as one batch: all or none of them.
-const MAX_BATCH: usize = 256;
+/// So many documents are written before the first of them is acknowledged.
+const MAX_RUN: usize = 1_024;
 /// What a message may need besides its document.
 const OVERHEAD: usize = 1_024;
 /// How often a write that expects no document meets a new marker.
@@ -178,32 +178,32 @@ impl Shared {
         })
     }
 
-    /// Writes batch by batch. Each is done as a whole or not at all, whatever happens to the connection.
+    /// Writes one right behind the other: an atomic batch would be slower by far, since the server stages each on disk.
+    /// A condition that fails for one fails for all after it. What else can stop one (a broken connection, a new leader)
+    /// may let later ones through: then the error is [`StoreError::Unknown`]. No key is written twice before its first
+    /// write is acknowledged.
     pub(super) fn write_fenced(
         self: Arc<Shared>,
         (fence, mut claim): (Key, Sequence),
         documents: Vec<(Key, Document)>,
     ) -> BoxFuture<'static, (Vec<Sequence>, Option<StoreError>)> {
         let (bodies, refusal) = self.encode_all(&fence, documents);
-        let mut rest = bodies.into_iter();
-        let mut batch: Vec<Body> = rest.by_ref().take(MAX_BATCH).collect();
-        if batch.is_empty() {
-            return Box::pin(ready((Vec::new(), refusal)));
-        }
-        // The first one is sent now.
-        let mut sent = Some(self.send_batch(&fence, claim, &batch));
+        // The first run is sent now.
+        let mut sent = Some(self.send_run(&fence, claim, &bodies[..first_run(&bodies)]));
         Box::pin(async move {
-            let mut written = Vec::new();
-            while !batch.is_empty() {
-                let answer = sent.take().unwrap_or_else(|| self.send_batch(&fence, claim, &batch));
-                match self.streams.noted(api::acknowledged(answer.await)) {
-                    Ok(last) => {
-                        let first = last.0 + 1 - batch.len() as u64;
-                        written.extend((first..=last.0).map(Sequence));
-                        batch = rest.by_ref().take(MAX_BATCH).collect();
-                    }
+            let mut rest = &bodies[..];
+            let mut written = Vec::with_capacity(bodies.len());
+            while !rest.is_empty() {
+                let run = &rest[..first_run(rest)];
+                let answers = sent.take().unwrap_or_else(|| self.send_run(&fence, claim, run));
+                let before = written.len();
+                match self.settle_run(answers, &mut written).await {
+                    Ok(()) => rest = &rest[run.len()..],
                     Err(Failure::Conflict(last)) => match self.judge(&fence, claim, last).await {
-                        Ok(Judged::NothingThere(marker)) if marker != claim => claim = marker,
+                        // Only the first can have met it.
+                        Ok(Judged::NothingThere(marker)) if marker != claim && written.len() == before => {
+                            claim = marker;
+                        }
                         Ok(Judged::NothingThere(last) | Judged::Conflict(last)) => {
                             return (written, Some(StoreError::Conflict { last }));
                         }
@@ -214,6 +214,34 @@ impl Shared {
             }
             (written, refusal)
         })
+    }
+
+    /// Collects the sequences up to the first failure. A failure that tells nothing of the others is unclear.
+    async fn settle_run(
+        &self,
+        answers: Vec<link::Answer>,
+        written: &mut Vec<Sequence>,
+    ) -> Result<(), Failure> {
+        let mut first: Option<Failure> = None;
+        let mut unclear = false;
+        for answer in answers {
+            match (self.streams.noted(api::acknowledged(answer.await)), &first) {
+                (Ok(sequence), None) => written.push(sequence),
+                (Err(failure), None) => first = Some(failure),
+                (Ok(_), Some(_)) => unclear = true,
+                (Err(failure), Some(_)) => {
+                    unclear |= matches!(failure, Failure::Other(StoreError::Unknown(_)));
+                }
+            }
+        }
+        match first {
+            None => Ok(()),
+            Some(failure) if unclear => {
+                let why = format!("one of several writes failed: {}", StoreError::from(failure));
+                Err(Failure::Other(StoreError::Unknown(why)))
+            }
+            Some(failure) => Err(failure),
+        }
     }
 
     /// Subjects and bytes up to the first document that can't be meant, and what is wrong with that.
@@ -240,32 +268,41 @@ impl Shared {
         (bodies, None)
     }
 
-    fn send_batch(&self, fence: &Key, claim: Sequence, batch: &[Body]) -> link::Answer {
+    fn send_run(&self, fence: &Key, claim: Sequence, run: &[Body]) -> Vec<link::Answer> {
         let fence_subject = token::subject(fence, &self.streams.names.prefix);
-        let number = self.batches.fetch_add(1, Ordering::Relaxed);
-        let id = format!("{}-{number}", self.batch_prefix);
-        let mut messages: Vec<Outgoing> = Vec::with_capacity(batch.len());
-        for (place, (subject, payload)) in (1..).zip(batch) {
-            let mut headers = HeaderMap::new();
-            expect_fence(&mut headers, &fence_subject, claim);
-            if batch.len() > 1 {
-                headers.insert(header::NATS_BATCH_ID, id.as_str());
-                headers.insert(header::NATS_BATCH_SEQUENCE, place.to_string());
-            }
-            if batch.len() > 1 && place == batch.len() {
-                headers.insert(header::NATS_BATCH_COMMIT, "1");
-            }
-            messages.push(Outgoing { subject: subject.clone(), headers, payload: payload.clone() });
-        }
-        // Callers have something to write.
-        let last = messages.pop().unwrap_or_else(|| Outgoing {
-            subject: fence_subject.into(),
-            headers: HeaderMap::new(),
-            payload: Bytes::new(),
-        });
-        self.link.request_batch(lane(fence.bucket()), messages, last)
+        let mut headers = HeaderMap::new();
+        expect_fence(&mut headers, &fence_subject, claim);
+        let lane = lane(fence.bucket());
+        let send = |(subject, payload): &Body| {
+            let message =
+                Outgoing { subject: subject.clone(), headers: headers.clone(), payload: payload.clone() };
+            self.link.request(lane, message)
+        };
+        run.iter().map(send).collect()
     }
 }
 
 /// A subject and what goes there.
 type Body = (async_nats::Subject, Bytes);
+
+/// So many of the first have subjects of their own.
+fn first_run(bodies: &[Body]) -> usize {
+    let mut seen: HashSet<&str, foldhash::fast::RandomState> = HashSet::default();
+    bodies.iter().take(MAX_RUN).take_while(|(subject, _)| seen.insert(subject)).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_ends_before_a_repeated_subject() {
+        let bodies = |subjects: &[&'static str]| -> Vec<Body> {
+            subjects.iter().map(|subject| ((*subject).into(), Bytes::new())).collect()
+        };
+        assert_eq!(first_run(&bodies(&[])), 0);
+        assert_eq!(first_run(&bodies(&["a", "b", "c"])), 3);
+        assert_eq!(first_run(&bodies(&["a", "b", "a", "c"])), 2);
+        assert_eq!(first_run(&bodies(&["a", "a"])), 1);
+    }
+}
