@@ -28,7 +28,12 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
         log_format: LogFormat,
         /// What is logged, such as `info` or `info,presence_host::plugins=debug`
-        #[arg(long = "log", env = "PRESENCE_LOG", default_value = "info", value_name = "FILTER")]
+        #[arg(
+            long = "log",
+            env = "PRESENCE_LOG",
+            default_value = "info,async_nats=error",
+            value_name = "FILTER"
+        )]
         log_filter: String,
     },
     /// Check a configuration and its plugins, without running anything

@@ -109,6 +109,8 @@ pub(super) struct Link {
     urgent: mpsc::UnboundedSender<Command>,
     /// Counts connections.
     connections: watch::Receiver<u64>,
+    /// What the server has last complained of.
+    complaint: watch::Receiver<Option<String>>,
     client: Client,
 }
 
@@ -123,6 +125,7 @@ impl Link {
         let (bulk, bulk_commands) = mpsc::unbounded_channel();
         let (urgent, urgent_commands) = mpsc::unbounded_channel();
         let (connected, connections) = watch::channel(0);
+        let (complaints, complaint) = watch::channel(None);
         let task = Task {
             client: client.clone(),
             inbox: format!("{inbox}."),
@@ -131,13 +134,14 @@ impl Link {
             replies,
             events,
             connected,
+            complaints,
             lost: false,
             unanswered: VecDeque::new(),
             first: 0,
             count: 0,
         };
         tokio::spawn(task.run());
-        Ok(Link { bulk, urgent, connections, client })
+        Ok(Link { bulk, urgent, connections, complaint, client })
     }
 
     /// Sends and waits for the answer. The order of calls in one lane is the order of messages.
@@ -180,6 +184,11 @@ impl Link {
         self.connections.clone()
     }
 
+    /// What the server has last complained of, such as a forbidden subject.
+    pub(super) fn complaint(&self) -> Option<String> {
+        self.complaint.borrow().clone()
+    }
+
     /// The client, for subscriptions whose order against other things doesn't matter.
     pub(super) fn client(&self) -> &Client {
         &self.client
@@ -201,6 +210,7 @@ struct Task {
     replies: Subscriber,
     events: mpsc::UnboundedReceiver<Event>,
     connected: watch::Sender<u64>,
+    complaints: watch::Sender<Option<String>>,
     /// The connection was lost and not yet replaced.
     lost: bool,
     /// By running number, the oldest first; answered ones are empty.
@@ -407,6 +417,7 @@ impl Task {
             }
             Event::ServerError(ServerError::Other(text)) => {
                 tracing::error!(error = text, "NATS");
+                self.complaints.send_replace(Some(text.clone()));
                 if let Some(subject) = forbidden_publish(&text) {
                     self.fail(all, |waiting| {
                         (waiting.subject.as_str() == subject).then(|| LinkError::Refused(text.clone()))

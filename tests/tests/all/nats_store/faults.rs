@@ -48,8 +48,7 @@ async fn a_full_stream_refuses_and_loses_nothing() {
 async fn a_document_that_is_too_large_is_refused_and_what_follows_it() {
     let bench = Bench::new().await;
     let large = |name: &str| {
-        let attributes =
-            presence_core::events::Attributes::new(vec![("a".into(), "x".repeat(2 << 20).into())]);
+        let attributes = presence_core::events::Attributes::new(vec![("a".into(), "x".repeat(2 << 20))]);
         let entry = presence_core::documents::SessionEntry {
             id: presence_core::ids::SessionId::Hosted(1),
             status: Status::Online,
@@ -229,4 +228,82 @@ async fn a_cluster_goes_on_without_one_of_three() {
     while next_update(&mut follower).await.sequence < last {}
     let snapshot = store.snapshot(partitions(&[1]), last).await.unwrap();
     assert_eq!(snapshot.documents, [(key, last, record(99))]);
+}
+
+/// Writers, a follower and readers while the leader changes again and again and one server hangs for a while: what was
+/// acknowledged is there, in order, and the follower knows all of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_while_leaders_change() {
+    const WRITERS: u64 = 6;
+    let cluster = NatsCluster::start(3).await;
+    let settings = NatsSettings { replicas: 3, ..settings(cluster.urls()) };
+    let store = Arc::new(connect(&settings).await);
+    let mut follower = store.follow(partitions(&[1]), Sequence(0)).await.unwrap();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writers = (0..WRITERS).map(|writer| {
+        let (store, stop) = (store.clone(), stop.clone());
+        tokio::spawn(async move {
+            let key = user_key(1, &format!("user {writer}"));
+            let (mut last, mut revision, mut acknowledged) = (Sequence(0), 0, 0);
+            while !stop.load(Ordering::Relaxed) {
+                revision += 1;
+                let put = Put { expect: Expect::Last(last), ..unconditional(&key, record(revision)) };
+                match store.put(put).await {
+                    Ok(sequence) => {
+                        assert!(sequence > last);
+                        (last, acknowledged) = (sequence, revision);
+                    }
+                    // An unclear one has arrived after all.
+                    Err(StoreError::Conflict { .. }) => {
+                        if let Ok(Some((sequence, Document::User(found)))) = store.get(key.clone()).await {
+                            assert!(found.revision >= acknowledged, "{found:?} after {acknowledged}");
+                            (last, revision, acknowledged) = (sequence, found.revision, found.revision);
+                        }
+                    }
+                    Err(StoreError::Unknown(_) | StoreError::Unavailable(_)) => {
+                        revision -= 1;
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            (key, last)
+        })
+    });
+    let writers: Vec<_> = writers.collect();
+    let client = async_nats::connect(cluster.urls()).await.unwrap();
+    let stream = format!("{}_sessions", settings.prefix);
+    for round in 0..8 {
+        let _ = client.request(format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}"), "".into()).await;
+        if round == 4 {
+            cluster.servers[0].suspend();
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            cluster.servers[0].resume();
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut newest = std::collections::BTreeMap::new();
+    for writer in writers {
+        let (key, last) = tokio::time::timeout(WAIT, writer).await.expect("the writer ends").unwrap();
+        newest.insert(key, last);
+    }
+    let last = *newest.values().max().unwrap();
+    let mut told = std::collections::BTreeMap::new();
+    let mut before = Sequence(0);
+    while before < last {
+        let update = next_update(&mut follower).await;
+        assert!(update.sequence > before, "{update:?} after {before:?}");
+        before = update.sequence;
+        told.insert(update.key, (update.sequence, update.change));
+    }
+    let snapshot =
+        presence_tests::until("a snapshot", async || store.snapshot(partitions(&[1]), last).await.ok()).await;
+    for (key, sequence, document) in snapshot.documents {
+        assert!(sequence >= newest[&key], "{key:?} at {sequence:?}, acknowledged {:?}", newest[&key]);
+        if sequence <= last {
+            assert_eq!(told[&key], (sequence, Change::Put(document)), "{key:?}");
+        }
+    }
+    assert_eq!(newest.len() as u64, WRITERS);
 }

@@ -121,3 +121,13 @@ async fn a_forbidden_subject_is_refused_at_once_and_others_are_not() {
     assert!(started.elapsed() < Duration::from_secs(3), "only after {:?}", started.elapsed());
     write(&store, &user_key(2, "alice"), record(1)).await;
 }
+
+#[tokio::test]
+async fn answers_that_may_not_be_heard_are_explained() {
+    let permissions = "authorization { users: [ { user: a, password: a, permissions: { \
+                       subscribe: { deny: [\"_INBOX.>\"] } } } ] }";
+    let server = NatsServer::with(permissions).await;
+    let auth = NatsAuth::User { user: "a".into(), password: "a".into() };
+    let found = error(&NatsSettings { auth, ..settings(vec![server.url()]) }).await;
+    says(&found, false, &[&server.url(), "Permissions Violation for Subscription", "_INBOX."]);
+}
