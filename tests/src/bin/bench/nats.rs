@@ -14,7 +14,7 @@ use presence_host::settings::{NatsAuth, NatsSettings, NatsTls};
 use presence_host::store::nats::NatsStore;
 use presence_host::store::token;
 use presence_host::store::{Coverage, Follower, Put, Store};
-use presence_tests::NatsServer;
+use presence_tests::{NatsCluster, NatsServer};
 
 use crate::report::{count, line};
 
@@ -25,13 +25,20 @@ const LAYOUT: Layout = Layout { partitions: 64, leaves: 16 };
 
 pub async fn run() -> anyhow::Result<()> {
     let server = NatsServer::start().await;
-    let raw = raw(&server).await?;
+    measure("one server", vec![server.url()], 1).await?;
+    drop(server);
+    let cluster = NatsCluster::start(3).await;
+    measure("three servers", cluster.urls(), 3).await
+}
+
+async fn measure(on: &str, urls: Vec<String>, replicas: u8) -> anyhow::Result<()> {
+    let raw = raw(&urls, replicas).await?;
     let settings = NatsSettings {
-        urls: vec![server.url()],
+        urls,
         auth: NatsAuth::None,
         tls: NatsTls::default(),
         prefix: "bench".into(),
-        replicas: 1,
+        replicas,
         instance_ttl: Duration::from_secs(6),
     };
     let store = Arc::new(NatsStore::connect(&settings, LAYOUT).await?);
@@ -39,10 +46,10 @@ pub async fn run() -> anyhow::Result<()> {
     let following = tokio::spawn(follow(follower));
     let yardstick = format!("bare requests of the same bytes: {}/s", count(raw));
     let puts = sessions(&store).await;
-    line("NATS: session documents a second", count(puts), &yardstick);
-    for size in [1, 16, 64, 256] {
+    line(&format!("NATS, {on}: session documents a second"), count(puts), &yardstick);
+    for size in [1, 16, 128] {
         let fenced = records(&store, size).await;
-        line(&format!("NATS: fenced records a second, {size} at a time"), count(fenced), &yardstick);
+        line(&format!("NATS, {on}: fenced records a second, {size} at a time"), count(fenced), &yardstick);
     }
     following.abort();
     Ok(())
@@ -78,10 +85,10 @@ fn session(number: usize) -> Document {
 }
 
 /// A stream of the same kind, a consumer on it, and nothing but requests.
-async fn raw(server: &NatsServer) -> anyhow::Result<f64> {
-    let client = async_nats::connect(server.url()).await?;
+async fn raw(urls: &[String], replicas: u8) -> anyhow::Result<f64> {
+    let client = async_nats::connect(urls).await?;
     let create = serde_json::json!({
-        "name": "raw", "subjects": ["raw.>"], "storage": "file", "num_replicas": 1, "max_msgs_per_subject": 1,
+        "name": "raw", "subjects": ["raw.>"], "storage": "file", "num_replicas": replicas, "max_msgs_per_subject": 1,
         "discard": "new", "allow_rollup_hdrs": true, "allow_direct": true, "allow_msg_ttl": true,
         "subject_delete_marker_ttl": 120_000_000_000_u64, "allow_atomic": true,
     });

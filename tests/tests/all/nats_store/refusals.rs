@@ -75,11 +75,19 @@ async fn wrong_credentials_are_refused_and_right_ones_are_not() {
 
 #[tokio::test]
 async fn a_token_and_an_nkey_are_accepted() {
+    /// Nobody's: made of the bytes 0 to 31.
+    const SEED: &str = "SUAAAAICAMCAKBQHBAEQUCYMBUHA6EARCIJRIFIWC4MBSGQ3DQOR4H776Y";
+    const PUBLIC: &str = "UAB2CB576PHBBPQ5ODORRZ2LYCMWPZGWGCN2KDK7DXOIMZASKUY3RLKK";
     let server = NatsServer::with("authorization { token: secret }").await;
     let with = |auth| NatsSettings { auth, ..settings(vec![server.url()]) };
     connect(&with(NatsAuth::Token("secret".into()))).await;
     let missing = with(NatsAuth::Nkey("/nowhere/presence.nk".into()));
     says(&error(&missing).await, true, &["/nowhere/presence.nk"]);
+
+    let server = NatsServer::with(&format!("authorization {{ users: [ {{ nkey: {PUBLIC} }} ] }}")).await;
+    let folder = presence_tests::Folder::new();
+    let auth = NatsAuth::Nkey(folder.file("presence.nk", format!("{SEED}\n")));
+    connect(&NatsSettings { auth, ..settings(vec![server.url()]) }).await;
 }
 
 #[tokio::test]
