@@ -225,6 +225,7 @@ impl Driver {
         self.doubt_revisions(now);
         // Whatever was asked on behalf of the old instance is of no interest any more.
         self.life = std::sync::Arc::new(());
+        self.era = std::sync::Arc::new(());
         self.cleanups_begun.clear();
         let nonce = self.random.u64(..);
         self.membership.handle_reborn(now, instance, nonce);
@@ -257,6 +258,7 @@ impl Driver {
         tracing::error!("the store was recreated: everything that this host knows is written again");
         self.sessions.handle_reassert();
         self.leftovers.clear();
+        self.era = std::sync::Arc::new(());
         self.stop_following();
         self.load_claims();
         for partition in self.partitions.values_mut() {

@@ -110,6 +110,8 @@ pub struct Driver {
     pub(super) claims_from: Option<Sequence>,
     /// Held by everything that is asked on behalf of this incarnation: once it is replaced, nobody asks any more.
     pub(super) life: Arc<()>,
+    /// The same for what the membership asks, which means nothing in a store that was recreated.
+    pub(super) era: Arc<()>,
     /// The same for reading and following the instances.
     pub(super) reading: Arc<()>,
     /// The same for following the owned partitions and the claims.
@@ -221,6 +223,7 @@ impl Driver {
             following: false,
             claims_from: None,
             life: Arc::new(()),
+            era: Arc::new(()),
             reading: Arc::new(()),
             follow: Arc::new(()),
             loads: 0,

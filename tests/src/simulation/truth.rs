@@ -103,8 +103,8 @@ impl Truth {
 
     /// Everything is gone; sequences begin anew.
     pub(super) fn wipe(&mut self) {
-        self.store = MemoryStore::new();
         self.wipes += 1;
+        self.store = MemoryStore::after(Sequence(u64::from(self.wipes) * 1_000_000));
         self.wiped_at = Some(Instant::now());
         self.claims.clear();
         self.boot = None;

@@ -1,12 +1,13 @@
-//! `cargo xtask bench [core|hooks|websocket …]`: each figure beside its yardstick, from the same run.
+//! `cargo xtask bench [core|hooks|nats|websocket …]`: each figure beside its yardstick, from the same run.
 
 mod core;
 mod hooks;
 mod memory;
+mod nats;
 mod report;
 mod websocket;
 
-const ALL: [&str; 3] = ["core", "hooks", "websocket"];
+const ALL: [&str; 4] = ["core", "hooks", "nats", "websocket"];
 
 fn main() -> anyhow::Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
@@ -20,6 +21,9 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if runs("hooks") {
         runtime.block_on(hooks::run())?;
+    }
+    if runs("nats") {
+        runtime.block_on(nats::run())?;
     }
     if runs("websocket") {
         runtime.block_on(websocket::run())?;
