@@ -14,6 +14,8 @@ use crate::clock::Clock;
 use crate::driver::{Driver, DriverConfig, Ending, Event, Handle};
 use crate::gateway::{self, AdminDeps, BindError, Listeners};
 use crate::plugins::keyvalue::memory::MemoryKeyValue;
+use crate::plugins::keyvalue::nats::NatsKeyValue;
+use crate::plugins::keyvalue::{KeyValue, KeyValueError};
 use crate::plugins::{self, CompileMode, PluginError, PluginSet};
 use crate::settings::{ClusterSettings, Initial, Settings, StoreKind};
 use crate::store::SharedStore;
@@ -39,14 +41,22 @@ pub enum BuildError {
     /// NATS is away, exit code 69, or not as presence.toml says, 78.
     #[error(transparent)]
     Store(#[from] NatsError),
+    /// The plugins' keys can't be kept there: exit code 69.
+    #[error("the plugins' keys can't be kept in NATS: {0}")]
+    KeyValue(#[from] KeyValueError),
 }
 
-async fn open_store(cluster: &ClusterSettings) -> Result<SharedStore, NatsError> {
+/// The store of documents, and that of the plugins' own keys beside it.
+async fn open_store(cluster: &ClusterSettings) -> Result<(SharedStore, Arc<dyn KeyValue>), BuildError> {
     let layout = Layout { partitions: cluster.partitions, leaves: cluster.leaves };
-    Ok(match &cluster.store {
-        StoreKind::Memory => Arc::new(MemoryStore::new()),
-        StoreKind::Nats(nats) => Arc::new(NatsStore::connect(nats, layout).await?),
-    })
+    match &cluster.store {
+        StoreKind::Memory => Ok((Arc::new(MemoryStore::new()), Arc::new(MemoryKeyValue::default()))),
+        StoreKind::Nats(nats) => {
+            let store = NatsStore::connect(nats, layout).await?;
+            let keyvalue = NatsKeyValue::open(store.client().clone(), &nats.prefix, nats.replicas).await?;
+            Ok((Arc::new(store), Arc::new(keyvalue)))
+        }
+    }
 }
 
 /// Everything built, nothing running.
@@ -68,11 +78,11 @@ impl App {
     /// Connects to the store, loads the plugins, then binds.
     pub async fn build(settings: Settings, compile: CompileMode) -> Result<App, BuildError> {
         let clock = Clock::machine();
-        let store = open_store(&settings.cluster).await?;
+        let (store, keyvalue) = open_store(&settings.cluster).await?;
         let deps = plugins::Deps {
             data_dir: settings.host.data_dir.clone(),
             store: store.clone(),
-            keyvalue: Arc::new(MemoryKeyValue::default()),
+            keyvalue,
             compile,
             clock: clock.clone(),
         };

@@ -28,7 +28,12 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
         log_format: LogFormat,
         /// What is logged, such as `info` or `info,presence_host::plugins=debug`
-        #[arg(long = "log", env = "PRESENCE_LOG", default_value = "info", value_name = "FILTER")]
+        #[arg(
+            long = "log",
+            env = "PRESENCE_LOG",
+            default_value = "info,async_nats=warn",
+            value_name = "FILTER"
+        )]
         log_filter: String,
     },
     /// Check a configuration and its plugins, without running anything
@@ -54,6 +59,26 @@ pub enum Command {
         /// User ids
         #[arg(required = true, value_name = "USER")]
         users: Vec<String>,
+    },
+    /// Print who lives: the instances that a host knows
+    #[command(after_help = "Example:\n  presence instances --admin http://127.0.0.1:7071")]
+    Instances {
+        /// Where to ask.
+        #[command(flatten)]
+        admin: AdminArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print who owns what: the partitions and their owners
+    #[command(after_help = "Example:\n  presence partitions --admin http://127.0.0.1:7071")]
+    Partitions {
+        /// Where to ask.
+        #[command(flatten)]
+        admin: AdminArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Look after plugins
     #[command(subcommand, after_help = "Example:\n  presence plugin dead-letters")]

@@ -10,7 +10,7 @@ use crate::driver::Ending;
 use crate::plugins::{self, CompileMode};
 use crate::settings::Settings;
 use crate::telemetry;
-use crate::{config, connect, dead_letters, users};
+use crate::{cluster, config, connect, dead_letters, users};
 
 mod check;
 
@@ -37,6 +37,12 @@ pub fn run(command: Command) -> ExitCode {
         Command::Connect(arguments) => block_on(connect::run(arguments)).unwrap_or_else(unavailable),
         Command::Users { admin, json, users } => {
             block_on(users::run(&admin.url, &users, json)).unwrap_or_else(unavailable)
+        }
+        Command::Instances { admin, json } => {
+            block_on(cluster::instances(&admin.url, json)).unwrap_or_else(unavailable)
+        }
+        Command::Partitions { admin, json } => {
+            block_on(cluster::partitions(&admin.url, json)).unwrap_or_else(unavailable)
         }
         Command::Plugin(PluginCommand::DeadLetters { admin, plugin, hook, json }) => {
             let listed = dead_letters::run(&admin.url, plugin.as_deref(), hook.as_deref(), json);
@@ -108,7 +114,7 @@ fn serve(settings: Settings) -> u8 {
                 eprintln!("presence: {error}");
                 return EXIT_CONFIGURATION;
             }
-            Err(error @ (BuildError::Bind(_) | BuildError::Store(_))) => {
+            Err(error @ (BuildError::Bind(_) | BuildError::Store(_) | BuildError::KeyValue(_))) => {
                 eprintln!("presence: {error}");
                 return EXIT_UNAVAILABLE;
             }

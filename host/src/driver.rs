@@ -120,8 +120,8 @@ pub struct Census {
     pub gaps: u64,
     /// Snapshots of partitions read.
     pub reads: u64,
-    /// How long cleanups after dead instances took, since the last census.
-    pub cleanup_durations: Vec<Duration>,
+    /// How long the cleanups after dead instances that ended here took together.
+    pub cleanup_time: Duration,
     /// By how much the own clock is off, in milliseconds; 0 when it is right.
     pub clock_offset_ms: i64,
     /// The lease is not confirmed: the store is away.

@@ -4,6 +4,7 @@ mod admin_client;
 pub mod app;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod connect;

@@ -295,6 +295,69 @@ mod tests {
         assert_eq!(other.document_now().plugins, BTreeMap::new());
     }
 
+    #[test]
+    fn a_new_owner_tells_what_is_due_and_no_more() {
+        let (retention, now) = (Duration::from_secs(100), Timestamp(500_000));
+        let since = PluginCheckpoint { up_to: Sequence(10), except: vec![user(1)], absent_since: None };
+        let absent = |at| PluginCheckpoint { absent_since: Some(Timestamp(at)), ..since.clone() };
+        let plugins = BTreeMap::from([
+            ("known".to_owned(), since.clone()),
+            ("away".to_owned(), absent(450_000)),
+            ("long-away".to_owned(), absent(100_000)),
+        ]);
+        let document = CheckpointDocument { epoch: 5, plugins };
+        let due = |plugin, epoch, initial| {
+            let document = Some(&document);
+            let backlog = Backlog::of(document, epoch, plugin, initial, retention, now);
+            let told = [
+                (1, 4, Status::Online),
+                (2, 4, Status::Online),
+                (2, 11, Status::Online),
+                (3, 4, Status::Offline),
+            ];
+            told.map(|(who, sequence, status)| backlog.includes(&user(who), Sequence(sequence), status))
+        };
+        assert_eq!(due("known", 5, true), [true, false, true, false]);
+        assert_eq!(due("away", 5, true), [true, false, true, false]);
+        assert_eq!(due("long-away", 5, true), [true; 4], "offline users too");
+        assert_eq!(due("long-away", 5, false), [false; 4]);
+        assert_eq!(due("new", 5, true), [true, true, true, false]);
+        assert_eq!(due("new", 5, false), [false; 4]);
+        assert_eq!(due("known", 6, true), [true; 4], "a checkpoint of another store says nothing");
+    }
+
+    #[test]
+    fn an_owner_marks_plugins_that_it_does_not_know_and_begins_at_its_claim() {
+        let old = PluginCheckpoint { up_to: Sequence(7), except: vec![], absent_since: None };
+        let plugins = BTreeMap::from([("old".to_owned(), old.clone()), ("known".to_owned(), old)]);
+        let mut checkpoints = Checkpoints::new(5, vec!["known".into(), "new".into()]);
+        checkpoints.handle_loaded(&CheckpointDocument { epoch: 5, plugins });
+        checkpoints.handle_begun(Timestamp(900), Sequence(20));
+        let entry =
+            |up_to, absent_since| PluginCheckpoint { up_to: Sequence(up_to), except: vec![], absent_since };
+        let expected = BTreeMap::from([
+            ("old".to_owned(), entry(7, Some(Timestamp(900)))),
+            ("known".to_owned(), entry(20, None)),
+            ("new".to_owned(), entry(20, None)),
+        ]);
+        assert_eq!(checkpoints.poll_document(Tick(0)).map(|document| document.plugins), Some(expected));
+    }
+
+    #[test]
+    fn a_recreated_store_keeps_what_is_not_settled() {
+        let plugin: Arc<str> = "p".into();
+        let mut checkpoints = Checkpoints::new(5, vec![plugin.clone()]);
+        checkpoints.handle_issued(&plugin, &user(1), Sequence(70));
+        checkpoints.handle_issued(&plugin, &user(2), Sequence(71));
+        checkpoints.handle_settled("p", &user(2), Sequence(71));
+        checkpoints.handle_restored(6, Sequence(3));
+        let left = |except| PluginCheckpoint { up_to: Sequence(3), except, absent_since: None };
+        let document = checkpoints.document_now();
+        assert_eq!((document.epoch, &document.plugins["p"]), (6, &left(vec![user(1)])));
+        checkpoints.handle_settled("p", &user(1), Sequence(70));
+        assert_eq!(checkpoints.document_now().plugins["p"], left(vec![]));
+    }
+
     proptest! {
         /// What is not settled is due; what is settled and not behind an exception's user or the bound is not.
         #[test]

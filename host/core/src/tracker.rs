@@ -606,4 +606,6 @@ fn live(places: &[Presence]) -> u32 {
 }
 
 #[cfg(test)]
+mod recovery;
+#[cfg(test)]
 mod tests;

@@ -130,7 +130,7 @@ impl Driver {
         self.is_away(now).then(|| format!("{} has been away for a while", self.store.describe()))
     }
 
-    fn census(&mut self) -> Census {
+    fn census(&self) -> Census {
         let (sessions_online, sessions_idle) = self.sessions.counts();
         let mut census = Census {
             sessions_online,
@@ -141,7 +141,7 @@ impl Driver {
             membership: self.membership.counters(),
             gaps: self.gaps,
             reads: self.loads,
-            cleanup_durations: std::mem::take(&mut self.cleanup_durations),
+            cleanup_time: self.cleanup_time,
             clock_offset_ms: self.clock_off.unwrap_or(0),
             away: self.away_since.is_some(),
             ..Census::default()

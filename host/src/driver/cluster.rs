@@ -16,9 +16,6 @@ use crate::store::{Followed, Put};
 /// Clocks may differ by so much, in milliseconds.
 const MAX_CLOCK_OFFSET: i64 = 1000;
 
-/// So many durations of cleanups wait for whoever asks for the metrics.
-const MAX_DURATIONS: usize = 1024;
-
 /// So many leftover documents wait to be deleted; more are found again when their partition is next read.
 const MAX_LEFTOVERS: usize = 65_536;
 
@@ -172,9 +169,7 @@ impl Driver {
             MembershipEffect::CleanedUp(instance) => {
                 let took = self.cleanups_begun.remove(&instance).map(|begun| now.tick.since(begun));
                 tracing::info!(%instance, ?took, "cleaned up after a dead instance");
-                if self.cleanup_durations.len() < MAX_DURATIONS {
-                    self.cleanup_durations.extend(took);
-                }
+                self.cleanup_time += took.unwrap_or_default();
             }
             MembershipEffect::Permit(until) => {
                 if self.config.shared {

@@ -135,7 +135,8 @@ pub struct Driver {
     pub(super) gaps: u64,
     /// When each dead instance's cleanup was begun by this one.
     pub(super) cleanups_begun: BTreeMap<InstanceId, Tick>,
-    pub(super) cleanup_durations: Vec<Duration>,
+    /// How long the cleanups that ended here took together.
+    pub(super) cleanup_time: Duration,
     pub(super) drain: Option<Drain>,
     pub(super) forget_due: Tick,
     pub(super) undelivered: usize,
@@ -229,7 +230,7 @@ impl Driver {
             away_since: None,
             gaps: 0,
             cleanups_begun: BTreeMap::new(),
-            cleanup_durations: Vec::new(),
+            cleanup_time: Duration::ZERO,
             drain: None,
             forget_due: Tick(0),
             undelivered: 0,

@@ -478,7 +478,7 @@ impl Driver {
         let Some(mut partition) = self.partitions.remove(&id) else { return };
         let surrendered = partition.surrender.is_some_and(|surrender| surrender.checkpointing);
         if !surrendered {
-            tracing::warn!(partition = %id, "a partition went to another instance");
+            tracing::debug!(partition = %id, "a partition went to another instance");
         }
         for (before, decided) in self.transitions_before.iter_mut().zip(partition.tracker.decided()) {
             *before += decided;

@@ -30,6 +30,8 @@ use super::traffic::Traffic;
 use crate::driver::{Event, Query, UserView};
 use crate::store::{DeadLetter, SharedStore};
 
+pub mod cluster;
+
 /// The most users of one question.
 pub const MAX_USERS_PER_QUERY: usize = 1000;
 
@@ -79,6 +81,8 @@ pub(super) fn router(handle: Handle, deps: AdminDeps, traffic: Arc<Traffic>) -> 
         .route("/v1/users/{user}", get(user))
         .route("/v1/users", get(users))
         .route("/v1/dead-letters", get(dead_letters))
+        .route("/v1/instances", get(cluster::instances))
+        .route("/v1/partitions", get(cluster::partitions))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(print_metrics));

@@ -122,7 +122,18 @@ fn write_census(encoder: &mut DescriptorEncoder<'_>, census: &Census) -> fmt::Re
     let mut coalesced =
         encoder.encode_descriptor("transitions_coalesced", help, None, MetricType::Counter)?;
     write_count(&mut coalesced, census.coalesced)?;
+    for (name, help, figure) in MEMBERSHIP_COUNTERS {
+        let mut counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        write_count(&mut counter, figure(census))?;
+    }
     for (name, help, count) in [
+        (
+            "instances_suspect",
+            "Instances whose lease ran out and whom nobody has judged yet",
+            census.membership.suspects,
+        ),
+        ("cleanups_running", "Cleanups after dead instances under way here", census.membership.cleaning),
+        ("store_away", "1 while the own lease is not confirmed", u64::from(census.away)),
         ("watched_users", "Users that clients of this host watch", census.watched),
         ("partitions_owned", "Partitions that this host owns", census.partitions.len() as u64),
     ] {
@@ -130,6 +141,29 @@ fn write_census(encoder: &mut DescriptorEncoder<'_>, census: &Census) -> fmt::Re
     }
     Ok(())
 }
+
+type OfCensus = fn(&Census) -> u64;
+
+const MEMBERSHIP_COUNTERS: [(&str, &str, OfCensus); 14] = [
+    ("lease_renewals", "Renewals of the own lease that came back", |census| census.membership.renewals),
+    ("lease_lapses", "How often the own lease ran out", |census| census.membership.lapses),
+    ("partitions_claimed", "Claims of partitions that were written", |census| census.membership.claims),
+    ("partitions_handed_over", "Partitions handed over", |census| census.membership.handovers),
+    ("fencing_refusals", "Writes that a newer claim refused", |census| census.membership.fenced),
+    ("instances_suspected", "How often an instance became a suspect", |census| census.membership.suspected),
+    ("instances_judged", "Attempts to declare an instance dead", |census| census.membership.judged),
+    ("instances_cleaned_up", "Cleanups after dead instances that ended here", |census| {
+        census.membership.cleaned
+    }),
+    ("cleanup_milliseconds", "How long these cleanups took together", |census| {
+        census.cleanup_time.as_millis() as u64
+    }),
+    ("rebirths", "How often this host was declared dead and came back", |census| census.membership.rebirths),
+    ("fresh_starts", "Fresh starts that this host declared", |census| census.membership.fresh_starts),
+    ("store_recreated", "How often the store was found recreated", |census| census.membership.wipes),
+    ("watcher_gaps", "How often updates of the store were missed", |census| census.gaps),
+    ("partition_reads", "Snapshots of partitions that were read", |census| census.reads),
+];
 
 type OfHook = fn(&HookMetrics) -> u64;
 type OfPlugin = fn(&PluginMetrics) -> u64;

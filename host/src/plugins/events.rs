@@ -152,6 +152,10 @@ mod tests {
         assert!(longest.len() <= 200 && longest.is_ascii());
     }
 
+    fn session_of(user: &str) -> Session {
+        session_event(user, 1).session
+    }
+
     #[test]
     fn ids_of_sessions_and_cleanups() {
         let session = Payload::Session(session_event("alice", 5).into());
@@ -166,6 +170,10 @@ mod tests {
         let lost = Scope::Lost { instance: InstanceId(9), sessions: Arc::default() };
         let lost = Payload::Cleanup(sweep(lost).into());
         assert_eq!(event_id("p", &lost), "p:cleanup:00000000-0000-0000-0000-000000000009:3");
+        let elsewhere = Scope::Lost { instance: InstanceId(9), sessions: Arc::new(vec![session_of("bob")]) };
+        let taken_over = Sweep { last: false, run: "".into(), cause: "x".into(), ..sweep(elsewhere) };
+        let same = event_id("p", &Payload::Cleanup(taken_over.into()));
+        assert_eq!(same, event_id("p", &lost), "whoever runs it: plugin, instance and chunk alone");
         let everything = Payload::Cleanup(sweep(Scope::Everything).into());
         assert_eq!(event_id("p", &everything), "p:cleanup:everything:12-1-0:3");
         assert_eq!(

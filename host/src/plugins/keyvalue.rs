@@ -3,8 +3,10 @@
 
 use futures_util::future::BoxFuture;
 
+pub mod conformance;
 pub mod host;
 pub mod memory;
+pub mod nats;
 
 /// The longest key, in bytes.
 pub const MAX_KEY_BYTES: usize = 512;

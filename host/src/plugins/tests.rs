@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use presence_core::delivery::Payload;
 use presence_core::events::{Hook, Scope, Sweep, labels};
-use presence_core::ids::SessionId;
+use presence_core::ids::{InstanceId, PartitionId, SessionId};
+use presence_core::time::Tick;
 
 use super::keyvalue::memory::MemoryKeyValue;
 use super::metrics::{FailureKind, PluginMetrics};
@@ -72,6 +73,17 @@ impl Running {
         let letters = self.letters.letters();
         assert_eq!(letters.len(), 1, "{letters:?}");
         letters[0].error.clone()
+    }
+
+    /// Waits until the first plugin's numbers are as wanted.
+    async fn until(&self, wanted: impl Fn(&PluginMetrics) -> bool) {
+        let reached = async {
+            while !wanted(&self.metrics(0)) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let ended = tokio::time::timeout(PATIENCE, reached).await;
+        ended.unwrap_or_else(|_| panic!("{:?}", self.metrics(0)));
     }
 
     fn metrics(&self, plugin: usize) -> PluginMetrics {
@@ -377,4 +389,122 @@ async fn stopping_does_not_wait_for_guests() {
     running.set.shutdown().await;
     assert!(began.elapsed() < PATIENCE);
     assert_eq!(running.set.unsettled(), [("p".into(), 2)]);
+}
+
+fn patient(settings: &mut PluginSettings) {
+    settings.limits.deadline = PATIENCE * 2;
+}
+
+#[tokio::test]
+async fn without_a_permit_sessions_are_told_and_statuses_wait() {
+    let running = Running::zoo(&[("p", unchanged)]).await;
+    running.set.permit(Clock::machine().tick());
+    for user in ["alice", "bob", "dave"] {
+        running.online(user, 1);
+    }
+    running.connected("alice", 1);
+    let connected = Outcome::Session { session: SessionId::Hosted(1), hook: Hook::SessionConnected };
+    assert_eq!(running.outcomes(1).await, [connected]);
+    running.until(|metrics| (metrics.withheld, metrics.queued, metrics.running) == (3, 0, 0)).await;
+    running.set.permit(Clock::machine().tick() + PATIENCE);
+    running.outcomes(3).await;
+    assert_eq!(running.set.unsettled(), [("p".into(), 0)]);
+}
+
+#[tokio::test]
+async fn i4_calls_are_cut_at_the_end_of_the_permit_and_repeated_under_the_next() {
+    let running = Running::zoo(&[("p", patient)]).await;
+    running.online("wait", 1);
+    running.online("spin", 1);
+    running.connected("wait", 1);
+    running.until(|metrics| metrics.running == 3).await;
+    let until = Clock::machine().tick() + Duration::from_millis(50);
+    running.set.permit(until);
+    running.until(|metrics| metrics.withheld == 2).await;
+    assert!(Clock::machine().tick() >= until);
+    assert_eq!(running.failures(Hook::UserOnline, FailureKind::Cut), 2);
+    assert_eq!(running.metrics(0).running, 1, "the session hook goes on");
+    running.set.permit(Tick(u64::MAX));
+    running.until(|metrics| metrics.running == 3).await;
+    running.set.permit(Tick(0));
+    running.until(|metrics| metrics.withheld == 2).await;
+    assert_eq!(running.failures(Hook::UserOnline, FailureKind::Cut), 4);
+    assert_eq!(running.letters.letters().len(), 0);
+    let untried = |line: &&String| line.contains("(waiting)");
+    assert_eq!(running.set.unsettled_list(9).iter().filter(untried).count(), 2, "no attempt was used");
+}
+
+#[tokio::test]
+async fn a_withdrawn_partition_waits_for_its_calls_or_cuts_them() {
+    let running = Running::zoo(&[("p", patient), ("q", patient)]).await;
+    let (partition, other) = (PartitionId(0), PartitionId(7));
+    running.set.withdraw(other, false);
+    assert_eq!(running.outcomes(1).await, [Outcome::Withdrawn(other)], "nothing is left of it at once");
+    for user in ["w1", "s2", "w3", "w4", "alice", "bob"] {
+        running.online(user, 1);
+    }
+    running.until(|metrics| metrics.running == 4).await;
+    while running.metrics(1).running < 4 {
+        tokio::task::yield_now().await;
+    }
+    running.set.withdraw(partition, false);
+    assert_eq!(running.set.unsettled(), [("p".into(), 4), ("q".into(), 4)]);
+    running.set.withdraw(partition, true);
+    assert_eq!(running.outcomes(1).await, [Outcome::Withdrawn(partition)]);
+    assert_eq!(running.set.unsettled(), [("p".into(), 0), ("q".into(), 0)]);
+    assert_eq!(running.metrics(1).withdrawn, 6);
+    assert_eq!(running.failures(Hook::UserOnline, FailureKind::Cut), 4);
+    running.online("alice", 2);
+    running.outcomes(2).await;
+    running.set.withdraw(partition, false);
+    assert_eq!(running.outcomes(1).await, [Outcome::Withdrawn(partition)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_partition_is_settled_after_it_was_withdrawn() {
+    let running = Running::zoo(&[("p", unchanged), ("q", unchanged)]).await;
+    for round in 0..20_u64 {
+        let before = running.metrics(0).withdrawn + running.metrics(1).withdrawn;
+        for number in 0..500 {
+            running.online(&format!("user{number}"), round + 1);
+        }
+        running.set.withdraw(PartitionId(0), false);
+        let mut outcomes = Vec::new();
+        while outcomes.last() != Some(&Outcome::Withdrawn(PartitionId(0))) {
+            let more = tokio::time::timeout(PATIENCE, running.set.outcomes()).await;
+            outcomes.extend(more.expect("it comes"));
+        }
+        let withdrawn = running.metrics(0).withdrawn + running.metrics(1).withdrawn - before;
+        assert_eq!((outcomes.len() as u64 - 1) + withdrawn, 1000, "all else was settled before");
+        assert_eq!(running.set.unsettled(), [("p".into(), 0), ("q".into(), 0)]);
+    }
+}
+
+#[tokio::test]
+async fn waiting_hooks_of_a_dead_instance_are_dropped_and_counted() {
+    let running = Running::zoo(&[("p", patient), ("q", unchanged)]).await;
+    (1..=4).for_each(|session| running.connected("wait", session));
+    running.until(|metrics| metrics.running == 4).await;
+    (5..=7).for_each(|session| running.connected("alice", session));
+    running.set.drop_sessions(InstanceId(2));
+    assert_eq!(running.metrics(0).session_hooks_dropped, 0);
+    running.set.drop_sessions(InstanceId(1));
+    assert_eq!((running.metrics(0).session_hooks_dropped, running.metrics(0).running), (3, 4));
+    assert_eq!(running.set.unsettled()[0], ("p".into(), 4));
+}
+
+#[tokio::test]
+async fn what_a_plugin_does_not_want_is_settled_at_once_when_it_is_for_it_alone() {
+    let running = Running::zoo(&[("p", unchanged)]).await;
+    let (instance, cause, run) = (InstanceId(9), labels::INSTANCE_LOST.into(), "".into());
+    let scope = Scope::Lost { instance, sessions: Arc::default() };
+    let event = Payload::Cleanup(Sweep { cause, scope, chunk: 3, last: true, run }.into());
+    for plugin in ["p", "gone"] {
+        running.set.submit_to(plugin, event.clone());
+        let lost = Outcome::Lost { plugin: plugin.into(), instance, chunk: 3 };
+        assert_eq!(running.outcomes(1).await, [lost]);
+    }
+    running.set.submit_to("gone", Payload::Status(transition("alice", 1).into()));
+    running.set.submit_to("p", Payload::Status(transition("alice", 2).into()));
+    assert_eq!(running.outcomes(2).await.len(), 2);
 }

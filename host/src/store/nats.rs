@@ -83,6 +83,11 @@ impl NatsStore {
         Ok(NatsStore { shared, urls: settings.urls.join(", "), tasks })
     }
 
+    /// The connection, for what is kept beside the documents. Requests on it have no order against the store's.
+    pub fn client(&self) -> &async_nats::Client {
+        self.shared.link.client()
+    }
+
     /// So many messages in the streams could not be read, and were passed over.
     pub fn corrupt(&self) -> u64 {
         self.shared.corrupt.load(Ordering::Relaxed)

@@ -69,7 +69,8 @@ fn plugin() -> Analytics {
 
 fn tell(plugin: &Analytics, event: &Event) -> HookResult {
     let ctx = Context::default();
-    let sweep = |scope| Cleanup { cause: "instance-lost".to_string(), scope, chunk: 0, last: true };
+    // Whether it is the last says nothing of the sessions in it.
+    let sweep = |scope| Cleanup { cause: "instance-lost".to_string(), scope, chunk: 0, last: false };
     match event {
         Event::Connected(event) => plugin.session_connected(&ctx, event),
         Event::Disconnected(event) => plugin.session_disconnected(&ctx, event),
@@ -365,6 +366,27 @@ fn sessions_are_counted_by_whatever_is_heard_first() {
     );
     assert_eq!(ended.session_ms, 12);
     assert_eq!(everything_kept().2, Vec::<String>::new());
+}
+
+/// A large cleanup comes in chunks; each may come again, also after the next one, and from another host that cut them
+/// otherwise.
+#[test]
+fn chunks_of_a_lost_instance_are_counted_once() {
+    let plugin = plugin();
+    let t = MIDNIGHT;
+    let sessions: Vec<Session> =
+        (0..10).map(|at| session(&format!("s{at}"), &format!("u{}", at % 3), t + at)).collect();
+    for opened in &sessions[..7] {
+        tell(&plugin, &Event::Connected(opened.clone())).unwrap();
+    }
+    let chunks = [&sessions[..4], &sessions[4..8], &sessions[..4], &sessions[8..], &sessions[2..9], &[]];
+    for chunk in chunks {
+        tell(&plugin, &Event::Lost(chunk.to_vec())).unwrap();
+    }
+    let (_, users, open) = everything_kept();
+    let lost: Vec<i64> = users.values().map(|figures| figures.sessions_lost).collect();
+    assert_eq!((lost, open), (vec![4, 3, 3], Vec::<String>::new()));
+    assert_eq!(sum("user/").sessions_started, 10, "also those whose beginning was not heard of");
 }
 
 #[test]

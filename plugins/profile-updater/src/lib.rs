@@ -141,7 +141,9 @@ mod tests {
     fn resets_on_a_fresh_start_alone() {
         let plugin = plugin("http://profiles/p").unwrap();
         let lost = Scope::Lost { instance: "i".to_string(), sessions: Vec::new() };
-        plugin.cleanup(&context(), &sweep(lost)).unwrap();
+        for (chunk, last) in [(0, false), (1, true)] {
+            plugin.cleanup(&context(), &Cleanup { chunk, last, ..sweep(lost.clone()) }).unwrap();
+        }
         assert_eq!(testing::requests(), []);
         plugin.cleanup(&context(), &sweep(Scope::Everything)).unwrap();
         let requests = testing::requests();

@@ -119,6 +119,11 @@ fn cleanups_list_the_sessions() {
             },
         })
     );
+    let none = Scope::Lost { instance: "i-2".to_string(), sessions: vec![] };
+    webhook.cleanup(&context(), &Cleanup { scope: none, chunk: 0, last: true, ..event.clone() }).unwrap();
+    let data = sent()["data"].clone();
+    assert_eq!((&data["chunk"], &data["last"]), (&json!(0), &json!(true)));
+    assert_eq!(data["scope"], json!({"lost": {"instance": "i-2", "sessions": []}}), "it held no session");
     webhook.cleanup(&context(), &Cleanup { scope: Scope::Everything, ..event }).unwrap();
     assert_eq!(sent()["data"]["scope"], "everything");
 }

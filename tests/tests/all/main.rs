@@ -5,6 +5,8 @@ mod admin;
 mod analytics;
 mod commands;
 mod hostile;
+mod keyvalue_nats;
+mod nats_daemon;
 mod nats_store;
 mod outage;
 mod refusals;

@@ -73,7 +73,10 @@ impl Cleanups {
                 continue;
             };
             if cleanup.phase == CleanupPhase::Purged {
-                self.jobs.remove(&instance);
+                // The watch may be faster than the answer.
+                if self.jobs.remove(&instance).is_some() {
+                    self.chores.push_back(Chore::Done(instance));
+                }
                 continue;
             }
             if self.jobs.contains_key(&instance) || self.claiming.contains(&instance) {

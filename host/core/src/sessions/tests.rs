@@ -345,3 +345,50 @@ fn i8_connections_that_come_and_go_leave_no_timers_behind() {
     }
     assert_eq!(sessions.table.len(), 0);
 }
+
+#[test]
+fn a_host_that_was_declared_dead_announces_its_sessions_under_new_ids() {
+    let mut sessions = LocalSessions::new(config(), HERE);
+    let alice = open(&mut sessions, 1000, 1, "alice");
+    open(&mut sessions, 1000, 2, "bob");
+    while sessions.poll_document().is_some() {}
+    sessions.handle_document_acked(Now::at(1001), &user("alice"));
+    sessions.handle_document_acked(Now::at(1001), &user("bob"));
+    effects(&mut sessions);
+    let gone = open(&mut sessions, 2000, 3, "carol");
+    assert!(sessions.poll_document().is_some());
+    sessions.handle_close(Now::at(2001), gone, "closed".into());
+    sessions.handle_set_status(Now::at(2001), alice, Status::Idle);
+
+    let mut next = 100;
+    let keys = sessions.handle_reborn(InstanceId(8), || {
+        next += 1;
+        SessionId::Hosted(next)
+    });
+    assert_eq!(keys.len(), 2, "carol's session is named in the cleanup of the old instance");
+    assert_eq!(sessions.instance(), InstanceId(8));
+    assert_eq!(sessions.unsettled(), 2, "the new documents");
+    assert_eq!(sessions.poll_document(), put("alice", vec![entry(101, Status::Idle, 1000, None)]));
+    assert_eq!(sessions.poll_document(), put("bob", vec![entry(102, Status::Online, 1000, None)]));
+    assert_eq!(sessions.poll_document(), None);
+    sessions.handle_document_acked(Now::at(3000), &user("alice"));
+    let mut expected = hook(101, "alice", Status::Idle, 1000, SessionChange::Connected);
+    if let SessionEffect::Hook(event) = &mut expected {
+        event.session.instance = InstanceId(8);
+    }
+    assert_eq!(effects(&mut sessions), [expected]);
+    assert_eq!(sessions.counts(), (1, 1));
+}
+
+#[test]
+fn a_recreated_store_gets_every_document_again() {
+    let mut sessions = LocalSessions::new(config(), HERE);
+    open(&mut sessions, 1000, 1, "alice");
+    open(&mut sessions, 1000, 2, "bob");
+    assert!(sessions.poll_document().is_some());
+    sessions.handle_reassert();
+    assert!(sessions.poll_document().is_some(), "bob's, for the first time");
+    assert_eq!(sessions.poll_document(), None, "one of a user at a time");
+    sessions.handle_document_acked(Now::at(1001), &user("alice"));
+    assert_eq!(sessions.poll_document(), put("alice", vec![entry(1, Status::Online, 1000, None)]));
+}

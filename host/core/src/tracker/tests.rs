@@ -11,10 +11,10 @@ use crate::events::Attributes;
 use crate::ids::SessionId;
 
 const GRACE: u64 = 5_000;
-const HERE: InstanceId = InstanceId(1);
-const THERE: InstanceId = InstanceId(2);
+pub(super) const HERE: InstanceId = InstanceId(1);
+pub(super) const THERE: InstanceId = InstanceId(2);
 
-fn config() -> TrackerConfig {
+pub(super) fn config() -> TrackerConfig {
     TrackerConfig {
         offline_grace: Duration::from_millis(GRACE),
         offline_retention: Duration::from_secs(3600),
@@ -24,15 +24,15 @@ fn config() -> TrackerConfig {
     }
 }
 
-fn tracker(config: TrackerConfig) -> Tracker {
+pub(super) fn tracker(config: TrackerConfig) -> Tracker {
     Tracker::new(PartitionId(3), Sequence(9), config)
 }
 
-fn alice() -> UserId {
+pub(super) fn alice() -> UserId {
     UserId::new("alice").unwrap()
 }
 
-fn document(statuses: &[Status], ended_at: Option<u64>) -> SessionDocument {
+pub(super) fn document(statuses: &[Status], ended_at: Option<u64>) -> SessionDocument {
     let entry = |(at, status): (usize, &Status)| SessionEntry {
         id: SessionId::Hosted(at as u128),
         status: *status,
@@ -50,7 +50,7 @@ fn document(statuses: &[Status], ended_at: Option<u64>) -> SessionDocument {
 }
 
 /// Acknowledges everything and returns the transitions as (user, previous, current, revision, last seen).
-fn settle(tracker: &mut Tracker, sequence: &mut u64) -> Vec<Transition> {
+pub(super) fn settle(tracker: &mut Tracker, sequence: &mut u64) -> Vec<Transition> {
     while let Some(batch) = tracker.poll_write() {
         let sequences: Vec<Sequence> = batch
             .records
@@ -65,7 +65,7 @@ fn settle(tracker: &mut Tracker, sequence: &mut u64) -> Vec<Transition> {
     std::iter::from_fn(|| tracker.poll_transition()).collect()
 }
 
-fn changes(transitions: &[Transition]) -> Vec<(Option<Status>, Status)> {
+pub(super) fn changes(transitions: &[Transition]) -> Vec<(Option<Status>, Status)> {
     transitions.iter().map(|transition| (transition.previous, transition.current)).collect()
 }
 

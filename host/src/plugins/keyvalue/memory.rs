@@ -133,61 +133,16 @@ impl KeyValue for MemoryKeyValue {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::plugins::keyvalue::conformance::{self, SharedKeyValue};
 
     const BUCKET: Bucket<'static> = Bucket { plugin: "p", bucket: "b" };
 
     #[tokio::test]
-    async fn compare_and_set_has_one_winner_also_over_deletions() {
-        let store = MemoryKeyValue::default();
-        let first = store.compare_and_set(BUCKET, "k", None, b"1".to_vec()).await.unwrap().unwrap();
-        assert_eq!(store.compare_and_set(BUCKET, "k", None, b"2".to_vec()).await, Ok(None));
-        assert!(store.compare_and_set(BUCKET, "k", Some(first), b"2".to_vec()).await.unwrap().is_some());
-        assert_eq!(store.compare_and_set(BUCKET, "k", Some(first), b"3".to_vec()).await, Ok(None));
-        store.delete(BUCKET, "k").await.unwrap();
-        assert!(store.set(BUCKET, "k", b"4".to_vec()).await.unwrap() > first + 1);
-    }
-
-    #[tokio::test]
-    async fn numbers_are_text_and_anything_else_is_an_error() {
-        let store = MemoryKeyValue::default();
-        assert_eq!(store.increment(BUCKET, "n", 5).await, Ok(5));
-        assert_eq!(store.increment(BUCKET, "n", -7).await, Ok(-2));
-        assert_eq!(store.get(BUCKET, "n").await.unwrap().unwrap().value, b"-2");
-        store.set(BUCKET, "n", b"many".to_vec()).await.unwrap();
-        assert!(matches!(store.increment(BUCKET, "n", 1).await, Err(KeyValueError::Denied(_))));
-        store.set(BUCKET, "n", i64::MAX.to_string().into_bytes()).await.unwrap();
-        assert!(matches!(store.increment(BUCKET, "n", 1).await, Err(KeyValueError::TooLarge(_))));
-    }
-
-    #[tokio::test]
-    async fn plugins_and_buckets_do_not_see_each_other() {
-        let store = MemoryKeyValue::default();
-        store.set(BUCKET, "k", b"1".to_vec()).await.unwrap();
-        for (plugin, bucket) in [("q", "b"), ("p", "c"), ("p/b", "")] {
-            assert_eq!(store.get(Bucket { plugin, bucket }, "k").await, Ok(None));
-        }
-    }
-
-    #[tokio::test]
-    async fn pages_hold_all_keys_of_a_prefix_once() {
-        let store = MemoryKeyValue::default();
-        for number in 0..2500 {
-            store.set(BUCKET, &format!("a{number:04}"), Vec::new()).await.unwrap();
-        }
-        store.set(BUCKET, "b", Vec::new()).await.unwrap();
-        let (mut found, mut after, mut pages) = (Vec::new(), None, 0);
-        loop {
-            let page = store.keys(BUCKET, "a", after.as_deref()).await.unwrap();
-            found.extend(page.keys);
-            pages += 1;
-            match page.next {
-                Some(next) => after = Some(next),
-                None => break,
-            }
-        }
-        assert_eq!((found.len(), pages), (2500, 3));
-        assert!(found.is_sorted());
+    async fn it_passes_the_conformance_suite() {
+        conformance::run_all(async || Arc::new(MemoryKeyValue::default()) as SharedKeyValue).await;
     }
 
     #[tokio::test]
