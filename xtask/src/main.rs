@@ -2,6 +2,7 @@
 //! layout and cargo, nothing of what the daemon does.
 
 mod checks;
+mod cluster;
 mod debian;
 mod nats;
 mod plugins;
@@ -23,6 +24,9 @@ cargo xtask VERB
   lint                 formatting, clippy, and the rules of this repository
   plugins [--guests]   build the shipped plugins into target/plugins (and the tests' guests into target/guests)
   bench [NAME...]      the benchmarks, in release mode
+  cluster              build everything, start NATS, a profile service and three hosts, until Ctrl-C
+  chaos [--minutes M] [--seed S]
+                       three hosts and three NATS servers under faults, judged by the invariants
   ci                   lint, then test
 
 PRESENCE_WASM_TOOLCHAIN=rustup|debian says where the compiler for plugins comes from; without it rustup is
@@ -48,11 +52,13 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<ExitCode> {
     };
     match (verb.as_str(), rest) {
         ("run", []) => return serve::run(&tree),
+        ("cluster", []) => return cluster::run(&tree),
         ("test", filter) => checks::test(&tree, filter)?,
         ("lint", []) => checks::lint(&tree)?,
         ("plugins", []) => plugins::build(&tree, plugins::Which::Shipped)?,
         ("plugins", [guests]) if guests == "--guests" => plugins::build(&tree, plugins::Which::WithGuests)?,
         ("bench", names) => checks::bench(&tree, names)?,
+        ("chaos", arguments) => checks::chaos(&tree, arguments)?,
         ("ci", []) => checks::ci(&tree)?,
         ("help" | "--help" | "-h", _) => println!("{HELP}"),
         _ => {
