@@ -3,6 +3,7 @@
 
 mod admin;
 mod analytics;
+mod chaos;
 mod commands;
 mod hostile;
 mod keyvalue_nats;
