@@ -35,6 +35,8 @@ pub struct Refusal {
 #[derive(Debug)]
 pub struct Client {
     user: String,
+    /// The first welcome.
+    welcome: Value,
     sink: SplitSink<WebSocketStream<TcpStream>, Message>,
     inbox: mpsc::UnboundedReceiver<Value>,
     /// Taken from the inbox while something else was awaited.
@@ -80,9 +82,21 @@ impl Client {
         let (sender, inbox) = mpsc::unbounded_channel();
         let reader = tokio::spawn(read(stream, sender));
         let (kept, seen) = (VecDeque::new(), Vec::new());
-        let mut client = Client { user: user.to_owned(), sink, inbox, kept, seen, reader, requests: 0 };
-        client.expect(json!({"type": "welcome", "user": user, "status": "online"})).await;
+        let (user, welcome) = (user.to_owned(), Value::Null);
+        let mut client = Client { user, welcome, sink, inbox, kept, seen, reader, requests: 0 };
+        let welcome = json!({"type": "welcome", "user": client.user, "status": "online"});
+        client.welcome = client.expect(welcome).await;
         Ok(client)
+    }
+
+    /// The id of the session it was first welcomed with.
+    pub fn session(&self) -> &str {
+        self.welcome["session"].as_str().unwrap_or_default()
+    }
+
+    /// The instance it was first welcomed by.
+    pub fn instance(&self) -> &str {
+        self.welcome["instance"].as_str().unwrap_or_default()
     }
 
     /// Sets the session idle.
@@ -163,6 +177,14 @@ impl Client {
             .await
             .expect("reading");
         while let Ok(message) = self.inbox.try_recv() {
+            self.seen.push(message);
+        }
+        std::mem::take(&mut self.seen)
+    }
+
+    /// The same, however long it takes.
+    pub async fn until_ended(mut self) -> Vec<Value> {
+        while let Some(message) = self.inbox.recv().await {
             self.seen.push(message);
         }
         std::mem::take(&mut self.seen)

@@ -4,6 +4,7 @@
 mod admin;
 mod analytics;
 mod chaos;
+mod cluster;
 mod commands;
 mod hostile;
 mod keyvalue_nats;
