@@ -41,6 +41,7 @@ use crate::time::Tick;
 mod breaker;
 mod lanes;
 mod leaving;
+mod permit;
 mod words;
 pub use breaker::BREAKER_AFTER;
 use breaker::Breaker;
@@ -172,24 +173,6 @@ impl Delivery {
         self.release();
     }
 
-    /// Status hooks and cleanups start only if their deadline lies at or before `until`; at first nothing limits them.
-    /// Returns true if that may have released something: poll again.
-    pub fn handle_permit(&mut self, until: Tick) -> bool {
-        let extended = until > self.permit;
-        self.permit = until;
-        extended && self.release()
-    }
-
-    /// What is withheld is looked at again.
-    fn release(&mut self) -> bool {
-        let some = !self.withheld.is_empty() || (self.withholding && !self.cleanups.is_empty());
-        self.withholding = false;
-        while let Some(lane) = self.withheld.pop_back() {
-            self.ready.push_front(lane);
-        }
-        some
-    }
-
     /// The next call to make, while fewer than `concurrency` run.
     pub fn poll_job(&mut self, now: Tick) -> Option<Job> {
         self.held = false;
@@ -229,17 +212,6 @@ impl Delivery {
         entry.head.tries += 1;
         let (payload, attempt) = (entry.head.payload.clone(), entry.head.tries);
         Some(self.start(Some(lane), payload, attempt))
-    }
-
-    /// The first lane that is ready and permitted; those before it are put aside.
-    fn next_lane(&mut self, permitted: bool) -> Option<u32> {
-        while let Some(lane) = self.ready.pop_front() {
-            if permitted || !self.lanes.get(lane).is_status() {
-                return Some(lane);
-            }
-            self.withheld.push_back(lane);
-        }
-        None
     }
 
     /// The next event that is done with.

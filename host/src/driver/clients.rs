@@ -275,7 +275,11 @@ impl Driver {
             drain.leaving = true;
             drain.deadline = now.tick + LEAVE_TIMEOUT;
         }
-        self.undelivered = if settled { 0 } else { waiting.max(1) };
+        if !settled {
+            // Named now: what waits for a partition is dropped as the partition is given up.
+            self.undelivered = waiting.max(1);
+            self.undelivered_list = self.plugins.unsettled_list(100);
+        }
         self.write_last_checkpoints();
         self.membership.handle_leave(now, settled);
     }

@@ -90,8 +90,7 @@ impl Driver {
     }
 
     pub(super) fn stop(&mut self, error: Option<String>) {
-        let undelivered_list =
-            if self.undelivered > 0 { self.plugins.unsettled_list(100) } else { Vec::new() };
+        let undelivered_list = std::mem::take(&mut self.undelivered_list);
         self.stopped = Some(Ending { error, undelivered: self.undelivered, undelivered_list });
     }
 

@@ -131,6 +131,8 @@ pub struct Driver {
     pub(super) clock_off: Option<i64>,
     /// Since when the lease has been without confirmation.
     pub(super) away_since: Option<Tick>,
+    /// A person was told.
+    pub(super) away_told: bool,
     /// Followers that had to start over.
     pub(super) gaps: u64,
     /// When each dead instance's cleanup was begun by this one.
@@ -140,6 +142,8 @@ pub struct Driver {
     pub(super) drain: Option<Drain>,
     pub(super) forget_due: Tick,
     pub(super) undelivered: usize,
+    /// Some of it.
+    pub(super) undelivered_list: Vec<String>,
     /// Transitions of partitions that are owned no more, by status.
     pub(super) transitions_before: [u64; 3],
     /// Every handle is gone.
@@ -228,12 +232,14 @@ impl Driver {
             survey_due: Tick(0),
             clock_off: None,
             away_since: None,
+            away_told: false,
             gaps: 0,
             cleanups_begun: BTreeMap::new(),
             cleanup_time: Duration::ZERO,
             drain: None,
             forget_due: Tick(0),
             undelivered: 0,
+            undelivered_list: Vec::new(),
             transitions_before: [0; 3],
             abandoned: false,
             stopped: None,
@@ -343,7 +349,7 @@ impl Driver {
         self.sessions.handle_timeout(now);
         self.membership.handle_timeout(now);
         let acts = self.membership.may_act(now);
-        self.away_since = if acts { None } else { self.away_since.or(Some(now.tick)) };
+        self.note_absence(now, acts);
         if acts {
             for (id, partition) in &mut self.partitions {
                 if partition.tracker.poll_timeout().is_some_and(|due| due <= now.tick) {
@@ -381,6 +387,29 @@ impl Driver {
             }
         }
         due
+    }
+
+    /// Tells when the lease is lost and when it is back.
+    fn note_absence(&mut self, now: Now, acts: bool) {
+        match (self.away_since, acts) {
+            (None, false) => self.away_since = Some(now.tick),
+            (Some(since), true) => {
+                if self.away_told {
+                    tracing::info!(away = ?now.tick.since(since), "the lease is back: statuses are decided again");
+                }
+                (self.away_since, self.away_told) = (None, false);
+            }
+            (Some(since), false) if !self.away_told && self.membership.is_ready() => {
+                if now.tick.since(since) >= self.config.instance_ttl / 3 {
+                    self.away_told = true;
+                    tracing::warn!(
+                        store = self.store.describe(),
+                        "the lease can't be renewed: no status is decided and no status hook starts before it can"
+                    );
+                }
+            }
+            _ => {}
+        }
     }
 
     /// What is looked at regularly, whatever was told: the store's clock, the instances, the watched users.

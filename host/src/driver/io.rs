@@ -121,7 +121,7 @@ impl Driver {
                     Some(Err(NotWritten::Refused))
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a renewal of the own lease is without an answer");
+                    tracing::debug!(%error, "a renewal of the own lease is without an answer");
                     None
                 }
             };

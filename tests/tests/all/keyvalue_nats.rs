@@ -11,7 +11,7 @@ use presence_host::plugins::keyvalue::{Bucket, KeyValue, KeyValueError};
 
 const BUCKET: Bucket<'static> = Bucket { plugin: "p", bucket: "b" };
 
-/// None: no server for tests. TODO: `presence_tests::nats` once it is there.
+/// None: no server for tests.
 async fn client() -> Option<async_nats::Client> {
     let url = std::env::var("PRESENCE_TEST_NATS_URL").ok()?;
     Some(async_nats::connect(url).await.unwrap())

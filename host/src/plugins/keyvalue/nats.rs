@@ -48,12 +48,12 @@ pub struct NatsKeyValue {
     config: Value,
     /// By the beginning of their subjects; there are as many as grants name.
     rooms: Mutex<BTreeMap<String, Room>>,
+    counting: tokio::sync::Mutex<()>,
     listings: Mutex<Vec<Listing>>,
     max_keys: usize,
 }
 
 /// How full a bucket is.
-#[derive(Clone, Copy)]
 struct Room {
     /// At the last count.
     keys: usize,
@@ -89,6 +89,7 @@ impl NatsKeyValue {
             prefix: prefix.to_owned(),
             config,
             rooms: Mutex::default(),
+            counting: tokio::sync::Mutex::default(),
             listings: Mutex::default(),
             max_keys: MAX_KEYS,
         };
@@ -106,7 +107,11 @@ impl NatsKeyValue {
             Err(Failure::NoStream(_)) => {
                 let mut config = self.config.clone();
                 config["first_seq"] = json!(Clock::machine().wall().0.saturating_mul(1000));
-                self.api.create(&config).await?.config
+                match self.api.create(&config).await {
+                    // Hosts that start together each count from a microsecond of their own: one of them was first.
+                    Err(Failure::Exists(_)) => self.api.info().await?.config,
+                    created => created?.config,
+                }
             }
             found => found?.config,
         };
@@ -163,21 +168,23 @@ impl NatsKeyValue {
 
     /// Whether a bucket has room for one more key, as far as this host knows.
     async fn has_room(&self, base: &str) -> Result<bool, Failure> {
-        let known = self.rooms().get(base).copied();
-        let counted = match known {
-            Some(room) if room.is_fresh(self.max_keys) => room,
-            _ => {
-                let keys = self.api.count(&filter(base, "")).await?;
-                Room { keys, writes: 0, counted: Instant::now() }
-            }
+        let fresh = || {
+            let mut rooms = self.rooms();
+            let room = rooms.get_mut(base).filter(|room| room.is_fresh(self.max_keys))?;
+            Some(room.admit(self.max_keys))
         };
-        let mut rooms = self.rooms();
-        let room = rooms.entry(base.to_owned()).or_insert(counted);
-        if room.counted < counted.counted {
-            *room = counted;
+        if let Some(fits) = fresh() {
+            return Ok(fits);
         }
-        let fits = room.fits(self.max_keys);
-        room.writes += usize::from(fits);
+        // One counts, the others wait for that.
+        let _counting = self.counting.lock().await;
+        if let Some(fits) = fresh() {
+            return Ok(fits);
+        }
+        let keys = self.api.count(&filter(base, "")).await?;
+        let mut room = Room { keys, writes: 0, counted: Instant::now() };
+        let fits = room.admit(self.max_keys);
+        self.rooms().insert(base.to_owned(), room);
         Ok(fits)
     }
 
@@ -278,6 +285,13 @@ impl Room {
         let lately = self.counted.elapsed() < COUNT_PAUSE;
         let allowed = (max_keys.saturating_sub(self.keys) / 8).max(UNCOUNTED);
         if self.fits(max_keys) { self.writes < allowed || lately } else { self.writes == 0 && lately }
+    }
+
+    /// Whether there is room for one more, which is taken.
+    fn admit(&mut self, max_keys: usize) -> bool {
+        let fits = self.fits(max_keys);
+        self.writes += usize::from(fits);
+        fits
     }
 
     fn fits(&self, max_keys: usize) -> bool {

@@ -16,6 +16,8 @@ use crate::plugins::keyvalue::KeyValueError;
 
 /// Of one attempt: a hook has a deadline of seconds, and reads and conditional writes are attempted again.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Of a count or a listing, which take the server some milliseconds for 10,000 keys.
+const LISTING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Says whose write a message is.
 const WRITE: &str = "Presence-Write";
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
@@ -23,6 +25,7 @@ const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 const WRONG_LAST_SEQUENCE: [u64; 2] = [10_071, 10_164];
 const NO_MESSAGE_FOUND: u64 = 10_037;
 const STREAM_NOT_FOUND: u64 = 10_059;
+const STREAM_NAME_IN_USE: u64 = 10_058;
 /// The stream, the account or the server is full.
 const FULL: [u64; 5] = [10_077, 10_023, 10_028, 10_047, 10_052];
 
@@ -35,6 +38,8 @@ pub(super) enum Failure {
     Nothing,
     /// There is no stream, or nobody leads it.
     NoStream(String),
+    /// A stream of that name, made otherwise.
+    Exists(String),
     /// It may have had an effect.
     Unclear(String),
     /// No effect.
@@ -49,7 +54,7 @@ impl From<Failure> for KeyValueError {
             Failure::Full(why) => KeyValueError::TooLarge(format!("keyvalue is full: {why}")),
             Failure::Conflict => KeyValueError::Unavailable("another writer was first".to_owned()),
             Failure::Nothing => KeyValueError::Unavailable("there is no such message".to_owned()),
-            Failure::NoStream(why) | Failure::Unclear(why) | Failure::Other(why) => {
+            Failure::NoStream(why) | Failure::Exists(why) | Failure::Unclear(why) | Failure::Other(why) => {
                 KeyValueError::Unavailable(why)
             }
         }
@@ -71,6 +76,7 @@ impl From<ApiError> for Failure {
             code if WRONG_LAST_SEQUENCE.contains(&code) => Failure::Conflict,
             NO_MESSAGE_FOUND => Failure::Nothing,
             STREAM_NOT_FOUND => Failure::NoStream(text),
+            STREAM_NAME_IN_USE => Failure::Exists(text),
             code if FULL.contains(&code) => Failure::Full(text),
             _ => Failure::Other(text),
         }
@@ -118,12 +124,13 @@ impl Api {
         subject: String,
         headers: HeaderMap,
         payload: Vec<u8>,
+        timeout: Duration,
     ) -> Result<T, Failure> {
         if self.client.connection_state() != State::Connected {
             // What waits for a connection might be sent long after the call that wanted it.
             return Err(Failure::Other("the connection to NATS is down".to_owned()));
         }
-        let request = Request::new().payload(payload.into()).headers(headers).timeout(Some(ANSWER_TIMEOUT));
+        let request = Request::new().payload(payload.into()).headers(headers).timeout(Some(timeout));
         let message =
             self.client.send_request(subject, request).await.map_err(|error| match error.kind() {
                 RequestErrorKind::NoResponders => Failure::NoStream("nobody leads the stream now".to_owned()),
@@ -146,7 +153,8 @@ impl Api {
 
     async fn call<T: DeserializeOwned>(&self, verb: &str, body: Value) -> Result<T, Failure> {
         let subject = format!("$JS.API.{verb}.{}", self.stream);
-        self.request(subject, HeaderMap::new(), body.to_string().into_bytes()).await
+        let timeout = if verb == "STREAM.INFO" { LISTING_TIMEOUT } else { ANSWER_TIMEOUT };
+        self.request(subject, HeaderMap::new(), body.to_string().into_bytes(), timeout).await
     }
 
     /// Writes a message; returns its sequence. `expected` is the sequence of the last one of the subject, 0 for none.
@@ -166,7 +174,7 @@ impl Api {
         if let Some(expected) = expected {
             headers.insert(EXPECTED, expected.to_string().as_str());
         }
-        let ack: Ack = self.request(subject.to_owned(), headers, value.to_vec()).await?;
+        let ack: Ack = self.request(subject.to_owned(), headers, value.to_vec(), ANSWER_TIMEOUT).await?;
         Ok(ack.seq)
     }
 

@@ -1,0 +1,35 @@
+//! Until when the host may act for the cluster: what is withheld without that, and what is released again.
+
+use super::Delivery;
+use crate::time::Tick;
+
+impl Delivery {
+    /// Status hooks and cleanups start only if their deadline lies at or before `until`; at first nothing limits them.
+    /// Returns true if that may have released something: poll again.
+    pub fn handle_permit(&mut self, until: Tick) -> bool {
+        let extended = until > self.permit;
+        self.permit = until;
+        extended && self.release()
+    }
+
+    /// What is withheld is looked at again.
+    pub(super) fn release(&mut self) -> bool {
+        let some = !self.withheld.is_empty() || (self.withholding && !self.cleanups.is_empty());
+        self.withholding = false;
+        while let Some(lane) = self.withheld.pop_back() {
+            self.ready.push_front(lane);
+        }
+        some
+    }
+
+    /// The first lane that is ready and permitted; those before it are put aside.
+    pub(super) fn next_lane(&mut self, permitted: bool) -> Option<u32> {
+        while let Some(lane) = self.ready.pop_front() {
+            if permitted || !self.lanes.get(lane).is_status() {
+                return Some(lane);
+            }
+            self.withheld.push_back(lane);
+        }
+        None
+    }
+}
