@@ -67,10 +67,10 @@ impl Client {
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().expect("tests use valid headers"));
         }
-        let stream = within(format_args!("a connection to {address}"), TcpStream::connect(address)).await;
+        let stream = within(format!("a connection to {address}"), TcpStream::connect(address)).await;
         let stream = stream.unwrap_or_else(|error| panic!("nobody listens on {address}: {error}"));
         let upgrade = tokio_tungstenite::client_async(request, stream);
-        let socket = match within(format_args!("the upgrade for {user}"), upgrade).await {
+        let socket = match within(format!("the upgrade for {user}"), upgrade).await {
             Ok((socket, _)) => socket,
             Err(Error::Http(response)) => {
                 let body = response.body().as_deref().map(|body| String::from_utf8_lossy(body).into_owned());
@@ -137,7 +137,7 @@ impl Client {
 
     /// Sends any frame.
     pub async fn send(&mut self, frame: Message) {
-        let sent = within(format_args!("a frame of {} taken", self.user), self.sink.send(frame)).await;
+        let sent = within(format!("a frame of {} taken", self.user), self.sink.send(frame)).await;
         sent.unwrap_or_else(|error| panic!("{} can't send: {error}", self.user));
     }
 
@@ -173,7 +173,7 @@ impl Client {
 
     /// Waits until the host has ended the connection; returns what it said before.
     pub async fn until_closed(mut self) -> Vec<Value> {
-        within(format_args!("the end of {}'s connection", self.user), &mut self.reader)
+        within(format!("the end of {}'s connection", self.user), &mut self.reader)
             .await
             .expect("reading");
         while let Ok(message) = self.inbox.try_recv() {

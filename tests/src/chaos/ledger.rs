@@ -109,6 +109,8 @@ pub struct Kept {
     pub pauses: Vec<Pause>,
     /// Sessions, in the order of their welcome.
     pub sessions: Vec<SessionNote>,
+    /// Under which id a host ran: the host, and when that was first known.
+    pub instances: BTreeMap<String, (usize, Duration)>,
     /// What watchers were told, by user and revision.
     pub told: BTreeMap<(String, u64), String>,
     /// Revisions that were told in two ways.
@@ -173,8 +175,17 @@ impl Ledger {
         }
     }
 
+    /// A host said at that time, or later, that it is this instance.
+    pub fn instance(&self, host: usize, instance: &str, at: Duration) {
+        let mut kept = self.lock();
+        if !kept.instances.contains_key(instance) {
+            kept.instances.insert(instance.to_owned(), (host, at));
+        }
+    }
+
     /// A session begins; returns its number.
     pub fn welcomed(&self, note: SessionNote) -> usize {
+        self.instance(note.host, &note.instance, note.welcomed);
         let mut kept = self.lock();
         kept.sessions.push(note);
         kept.sessions.len() - 1

@@ -155,7 +155,8 @@ impl Iterator for Lane {
             // Around the time to live: some come back in time, most do not.
             Kind::Suspend => (Fault::SuspendHosts(self.victims()), 2_500..14_000),
             Kind::Cut => (Fault::CutHosts(self.victims()), 2_500..14_000),
-            Kind::RestartAll => (Fault::RestartAll, 0..4_000),
+            // Back before their leases are over, or a fresh start.
+            Kind::RestartAll => (Fault::RestartAll, 0..12_000),
             Kind::Rolling => (Fault::RollingRestart, 0..2_000),
             Kind::KillNats => (Fault::KillNats(self.rng.usize(..self.servers)), 500..8_000),
             Kind::SuspendNats => (Fault::SuspendNats(self.rng.usize(..self.servers)), 1_000..8_000),

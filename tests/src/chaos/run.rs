@@ -8,12 +8,13 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 
 use super::clients::{Crowd, user};
 use super::faults::Stage;
 use super::hosts::{Directory, Host, figures, get};
-use super::ledger::{Ledger, SessionNote};
+use super::ledger::Ledger;
 use super::plan::{GRACE, HOSTS, Plan, TTL};
 use super::recorder::ChaosRecorder;
 use super::report::Report;
@@ -62,6 +63,7 @@ pub async fn run(plan: &Plan, folder: &Path, talkative: bool) -> anyhow::Result<
             folder.display()
         );
     }
+    let noting: JoinSet<()> = (0..HOSTS).map(|host| note_instances(host, directory.clone(), ledger.clone())).collect();
     let crowd = Crowd::start(plan, &directory, &ledger);
     let stage = Stage {
         hosts: hosts.into_iter().map(Mutex::new).collect(),
@@ -95,8 +97,25 @@ pub async fn run(plan: &Plan, folder: &Path, talkative: bool) -> anyhow::Result<
         host.lock().await.look_for_panics();
     }
     keep_logs_of_nats(&stage, folder).await;
+    drop(noting);
     let evidence = Evidence { kept: ledger.copy(), ..evidence };
     Ok(Report::new(plan, &evidence, violations, settled))
+}
+
+/// Notes under which instance ids a host runs, for ever.
+async fn note_instances(host: usize, directory: Arc<Directory>, ledger: Arc<Ledger>) {
+    loop {
+        let asked = ledger.now();
+        if let Some(answer) = get(&directory, host, "/v1/instances").await {
+            let document: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+            let mut all = document["instances"].as_array().into_iter().flatten();
+            let own = all.find(|instance| instance["own"] == true);
+            if let Some(instance) = own.and_then(|own| own["instance"].as_str()) {
+                ledger.instance(host, instance, asked);
+            }
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// Looks again and again until there is nothing to object to, or the time is over.
@@ -153,12 +172,6 @@ async fn gather(plan: &Plan, stage: &Stage, crowd: &Crowd, directory: &Arc<Direc
             dead_letters.push(answer.body);
         }
     }
-    for host in 0..HOSTS {
-        if let Some(note) = probe(directory, host, stage.ledger.now()).await {
-            let number = stage.ledger.welcomed(note);
-            stage.ledger.ended(number, "probe");
-        }
-    }
     dead_letters.sort_unstable();
     dead_letters.dedup();
     Evidence {
@@ -186,33 +199,6 @@ async fn recorded(directory: &Directory, host: usize, users: &[String]) -> BTree
     }
     found
 }
-
-/// A short session of somebody else, which tells the host's present instance.
-async fn probe(directory: &Directory, host: usize, now: Duration) -> Option<SessionNote> {
-    use futures_util::StreamExt as _;
-
-    let address = directory.clients(host)?;
-    let asking = async {
-        let url = format!("ws://{address}/v1/connect?user={PROBE}");
-        let (mut socket, _) = tokio_tungstenite::connect_async(url).await.ok()?;
-        let welcome = socket.next().await?.ok()?;
-        serde_json::from_str::<Value>(welcome.to_text().ok()?).ok()
-    };
-    let welcome = timeout(Duration::from_secs(5), asking).await.ok()??;
-    let text = |name: &str| welcome[name].as_str().unwrap_or_default().to_owned();
-    Some(SessionNote {
-        session: text("session"),
-        user: PROBE.to_owned(),
-        instance: text("instance"),
-        host,
-        welcomed: now,
-        again: false,
-        ended: None,
-    })
-}
-
-/// The user of probes, of whom nothing is judged.
-pub(super) const PROBE: &str = "probe";
 
 async fn keep_logs_of_nats(stage: &Stage, folder: &Path) {
     for (number, server) in stage.servers.iter().enumerate() {

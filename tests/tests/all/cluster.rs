@@ -255,6 +255,8 @@ async fn when_all_are_restarted_everything_is_cleaned_up_once() {
         deployment.recorder.until_statuses(user, &["user-online"]).await;
     }
     tokio::join!(a.kill(), b.kill());
+    // As long as their leases last, those who come next join them.
+    sleep(TTL + Duration::from_secs(2)).await;
     let (a, b) = tokio::join!(deployment.host("a"), deployment.host("b"));
     assert_eq!(deployment.everything(), 2, "it comes before the first of them is ready");
     let _alice = b.client("alice").await;

@@ -1,5 +1,5 @@
 //! I5: every dead instance is cleaned up with all its sessions, none that lives is, and `everything` comes only on a
-//! fresh start. Instances are known from welcomes; a host that was replaced without any client is not.
+//! fresh start. Instances are known from welcomes and from the API of their hosts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,31 +17,28 @@ pub(super) enum End {
     Left,
     /// It was killed, or a newer one has taken its place.
     Died {
-        /// It lived when a client was first welcomed.
+        /// It lived when it was first seen.
         after: Duration,
         /// It is dead then at the latest.
         at: Duration,
     },
-    /// Not to be told: no client knows it, or its process ended with an error.
+    /// Not to be told: nobody has seen it, or its process ended with an error.
     Unknown,
 }
 
-/// The instances that clients know.
+/// The instances that were seen.
 pub(super) struct Instances<'a> {
     ends: BTreeMap<&'a str, End>,
 }
 
 impl Instances<'_> {
     pub(super) fn of(kept: &Kept) -> Instances<'_> {
-        // By process, with the time of the first welcome.
+        // By process, with the time when it was first known.
         let mut known: BTreeMap<usize, BTreeMap<Duration, &str>> = BTreeMap::new();
-        let mut seen = BTreeSet::new();
-        for note in &kept.sessions {
-            let process = kept.lives.iter().rposition(|life| {
-                life.host == note.host && life.started <= note.welcomed
-            });
-            if let Some(process) = process.filter(|_| seen.insert(note.instance.as_str())) {
-                known.entry(process).or_default().insert(note.welcomed, &note.instance);
+        for (instance, (host, at)) in &kept.instances {
+            let process = kept.lives.iter().rposition(|life| life.host == *host && life.started <= *at);
+            if let Some(process) = process {
+                known.entry(process).or_default().insert(*at, instance);
             }
         }
         let mut ends = BTreeMap::new();
@@ -68,7 +65,7 @@ fn end_of_process(kept: &Kept, life: &Life, welcomed: Duration) -> End {
     match life.ended {
         None => End::Alive,
         Some((at, Fate::Killed)) => End::Died { after: welcomed, at },
-        // It may have been replaced by one that no client saw.
+        // It may have been replaced by one that nobody saw.
         Some((_, Fate::Exited(0))) if paused_after(kept, life, welcomed) => End::Unknown,
         Some((_, Fate::Exited(0))) => End::Left,
         Some((_, Fate::Exited(_))) => End::Unknown,
@@ -153,16 +150,16 @@ pub(super) fn i5_cleanup(evidence: &Evidence) -> Vec<Violation> {
     found
 }
 
-/// Between two fresh starts, and before each but the first, no host was up.
+/// Between two fresh starts there was a moment when no host was up.
 pub(super) fn i5_everything(evidence: &Evidence) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut generations = BTreeSet::new();
-    let mut previous = Duration::ZERO;
+    let mut previous = None;
     for heard in evidence.heard.iter().filter(|heard| is_everything(heard)) {
         if !generations.insert(generation(heard.text("/id"))) {
             continue;
         }
-        if !all_down_between(&evidence.kept, previous, heard.at) {
+        if let Some(previous) = previous.filter(|from| !all_down_between(&evidence.kept, *from, heard.at)) {
             found.push(violation(
                 "I5",
                 format!(
@@ -174,7 +171,7 @@ pub(super) fn i5_everything(evidence: &Evidence) -> Vec<Violation> {
                 ),
             ));
         }
-        previous = heard.at;
+        previous = Some(heard.at);
     }
     if generations.is_empty() {
         found.push(violation("I5", "the first start of all was no fresh start".to_owned()));
@@ -188,13 +185,12 @@ fn generation(id: &str) -> &str {
     run.rsplit_once('-').map_or(run, |(before, _)| before)
 }
 
-/// Whether there was a moment without a host that was ready, alive and not away for longer than its lease.
+/// Whether there came a moment without a host that was ready, alive and not away for longer than its lease.
 fn all_down_between(kept: &Kept, from: Duration, to: Duration) -> bool {
     // The set of hosts that are up changes only at these moments.
-    let mut moments = vec![from];
-    moments.extend(kept.lives.iter().filter_map(|life| life.ended.map(|(at, _)| at)));
-    moments.extend(kept.pauses.iter().map(|pause| pause.from + TTL));
-    let mut moments = moments.into_iter().filter(|moment| (from..=to).contains(moment));
+    let ends = kept.lives.iter().filter_map(|life| life.ended.map(|(at, _)| at));
+    let moments = ends.chain(kept.pauses.iter().map(|pause| pause.from + TTL));
+    let mut moments = moments.filter(|moment| from < *moment && *moment <= to);
     moments.any(|moment| !kept.lives.iter().any(|life| is_up(kept, life, moment)))
 }
 

@@ -59,6 +59,7 @@ fn right() -> Evidence {
     let life = |host, ended| Life { host, started: at(0), ready: Some(at(2)), ended };
     evidence.kept.lives = vec![life(0, Some((at(10), Fate::Killed))), life(1, None)];
     evidence.kept.sessions = vec![note(3, 0, "s1", "i0"), note(4, 1, "s2", "i1"), note(12, 1, "s3", "i1")];
+    evidence.kept.instances = [("i0".to_owned(), (0, at(3))), ("i1".to_owned(), (1, at(4)))].into();
     evidence.kept.sessions[0].ended = Some((at(10), "lost"));
     evidence.kept.sessions[1].ended = Some((at(6), "left"));
     evidence.heard = vec![
@@ -156,8 +157,7 @@ fn i5_a_living_instance_with_a_cleanup() {
     };
     assert_eq!(broken(left), ["I5"]);
     let replaced = |evidence: &mut Evidence| {
-        evidence.kept.sessions.push(note(20, 1, "s4", "i2"));
-        evidence.heard.push(connected(20, 1, "s4", "i2"));
+        evidence.kept.instances.insert("i2".into(), (1, at(20)));
         evidence.heard.push(cleanup(21, "i1", &["s3"]));
     };
     assert!(broken(replaced).is_empty(), "it was dead: its process has a newer one");
