@@ -23,6 +23,7 @@ mod nats;
 mod profiles;
 mod programs;
 mod receiver;
+pub mod simulation;
 mod waiting;
 mod webhook;
 

@@ -254,7 +254,9 @@ impl Membership {
             None => {
                 if let Some(peer) = self.peers.get_mut(instance) {
                     peer.judging = false;
-                    peer.sequence = last;
+                    if last > Sequence(0) {
+                        peer.sequence = last;
+                    }
                     peer.suspect = peer.is_alive();
                 }
             }
@@ -778,14 +780,13 @@ impl Membership {
             return;
         }
         let last = self.lease.last();
-        if self.is_last() {
-            if let Some((sequence, boot)) = self.boot.filter(|_| self.joined > 0) {
-                let closed = BootRecord { phase: BootPhase::Closed, ..boot };
-                self.write(Key::Boot, Document::Boot(closed), Expect::Last(sequence), None);
-            }
-            self.effects.push_back(MembershipEffect::Leave { last, record: None });
-            return;
+        if self.is_last()
+            && let Some((sequence, boot)) = self.boot.filter(|_| self.joined > 0)
+        {
+            let closed = BootRecord { phase: BootPhase::Closed, ..boot };
+            self.write(Key::Boot, Document::Boot(closed), Expect::Last(sequence), None);
         }
+        // A record and not nothing: a judgement that is late would meet its expectation there.
         let record = InstanceRecord {
             host: self.config.host.clone(),
             state: InstanceState::Left,
@@ -795,7 +796,7 @@ impl Membership {
             cleanup: None,
         };
         let kept = self.config.drain_grace + self.config.instance_ttl * 2;
-        self.effects.push_back(MembershipEffect::Leave { last, record: Some((record, kept)) });
+        self.effects.push_back(MembershipEffect::Leave { last, record, kept });
     }
 
     /// Decides whatever follows from what has become known.
@@ -890,7 +891,7 @@ impl Membership {
                 InstanceRecord { state: InstanceState::Dead, cleanup: Some(cleanup), ..peer.record.clone() };
             let sequence = peer.sequence;
             self.counters.judged += 1;
-            self.write(Key::Instance(instance), Document::Instance(record), Expect::Last(sequence), None);
+            self.effects.push_back(MembershipEffect::Judge { instance, record, expect: sequence });
         }
     }
 

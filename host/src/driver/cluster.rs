@@ -134,6 +134,7 @@ impl Driver {
             MembershipEffect::Write { key, document, expect, lease } => {
                 self.write(Put { key, document, expect, lease });
             }
+            MembershipEffect::Judge { instance, record, expect } => self.judge(instance, record, expect),
             MembershipEffect::ReadOwner(partition) => self.read_owner(partition),
             MembershipEffect::Everything(run) => {
                 tracing::info!(run = &*run, "fresh start: plugins clean up everything");
@@ -185,7 +186,7 @@ impl Driver {
             }
             MembershipEffect::Reborn => self.reborn(now),
             MembershipEffect::Wiped => self.wiped(now),
-            MembershipEffect::Leave { last, record } => self.give_up_lease(last, record),
+            MembershipEffect::Leave { last, record, kept } => self.give_up_lease(last, record, kept),
             MembershipEffect::BootTimedOut => {
                 tracing::error!(
                     timeout = ?self.config.presence.boot_timeout,

@@ -375,14 +375,16 @@ impl Driver {
         let now = self.clock.now();
         let acts = self.membership.may_act(now);
         let mut due = self.forget_due.min(self.clock_due).min(self.reread_due).min(self.survey_due);
-        let drain = self.drain.as_ref().map(|drain| drain.deadline);
+        // Once that is over only the store's answer ends it.
+        let drain = self.drain.as_ref().map(|drain| drain.deadline).filter(|deadline| *deadline > now.tick);
         for tick in
             [self.sessions.poll_timeout(), self.membership.poll_timeout(now), drain].into_iter().flatten()
         {
             due = due.min(tick);
         }
         for partition in self.partitions.values().filter(|_| acts) {
-            for tick in [partition.tracker.poll_timeout(), partition.checkpoints.poll_timeout()] {
+            let checkpoint = partition.checkpoints.poll_timeout().filter(|_| partition.writes_checkpoints());
+            for tick in [partition.tracker.poll_timeout(), checkpoint] {
                 due = tick.map_or(due, |tick| due.min(tick));
             }
         }

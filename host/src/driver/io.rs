@@ -130,6 +130,27 @@ impl Driver {
         self.start(operation.boxed());
     }
 
+    /// Declares an instance dead, once.
+    pub(super) fn judge(&mut self, instance: InstanceId, record: InstanceRecord, expect: Sequence) {
+        let (store, key, document) =
+            (self.store.clone(), Key::Instance(instance), Document::Instance(record));
+        let put =
+            Put { key: key.clone(), document: document.clone(), expect: Expect::Last(expect), lease: None };
+        let operation = async move {
+            let result = match store.put(put).await {
+                Ok(sequence) => Ok(sequence),
+                Err(StoreError::Conflict { last }) => Err(NotWritten::Conflict(last)),
+                Err(error) => {
+                    tracing::warn!(%instance, %error, "a dead instance could not be declared dead yet");
+                    tokio::time::sleep(FIRST_PAUSE).await;
+                    Err(NotWritten::Refused)
+                }
+            };
+            Completion::Membership(key, document, result)
+        };
+        self.start(operation.boxed());
+    }
+
     pub(super) fn read_instance(&mut self, instance: InstanceId, last: Sequence) {
         let (store, life) = (self.store.clone(), Arc::downgrade(&self.life));
         let operation = async move {
@@ -341,19 +362,13 @@ impl Driver {
     }
 
     /// Gives up the own key.
-    pub(super) fn give_up_lease(&mut self, last: Sequence, record: Option<(InstanceRecord, Duration)>) {
+    pub(super) fn give_up_lease(&mut self, last: Sequence, record: InstanceRecord, kept: Duration) {
         let (store, life) = (self.store.clone(), Arc::downgrade(&self.life));
-        let (key, expect) = (Key::Instance(self.membership.instance()), Expect::Last(last));
+        let key = Key::Instance(self.membership.instance());
+        let document = Document::Instance(record);
+        let put = Put { key, document, expect: Expect::Last(last), lease: Some(kept) };
         let operation = async move {
-            let given_up = match record {
-                None => definite(&life, || store.delete(key.clone(), expect.clone())).await,
-                Some((record, lease)) => {
-                    let document = Document::Instance(record);
-                    let put = Put { key, document, expect, lease: Some(lease) };
-                    definite(&life, || store.put(put.clone())).await.map(|put| put.map(|_| ()))
-                }
-            };
-            if let Some(Err(error)) = given_up {
+            if let Some(Err(error)) = definite(&life, || store.put(put.clone())).await {
                 tracing::warn!(%error, "the own key could not be removed; its lease will end it");
             }
             Completion::Nothing

@@ -69,6 +69,11 @@ impl Partition {
         }
     }
 
+    /// Whether regular checkpoints are written.
+    pub(super) fn writes_checkpoints(&self) -> bool {
+        self.begun && !self.fenced && self.surrender.is_none()
+    }
+
     /// Keeps an update until the snapshot is there.
     pub(super) fn buffer(&mut self, update: &Update) {
         if self.buffered.len() < MAX_BUFFERED {

@@ -503,7 +503,7 @@ impl Driver {
     pub(super) fn write_checkpoints(&mut self, now: Now) {
         let mut due = Vec::new();
         for (id, partition) in &mut self.partitions {
-            if !partition.begun || partition.fenced || partition.surrender.is_some() {
+            if !partition.writes_checkpoints() {
                 continue;
             }
             if let Some(document) = partition.checkpoints.poll_document(now.tick) {

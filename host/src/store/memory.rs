@@ -119,6 +119,12 @@ impl MemoryStore {
         (written, None)
     }
 
+    /// Ends the lease of this document now, as if its time were over. For simulations.
+    #[doc(hidden)]
+    pub fn expire_now(&self, key: &Key) {
+        self.shared.lock().bucket(key.bucket()).expire_now(key);
+    }
+
     /// Sees to it that a task ends the leases. It sleeps until the next one ends, and goes when there is none left.
     fn end_leases(&self, state: &mut State) {
         if state.timer.as_ref().is_some_and(|timer| !timer.is_finished()) {

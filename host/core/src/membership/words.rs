@@ -80,6 +80,16 @@ pub enum MembershipEffect {
         /// How long it lives.
         lease: Option<Duration>,
     },
+    /// Declare an instance dead, once: an unclear answer is not asked again, since by then it may have come back and
+    /// left. Answer with [`handle_written`](super::Membership::handle_written).
+    Judge {
+        /// Whom.
+        instance: InstanceId,
+        /// What to write.
+        record: InstanceRecord,
+        /// The last sequence of its key.
+        expect: Sequence,
+    },
     /// Read `o.<p>`; answer with [`handle_owner`](super::Membership::handle_owner).
     ReadOwner(PartitionId),
     /// Run the hook `cleanup` with `everything`; answer with
@@ -134,8 +144,10 @@ pub enum MembershipEffect {
     Leave {
         /// Its last sequence.
         last: Sequence,
-        /// What stays in its place, and for how long; none: nothing.
-        record: Option<(InstanceRecord, Duration)>,
+        /// What stays in its place.
+        record: InstanceRecord,
+        /// And for how long.
+        kept: Duration,
     },
     /// Something a person must hear; the host can't go on.
     Fail(MembershipError),

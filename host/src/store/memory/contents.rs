@@ -172,6 +172,11 @@ impl Contents {
         self.leases.next
     }
 
+    /// Removes a document as if its lease were over.
+    pub(super) fn expire_now(&mut self, key: &Key) {
+        self.remove(key.clone(), Removal::Expired);
+    }
+
     fn remove(&mut self, key: Key, removal: Removal) {
         let Some(place) = self.documents.get_mut(&key.partition()) else {
             return;

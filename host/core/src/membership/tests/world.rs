@@ -257,6 +257,11 @@ impl World {
                 let result = self.put(key.clone(), document.clone(), &expect, lease);
                 self.member(number).handle_written(now, &key, &document, result);
             }
+            MembershipEffect::Judge { instance, record, expect } => {
+                let (key, document) = (Key::Instance(instance), Document::Instance(record));
+                let result = self.put(key.clone(), document.clone(), &Expect::Last(expect), None);
+                self.member(number).handle_written(now, &key, &document, result);
+            }
             MembershipEffect::ReadOwner(partition) => {
                 let owner = match self.get(&Key::Owner(partition)) {
                     Some((sequence, Document::Owner(claim))) => Some((sequence, claim)),
@@ -322,14 +327,10 @@ impl World {
                 let documents = self.instances();
                 self.member(number).handle_loaded(now, &documents);
             }
-            MembershipEffect::Leave { last, record } => {
+            MembershipEffect::Leave { last, record, kept } => {
                 let key = Key::Instance(self.member(number).instance());
-                if let Some((record, lease)) = record {
-                    let left = self.put(key, Document::Instance(record), &Expect::Last(last), Some(lease));
-                    assert!(left.is_ok());
-                } else {
-                    self.remove(&key, Change::Deleted);
-                }
+                let left = self.put(key, Document::Instance(record), &Expect::Last(last), Some(kept));
+                assert!(left.is_ok());
             }
             MembershipEffect::Fail(error) => panic!("{error}"),
             other => self.host_mut(number).log.push(format!("{other:?}")),
