@@ -108,6 +108,7 @@ async fn a_killed_host_is_cleaned_up_after() {
     let (alice, bob) = (a.client("alice").await, a.client("bob").await);
     let _bob_elsewhere = b.client("bob").await;
     let gone = a.client("carol").await;
+    let ended = gone.session().to_owned();
     gone.close().await;
     deployment.recorder.until_events("session-disconnected", 1).await;
     deployment.recorder.until_statuses("alice", &["user-online"]).await;
@@ -119,7 +120,10 @@ async fn a_killed_host_is_cleaned_up_after() {
     sessions.sort();
     let killed = Instant::now();
     a.kill().await;
-    assert_eq!(deployment.until_cleaned_up(&instance).await, sessions, "all that were open, and no other");
+    let mut named = deployment.until_cleaned_up(&instance).await;
+    // It was heard to end; that this was noted too before the kill is not sure.
+    named.retain(|session| *session != ended);
+    assert_eq!(named, sessions, "all that were open, and no other");
     let took = killed.elapsed();
     assert!(took < TTL + Duration::from_secs(6), "the cleanup came after {took:?}");
     deployment.recorder.until_statuses("alice", &["user-online", "user-offline"]).await;
@@ -197,6 +201,7 @@ async fn a_host_that_hung_comes_back_as_another_one() {
     let deployment = Deployment::with("offline_grace = \"25s\"").await;
     let (a, _b) = (deployment.host("a").await, deployment.host("b").await);
     let mut alice = a.client("alice").await;
+    deployment.recorder.until_statuses("alice", &["user-online"]).await;
     alice.idle().await;
     deployment.recorder.until_statuses("alice", &["user-online", "user-idle"]).await;
     a.signal(Signal::STOP);
