@@ -178,8 +178,8 @@ async fn a_rolling_restart_is_no_news() {
     for user in &users {
         hosts[0].until_status(user, "online").await;
     }
-    // Longer than any grace: what was decided wrongly shows by then.
-    sleep(Duration::from_secs(3)).await;
+    // Longer than a grace and a lease: what was decided wrongly shows by then.
+    sleep(TTL + Duration::from_secs(4)).await;
     for user in &users {
         assert_eq!(deployment.recorder.statuses(user), ["user-online"], "{user}");
     }

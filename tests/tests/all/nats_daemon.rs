@@ -1,6 +1,6 @@
 //! One daemon over NATS: it serves as it does in memory, and what is wrong with NATS is said in words and exit codes.
 
-use presence_tests::{Config, Daemon, NatsServer, Plugin, ProfileService};
+use presence_tests::{Daemon, NatsServer, Plugin, ProfileService};
 
 fn over(server: &NatsServer, more: &str) -> String {
     format!("[cluster]\nstore = \"nats\"\nurls = [\"{}\"]\ninstance_ttl = \"4s\"\n{more}", server.url())

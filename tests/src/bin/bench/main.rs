@@ -1,12 +1,14 @@
-//! `cargo xtask bench [core|hooks|websocket …]`: each figure beside its yardstick, from the same run.
+//! `cargo xtask bench [core|hooks|websocket|cluster …]`: each figure beside its yardstick, from the same run.
 
+mod cluster;
 mod core;
 mod hooks;
+mod lean;
 mod memory;
 mod report;
 mod websocket;
 
-const ALL: [&str; 3] = ["core", "hooks", "websocket"];
+const ALL: [&str; 4] = ["core", "hooks", "websocket", "cluster"];
 
 fn main() -> anyhow::Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
@@ -23,6 +25,9 @@ fn main() -> anyhow::Result<()> {
     }
     if runs("websocket") {
         runtime.block_on(websocket::run())?;
+    }
+    if runs("cluster") {
+        runtime.block_on(cluster::run())?;
     }
     Ok(())
 }
