@@ -35,6 +35,8 @@ pub struct Refusal {
 #[derive(Debug)]
 pub struct Client {
     user: String,
+    /// The first welcome.
+    welcome: Value,
     sink: SplitSink<WebSocketStream<TcpStream>, Message>,
     inbox: mpsc::UnboundedReceiver<Value>,
     /// Taken from the inbox while something else was awaited.
@@ -65,10 +67,10 @@ impl Client {
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().expect("tests use valid headers"));
         }
-        let stream = within(format_args!("a connection to {address}"), TcpStream::connect(address)).await;
+        let stream = within(format!("a connection to {address}"), TcpStream::connect(address)).await;
         let stream = stream.unwrap_or_else(|error| panic!("nobody listens on {address}: {error}"));
         let upgrade = tokio_tungstenite::client_async(request, stream);
-        let socket = match within(format_args!("the upgrade for {user}"), upgrade).await {
+        let socket = match within(format!("the upgrade for {user}"), upgrade).await {
             Ok((socket, _)) => socket,
             Err(Error::Http(response)) => {
                 let body = response.body().as_deref().map(|body| String::from_utf8_lossy(body).into_owned());
@@ -80,9 +82,21 @@ impl Client {
         let (sender, inbox) = mpsc::unbounded_channel();
         let reader = tokio::spawn(read(stream, sender));
         let (kept, seen) = (VecDeque::new(), Vec::new());
-        let mut client = Client { user: user.to_owned(), sink, inbox, kept, seen, reader, requests: 0 };
-        client.expect(json!({"type": "welcome", "user": user, "status": "online"})).await;
+        let (user, welcome) = (user.to_owned(), Value::Null);
+        let mut client = Client { user, welcome, sink, inbox, kept, seen, reader, requests: 0 };
+        let welcome = json!({"type": "welcome", "user": client.user, "status": "online"});
+        client.welcome = client.expect(welcome).await;
         Ok(client)
+    }
+
+    /// The id of the session it was first welcomed with.
+    pub fn session(&self) -> &str {
+        self.welcome["session"].as_str().unwrap_or_default()
+    }
+
+    /// The instance it was first welcomed by.
+    pub fn instance(&self) -> &str {
+        self.welcome["instance"].as_str().unwrap_or_default()
     }
 
     /// Sets the session idle.
@@ -123,7 +137,7 @@ impl Client {
 
     /// Sends any frame.
     pub async fn send(&mut self, frame: Message) {
-        let sent = within(format_args!("a frame of {} taken", self.user), self.sink.send(frame)).await;
+        let sent = within(format!("a frame of {} taken", self.user), self.sink.send(frame)).await;
         sent.unwrap_or_else(|error| panic!("{} can't send: {error}", self.user));
     }
 
@@ -159,10 +173,16 @@ impl Client {
 
     /// Waits until the host has ended the connection; returns what it said before.
     pub async fn until_closed(mut self) -> Vec<Value> {
-        within(format_args!("the end of {}'s connection", self.user), &mut self.reader)
-            .await
-            .expect("reading");
+        within(format!("the end of {}'s connection", self.user), &mut self.reader).await.expect("reading");
         while let Ok(message) = self.inbox.try_recv() {
+            self.seen.push(message);
+        }
+        std::mem::take(&mut self.seen)
+    }
+
+    /// The same, however long it takes.
+    pub async fn until_ended(mut self) -> Vec<Value> {
+        while let Some(message) = self.inbox.recv().await {
             self.seen.push(message);
         }
         std::mem::take(&mut self.seen)

@@ -168,7 +168,7 @@ impl Daemon {
             lines.iter().find(|line| texts.iter().all(|text| line.contains(text))).cloned()
         };
         let waiting = lines.wait_for(|lines| found(lines).is_some());
-        let lines = within(format_args!("a line in the log with {texts:?}"), waiting).await;
+        let lines = within(format!("a line in the log with {texts:?}"), waiting).await;
         found(&lines.expect("the log outlives its readers")).expect("it was just there")
     }
 

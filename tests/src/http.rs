@@ -29,7 +29,7 @@ impl Answer {
 
 /// Sends one request without a body; `Err` if nobody listens.
 pub async fn ask(method: &str, address: SocketAddr, path: &str) -> std::io::Result<Answer> {
-    within(format_args!("the answer to {method} {path}"), exchange(method, address, path)).await
+    within(format!("the answer to {method} {path}"), exchange(method, address, path)).await
 }
 
 async fn exchange(method: &str, address: SocketAddr, path: &str) -> std::io::Result<Answer> {

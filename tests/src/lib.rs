@@ -14,6 +14,7 @@
 //! # }
 //! ```
 
+pub mod chaos;
 mod client;
 mod config;
 mod daemon;

@@ -148,7 +148,7 @@ impl NatsCluster {
         for (number, (port, route)) in clients.iter().zip(routes).enumerate() {
             let lines = format!(
                 "server_name: n{number}\njetstream {{ store_dir: \"$DATA\" }}\n\
-                 cluster {{ name: tests, listen: \"127.0.0.1:{route}\", routes: [{}] }}",
+                 cluster {{ name: tests, listen: \"127.0.0.1:{route}\", routes: [{}], no_advertise: true }}",
                 list.join(", ")
             );
             let mut server = NatsServer::prepared(*port, &lines);

@@ -153,7 +153,7 @@ impl Program {
 
     /// Runs it to its end, without input.
     pub async fn run(mut self) -> Ended {
-        let output = within(format_args!("the end of `{}`", self.line), self.command.output()).await;
+        let output = within(format!("the end of `{}`", self.line), self.command.output()).await;
         let output = output.unwrap_or_else(|error| panic!("`{}`: {error}", self.line));
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
@@ -203,7 +203,7 @@ impl Terminal {
 
     /// Waits until it has ended by itself; returns its exit code.
     pub async fn until_ended(mut self) -> Option<i32> {
-        let ended = within(format_args!("the end of `{}`", self.line), self.child.wait()).await;
+        let ended = within(format!("the end of `{}`", self.line), self.child.wait()).await;
         ended.expect("it is our child").code()
     }
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use sha2::Sha256;
 
 use crate::receiver::{Mood, Receiver, Request};
+use crate::waiting::until;
 
 /// Records events; every request must be signed as Standard Webhooks says.
 #[derive(Debug)]
@@ -34,6 +35,24 @@ impl Recorder {
     /// Answers like this from now on.
     pub fn answer(&self, mood: Mood) {
         self.0.answer(mood);
+    }
+
+    /// Every event that was answered with success, repeats too, in order.
+    pub fn deliveries(&self) -> Vec<Value> {
+        self.0.requests().iter().map(Request::json).collect()
+    }
+
+    /// The status hooks of this user in order, such as `user-online`; repeats of an id dropped.
+    pub fn statuses(&self, user: &str) -> Vec<String> {
+        let of_user = |event: &&Value| event["data"]["user"] == user && event["data"]["revision"].is_u64();
+        let events = self.events();
+        events.iter().filter(of_user).filter_map(|event| event["type"].as_str().map(str::to_owned)).collect()
+    }
+
+    /// Waits until exactly these status hooks of the user were heard.
+    pub async fn until_statuses(&self, user: &str, statuses: &[&str]) {
+        let what = format!("{user} heard as {}", statuses.join(", "));
+        until(what, async || (self.statuses(user) == statuses).then_some(())).await;
     }
 
     /// The events in order, repeats of an id dropped. Panics if one is not signed rightly.

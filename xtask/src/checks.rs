@@ -61,19 +61,29 @@ fn lint_wasm(tree: &Tree) -> anyhow::Result<()> {
 
 /// The benchmarks with these names, or all. Becomes the benchmark.
 pub fn bench(tree: &Tree, names: &[String]) -> anyhow::Result<()> {
-    let server = nats::bring(tree)?;
+    Err(become_program(&mut measured(tree, "bench", names)?))
+}
+
+/// A deployment under faults, judged by the invariants. Becomes the run.
+pub fn chaos(tree: &Tree, arguments: &[String]) -> anyhow::Result<()> {
+    Err(become_program(&mut measured(tree, "chaos", arguments)?))
+}
+
+/// A program of the tests in release mode, with all that it needs.
+fn measured(tree: &Tree, program: &str, arguments: &[String]) -> anyhow::Result<Command> {
     plugins::build(tree, Which::WithGuests)?;
+    let server = nats::bring(tree)?;
     // Both at once: features are the same for the daemon that is measured and for what measures it.
     let mut build = process::cargo();
     build.args(["build", "--release", "-p", "presence-host", "-p", "presence-tests"]);
-    call(build.args(["--bin", "presence", "--bin", "bench"]).current_dir(tree.root()))?;
+    call(build.args(["--bin", "presence", "--bin", program]).current_dir(tree.root()))?;
     let release = tree.target().join("release");
-    let mut bench = Command::new(release.join("bench"));
-    bench.args(names).current_dir(tree.root());
-    bench.env("PRESENCE_BIN", release.join("presence"));
-    bench.env("PRESENCE_PLUGINS", tree.plugins_out()).env("PRESENCE_GUESTS", tree.guests_out());
-    bench.env(nats::VARIABLE, server);
-    Err(become_program(&mut bench))
+    let mut command = Command::new(release.join(program));
+    command.args(arguments).current_dir(tree.root());
+    command.env("PRESENCE_BIN", release.join("presence"));
+    command.env("PRESENCE_PLUGINS", tree.plugins_out()).env("PRESENCE_GUESTS", tree.guests_out());
+    command.env(nats::VARIABLE, server);
+    Ok(command)
 }
 
 /// The simulation, over many seeds. Becomes it.

@@ -2,6 +2,7 @@
 //! layout and cargo, nothing of what the daemon does.
 
 mod checks;
+mod cluster;
 mod debian;
 mod nats;
 mod plugins;
@@ -24,6 +25,9 @@ cargo xtask VERB
   plugins [--guests]   build the shipped plugins into target/plugins (and the tests' guests into target/guests)
   bench [NAME...]      the benchmarks, in release mode
   sim [ARGUMENT...]    the simulation of several hosts, in release mode: --seeds N, --seed S, --lines L
+  cluster              build everything, start NATS, a profile service and three hosts, until Ctrl-C
+  chaos [--minutes M] [--seed S]
+                       three hosts and three NATS servers under faults, judged by the invariants
   ci                   lint, then test
 
 PRESENCE_WASM_TOOLCHAIN=rustup|debian says where the compiler for plugins comes from; without it rustup is
@@ -49,12 +53,14 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<ExitCode> {
     };
     match (verb.as_str(), rest) {
         ("run", []) => return serve::run(&tree),
+        ("cluster", []) => return cluster::run(&tree),
         ("test", filter) => checks::test(&tree, filter)?,
         ("lint", []) => checks::lint(&tree)?,
         ("plugins", []) => plugins::build(&tree, plugins::Which::Shipped)?,
         ("plugins", [guests]) if guests == "--guests" => plugins::build(&tree, plugins::Which::WithGuests)?,
         ("bench", names) => checks::bench(&tree, names)?,
         ("sim", arguments) => checks::simulate(&tree, arguments)?,
+        ("chaos", arguments) => checks::chaos(&tree, arguments)?,
         ("ci", []) => checks::ci(&tree)?,
         ("help" | "--help" | "-h", _) => println!("{HELP}"),
         _ => {

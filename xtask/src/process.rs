@@ -1,6 +1,7 @@
 //! Other programs: calling them, and ending the ones that were started. Only ever signals children of its own.
 
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -57,15 +58,44 @@ pub fn answer(command: &mut Command) -> Option<String> {
 
 /// A program in the background. Ends with this value, by force if need be.
 pub struct Background {
-    name: &'static str,
+    name: String,
     child: Child,
 }
 
 impl Background {
     /// Starts it in a process group of its own: Ctrl-C in the terminal reaches xtask alone, which says who ends when.
-    pub fn start(name: &'static str, command: &mut Command) -> anyhow::Result<Background> {
+    pub fn start(name: &str, command: &mut Command) -> anyhow::Result<Background> {
         let child = command.process_group(0).spawn().with_context(|| format!("can't start {name}"))?;
-        Ok(Background { name, child })
+        Ok(Background { name: name.to_owned(), child })
+    }
+
+    /// The same, with every line of its outputs behind its name.
+    pub fn start_prefixed(name: &str, command: &mut Command) -> anyhow::Result<Background> {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut background = Background::start(name, command)?;
+        for output in [
+            background.child.stdout.take().map(|output| Box::new(output) as Box<dyn Read + Send>),
+            background.child.stderr.take().map(|output| Box::new(output) as Box<dyn Read + Send>),
+        ] {
+            let (name, output) = (name.to_owned(), output.context("a pipe")?);
+            // Ends with the output, which ends with the program.
+            std::thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    println!("{name} | {line}");
+                }
+            });
+        }
+        Ok(background)
+    }
+
+    /// What it was started as.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The id of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// How it ended, if it has.

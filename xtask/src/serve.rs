@@ -23,11 +23,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 /// Builds, starts, waits for the end.
 pub fn run(tree: &Tree) -> anyhow::Result<ExitCode> {
     plugins::build(tree, Which::Shipped)?;
-    // All packages and one test: features are then those of `cargo xtask test`, and whoever types that next does not
-    // wait for every dependency again.
-    let mut build = process::cargo();
-    build.args(["build", "--workspace", "--bin", "presence", "--bin", "profile-service"]);
-    call(build.args(["--test", "all"]).current_dir(tree.root()))?;
+    build(tree)?;
 
     let interrupted = note_interrupts()?;
     let mut service = start_profile_service(tree)?;
@@ -42,8 +38,16 @@ pub fn run(tree: &Tree) -> anyhow::Result<ExitCode> {
     Ok(exit_code(status))
 }
 
+/// The host and the profile service. All packages and one test: features are then those of `cargo xtask test`, and
+/// whoever types that next does not wait for every dependency again.
+pub fn build(tree: &Tree) -> anyhow::Result<()> {
+    let mut build = process::cargo();
+    build.args(["build", "--workspace", "--bin", "presence", "--bin", "profile-service"]);
+    call(build.args(["--test", "all"]).current_dir(tree.root()))
+}
+
 /// Notes Ctrl-C and its like instead of dying of them.
-fn note_interrupts() -> anyhow::Result<Arc<AtomicBool>> {
+pub fn note_interrupts() -> anyhow::Result<Arc<AtomicBool>> {
     let noted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, noted.clone()).context("can't listen to signals")?;

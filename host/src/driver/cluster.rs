@@ -54,8 +54,11 @@ impl Driver {
             Completion::Purged(None) => self.membership.handle_all_purged(),
             Completion::Owner(partition, owner) => {
                 self.membership.handle_owner(now, partition, owner);
-                if let Some(partition) = self.partitions.get_mut(&partition) {
-                    partition.fenced = false;
+                // Without the claim it stays as it is until it is claimed again.
+                if self.membership.owns(partition)
+                    && let Some(owned) = self.partitions.get_mut(&partition)
+                {
+                    owned.fenced = false;
                 }
                 self.touched.insert(partition);
             }

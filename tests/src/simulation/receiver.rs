@@ -130,7 +130,8 @@ impl Receiver {
                 match told {
                     Told::Started => {
                         // Over a wipe a new claim may know less than the old one.
-                        let claim = super::journal::lock(&world.truth).claim_over_wipes(transition.partition, origin);
+                        let claim =
+                            super::journal::lock(&world.truth).claim_over_wipes(transition.partition, origin);
                         let (under, begun) = heard.begun.entry((user.clone(), origin)).or_default();
                         if *under < claim {
                             (*under, *begun) = (claim, 0);

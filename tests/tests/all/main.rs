@@ -3,6 +3,8 @@
 
 mod admin;
 mod analytics;
+mod chaos;
+mod cluster;
 mod commands;
 mod hostile;
 mod keyvalue_nats;

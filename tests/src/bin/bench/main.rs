@@ -1,13 +1,15 @@
-//! `cargo xtask bench [core|hooks|nats|websocket …]`: each figure beside its yardstick, from the same run.
+//! `cargo xtask bench [core|hooks|nats|websocket|cluster …]`: each figure beside its yardstick, from the same run.
 
+mod cluster;
 mod core;
 mod hooks;
+mod lean;
 mod memory;
 mod nats;
 mod report;
 mod websocket;
 
-const ALL: [&str; 4] = ["core", "hooks", "nats", "websocket"];
+const ALL: [&str; 5] = ["core", "hooks", "nats", "websocket", "cluster"];
 
 fn main() -> anyhow::Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
@@ -27,6 +29,9 @@ fn main() -> anyhow::Result<()> {
     }
     if runs("websocket") {
         runtime.block_on(websocket::run())?;
+    }
+    if runs("cluster") {
+        runtime.block_on(cluster::run())?;
     }
     Ok(())
 }
