@@ -21,7 +21,8 @@ struct Arguments {
 }
 
 fn arguments() -> anyhow::Result<Arguments> {
-    let mut arguments = Arguments { first: 0, seeds: 1_000, threads: 2, lines: LINES, show: false, plant: Plant::Nothing };
+    let mut arguments =
+        Arguments { first: 0, seeds: 1_000, threads: 2, lines: LINES, show: false, plant: Plant::Nothing };
     let mut words = std::env::args().skip(1);
     let mut seed = None;
     let mut seeds = None;
