@@ -72,6 +72,15 @@ pub struct Put {
     pub lease: Option<Duration>,
 }
 
+/// Which session documents are to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purge {
+    /// All of an instance.
+    Of(InstanceId),
+    /// All that were last written at or before this point: a request that arrives late does no harm.
+    UpTo(Sequence),
+}
+
 /// What a snapshot or a follower covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Coverage {
@@ -147,9 +156,9 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes a document. Deleting what is not there is a success if the condition holds.
     fn delete(&self, key: Key, expect: Expect) -> BoxFuture<'static, Result<(), StoreError>>;
 
-    /// Removes all session documents of an instance (none: of all) and tells how many there were. Followers need not
-    /// be told. A write that comes later is accepted like any other.
-    fn purge_sessions(&self, instance: Option<InstanceId>) -> BoxFuture<'static, Result<u64, StoreError>>;
+    /// Removes session documents and tells how many there were. Followers need not be told. A write that comes later is
+    /// accepted like any other.
+    fn purge_sessions(&self, which: Purge) -> BoxFuture<'static, Result<u64, StoreError>>;
 
     /// Reads one document from whoever decides, never from a stale copy.
     fn get(&self, key: Key) -> BoxFuture<'static, Result<Option<(Sequence, Document)>, StoreError>>;

@@ -148,7 +148,7 @@ impl Driver {
                 let sweep = Sweep { cause, scope, chunk: 0, last: true, run };
                 self.plugins.submit(plugins::Event::Cleanup(sweep.into()));
             }
-            MembershipEffect::PurgeAll => self.purge(None),
+            MembershipEffect::PurgeAll => self.purge_all(),
             MembershipEffect::Own(partition, claim) => self.own(now, partition, claim),
             MembershipEffect::Adopt(id, claim) => {
                 if let Some(partition) = self.partitions.get_mut(&id) {
@@ -171,7 +171,7 @@ impl Driver {
             MembershipEffect::Tell { plugin, sweep } => {
                 self.plugins.submit_to(&plugin, plugins::Event::Cleanup(sweep.into()));
             }
-            MembershipEffect::Purge(instance) => self.purge(Some(instance)),
+            MembershipEffect::Purge(instance) => self.purge(instance),
             MembershipEffect::CleanedUp(instance) => {
                 let took = self.cleanups_begun.remove(&instance).map(|begun| now.tick.since(begun));
                 tracing::info!(%instance, ?took, "cleaned up after a dead instance");

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::UserView;
 use super::engine::Driver;
-use crate::store::{Coverage, Follower, Put, SharedStore, Snapshot, StoreError};
+use crate::store::{Coverage, Follower, Purge, Put, SharedStore, Snapshot, StoreError};
 
 /// The first pause before asking again; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -252,14 +252,32 @@ impl Driver {
         self.start(operation.boxed());
     }
 
-    /// Removes the documents of a dead instance, or of all.
-    pub(super) fn purge(&mut self, instance: Option<InstanceId>) {
-        let (store, life) = (self.store.clone(), Arc::downgrade(&self.era));
+    /// Removes the documents of a dead instance.
+    pub(super) fn purge(&mut self, instance: InstanceId) {
+        let (store, wanted) = (self.store.clone(), Arc::downgrade(&self.era));
         let operation = async move {
-            match read(&life, || store.purge_sessions(instance)).await {
+            match read(&wanted, || store.purge_sessions(Purge::Of(instance))).await {
                 Some(purged) => {
-                    tracing::debug!(?instance, purged, "session documents removed");
-                    Completion::Purged(instance)
+                    tracing::debug!(%instance, purged, "session documents removed");
+                    Completion::Purged(Some(instance))
+                }
+                None => Completion::Nothing,
+            }
+        };
+        self.start(operation.boxed());
+    }
+
+    /// Removes all session documents that there are now: none of them is of a session that lives.
+    pub(super) fn purge_all(&mut self) {
+        let (store, wanted) = (self.store.clone(), Arc::downgrade(&self.era));
+        let operation = async move {
+            let claims = Coverage::PartitionsAndClaims(BTreeSet::new());
+            let now = read(&wanted, || store.snapshot(claims.clone(), Sequence(0))).await;
+            let Some(now) = now else { return Completion::Nothing };
+            match read(&wanted, || store.purge_sessions(Purge::UpTo(now.up_to))).await {
+                Some(purged) => {
+                    tracing::debug!(purged, "the session documents of before were removed");
+                    Completion::Purged(None)
                 }
                 None => Completion::Nothing,
             }

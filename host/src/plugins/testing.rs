@@ -14,7 +14,9 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
 use crate::settings::{DeliverySettings, Grants, Initial, Limits, PluginSettings};
-use crate::store::{Coverage, DeadLetter, Follower, Notice, Notices, Put, Snapshot, Store, StoreError};
+use crate::store::{
+    Coverage, DeadLetter, Follower, Notice, Notices, Purge, Put, Snapshot, Store, StoreError,
+};
 
 /// A folder of its own for one test, gone afterwards.
 pub(crate) struct Folder(PathBuf);
@@ -147,7 +149,7 @@ impl Store for LetterBox {
         unreachable!("{NEVER_ASKED}")
     }
 
-    fn purge_sessions(&self, _: Option<InstanceId>) -> BoxFuture<'static, Result<u64, StoreError>> {
+    fn purge_sessions(&self, _: Purge) -> BoxFuture<'static, Result<u64, StoreError>> {
         unreachable!("{NEVER_ASKED}")
     }
 

@@ -16,7 +16,7 @@ use presence_core::events::{Attributes, Status};
 use presence_core::ids::{InstanceId, Layout, PartitionId, Sequence, SessionId, UserId};
 use presence_core::time::Timestamp;
 
-use super::{Coverage, Followed, Follower, Put, SharedStore, StoreError};
+use super::{Coverage, Followed, Follower, Purge, Put, SharedStore, StoreError};
 
 pub mod following;
 pub mod leases;
@@ -54,6 +54,7 @@ pub const CASES: &[(&str, Case)] = &[
     }),
     ("sessions_of_an_instance", |store| Box::pin(reading::sessions_of_an_instance(store))),
     ("purge_and_late_writes", |store| Box::pin(reading::purge_and_late_writes(store))),
+    ("a_purge_up_to_a_point", |store| Box::pin(reading::a_purge_up_to_a_point(store))),
     ("buckets_are_independent", |store| Box::pin(reading::buckets_are_independent(store))),
     ("updates_after_a_snapshot", |store| Box::pin(following::updates_after_a_snapshot(store))),
     ("live_updates_of_some_partitions", |store| Box::pin(following::live_updates_of_some_partitions(store))),

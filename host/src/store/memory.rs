@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use self::contents::Contents;
 use super::rules::{check_bucket, check_fit, check_lease};
 use super::{
-    Coverage, DeadLetter, Follower, MAX_DEAD_LETTERS, Notice, Noticed, Notices, Put, Snapshot, Store,
+    Coverage, DeadLetter, Follower, MAX_DEAD_LETTERS, Notice, Noticed, Notices, Purge, Put, Snapshot, Store,
     StoreError, bucket_of,
 };
 
@@ -224,8 +224,8 @@ impl Store for MemoryStore {
         Box::pin(ready(outcome))
     }
 
-    fn purge_sessions(&self, instance: Option<InstanceId>) -> BoxFuture<'static, Result<u64, StoreError>> {
-        Box::pin(ready(Ok(self.shared.lock().bucket(Bucket::Sessions).purge_sessions(instance))))
+    fn purge_sessions(&self, which: Purge) -> BoxFuture<'static, Result<u64, StoreError>> {
+        Box::pin(ready(Ok(self.shared.lock().bucket(Bucket::Sessions).purge_sessions(which))))
     }
 
     fn get(&self, key: Key) -> BoxFuture<'static, Result<Option<(Sequence, Document)>, StoreError>> {

@@ -26,7 +26,9 @@ use tokio::task::JoinHandle;
 use self::link::{Lane, Link};
 use self::streams::{Streams, Which};
 use super::rules::{check_bucket, check_fit, check_lease};
-use super::{Coverage, DeadLetter, Follower, Notice, Notices, Put, Snapshot, Store, StoreError, token};
+use super::{
+    Coverage, DeadLetter, Follower, Notice, Notices, Purge, Put, Snapshot, Store, StoreError, token,
+};
 use crate::settings::NatsSettings;
 
 mod api;
@@ -175,20 +177,22 @@ impl Store for NatsStore {
         )
     }
 
-    fn purge_sessions(&self, instance: Option<InstanceId>) -> BoxFuture<'static, Result<u64, StoreError>> {
+    fn purge_sessions(&self, which: Purge) -> BoxFuture<'static, Result<u64, StoreError>> {
         let shared = self.shared.clone();
         Box::pin(async move {
-            let (count, filter) = match instance {
+            let (count, request) = match which {
                 // The server counts markers too.
-                Some(instance) => {
+                Purge::Of(instance) => {
                     let count = shared.sessions_of(instance).await?.len();
-                    (Some(count as u64), shared.sessions_filter(instance))
+                    (Some(count as u64), serde_json::json!({ "filter": shared.sessions_filter(instance) }))
                 }
-                None => (None, format!("{}.s.>", shared.streams.names.prefix)),
+                Purge::UpTo(point) => {
+                    let filter = format!("{}.s.>", shared.streams.names.prefix);
+                    (None, serde_json::json!({ "filter": filter, "seq": point.0 + 1 }))
+                }
             };
             let stream = shared.streams.names.stream(Which::Bucket(Bucket::Sessions));
-            let body = serde_json::json!({ "filter": filter }).to_string();
-            let answer = shared.streams.call("STREAM.PURGE", stream, body).await;
+            let answer = shared.streams.call("STREAM.PURGE", stream, request.to_string()).await;
             let answer = answer.and_then(|message| api::body::<serde_json::Value>(&message));
             let purged = shared.streams.noted(answer)?;
             Ok(count.unwrap_or_else(|| purged["purged"].as_u64().unwrap_or(0)))

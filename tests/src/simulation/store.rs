@@ -10,7 +10,7 @@ use presence_core::documents::{Bucket, Document, Expect, Key};
 use presence_core::ids::{InstanceId, Sequence, UserId};
 use presence_core::time::Timestamp;
 use presence_host::store::{
-    Coverage, DeadLetter, Feed, Followed, Follower, Notice, Noticed, Notices, Put, Snapshot, Store,
+    Coverage, DeadLetter, Feed, Followed, Follower, Notice, Noticed, Notices, Purge, Put, Snapshot, Store,
     StoreError,
 };
 use tokio::sync::{broadcast, oneshot};
@@ -270,9 +270,9 @@ impl Store for SimStore {
         self.ask_result(ordered.as_ref(), work)
     }
 
-    fn purge_sessions(&self, instance: Option<InstanceId>) -> BoxFuture<'static, Result<u64, StoreError>> {
+    fn purge_sessions(&self, which: Purge) -> BoxFuture<'static, Result<u64, StoreError>> {
         let origin = self.origin;
-        self.ask_result(None, move |truth| Ok(truth.purge_sessions(origin, instance)))
+        self.ask_result(None, move |truth| Ok(truth.purge_sessions(origin, which)))
     }
 
     fn get(&self, key: Key) -> BoxFuture<'static, Result<Option<(Sequence, Document)>, StoreError>> {

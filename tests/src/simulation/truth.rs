@@ -13,7 +13,7 @@ use presence_core::documents::{
 };
 use presence_core::ids::{InstanceId, PartitionId, Sequence, SessionId, UserId};
 use presence_host::store::memory::MemoryStore;
-use presence_host::store::{Coverage, Put, Store, StoreError};
+use presence_host::store::{Coverage, Purge, Put, Store, StoreError};
 use tokio::time::Instant;
 
 use super::journal::Journal;
@@ -191,9 +191,12 @@ impl Truth {
         result
     }
 
-    pub(super) fn purge_sessions(&mut self, origin: Origin, instance: Option<InstanceId>) -> u64 {
-        let purged = now(self.store.purge_sessions(instance)).unwrap_or(0);
-        let whose = instance.map_or("everybody".into(), short);
+    pub(super) fn purge_sessions(&mut self, origin: Origin, which: Purge) -> u64 {
+        let purged = now(self.store.purge_sessions(which)).unwrap_or(0);
+        let whose = match which {
+            Purge::Of(instance) => short(instance),
+            Purge::UpTo(point) => format!("everybody up to #{}", point.0),
+        };
         self.journal.note(format_args!("{origin} purges {purged} documents of {whose}"));
         purged
     }

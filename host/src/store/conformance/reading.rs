@@ -136,6 +136,28 @@ pub async fn sessions_of_an_instance(store: SharedStore) {
     assert_eq!(store.sessions_of(instance).await, Ok(expected));
 }
 
+/// A purge up to a point takes the sessions written until then, whosever they are, and nothing else.
+pub async fn a_purge_up_to_a_point(store: SharedStore) {
+    let before = [sessions_key(1, "alice", 7), sessions_key(2, "bob", 8)];
+    for key in &before {
+        write(&store, key, sessions(&[1])).await;
+    }
+    let rewritten = sessions_key(3, "carol", 7);
+    write(&store, &rewritten, sessions(&[2])).await;
+    let point = write(&store, &user_key(1, "alice"), record(1)).await;
+    write(&store, &rewritten, sessions(&[3])).await;
+    let after = sessions_key(1, "dave", 7);
+    write(&store, &after, sessions(&[4])).await;
+    store.purge_sessions(Purge::UpTo(point)).await.expect("purged");
+    store.purge_sessions(Purge::UpTo(point)).await.expect("purged again, which does no harm");
+    for key in &before {
+        assert_eq!(get(&store, key).await, None);
+    }
+    assert_eq!(get(&store, &rewritten).await.map(|(_, document)| document), Some(sessions(&[3])));
+    assert_eq!(get(&store, &after).await.map(|(_, document)| document), Some(sessions(&[4])));
+    assert_eq!(get(&store, &user_key(1, "alice")).await, Some((point, record(1))));
+}
+
 /// A purge takes one instance's sessions and nothing else; what is written later is there.
 pub async fn purge_and_late_writes(store: SharedStore) {
     let (key, other) = (sessions_key(1, "alice", 7), sessions_key(1, "alice", 8));
@@ -144,8 +166,8 @@ pub async fn purge_and_late_writes(store: SharedStore) {
     let kept = write(&store, &other, sessions(&[3])).await;
     let status = write(&store, &user_key(1, "alice"), record(1)).await;
 
-    assert_eq!(store.purge_sessions(Some(InstanceId(7))).await, Ok(2));
-    assert_eq!(store.purge_sessions(Some(InstanceId(7))).await, Ok(0));
+    assert_eq!(store.purge_sessions(Purge::Of(InstanceId(7))).await, Ok(2));
+    assert_eq!(store.purge_sessions(Purge::Of(InstanceId(7))).await, Ok(0));
     assert_eq!(store.sessions_of(InstanceId(7)).await, Ok(vec![]));
     let snapshot = store.snapshot(partitions(&[1, 2]), status).await.expect("a snapshot");
     let mut expected = vec![(other.clone(), kept, sessions(&[3])), (user_key(1, "alice"), status, record(1))];

@@ -8,7 +8,7 @@ use presence_core::ids::{InstanceId, PartitionId, Sequence};
 use tokio::time::Instant;
 
 use super::Limits;
-use crate::store::{Coverage, Feed, Follower, Put, Snapshot, StoreError};
+use crate::store::{Coverage, Feed, Follower, Purge, Put, Snapshot, StoreError};
 
 type ByKey<V> = HashMap<Key, V, foldhash::fast::RandomState>;
 
@@ -86,16 +86,16 @@ impl Contents {
         self.documents.get(&key.partition())?.get(key)
     }
 
-    /// Removes the session documents of an instance, or of all. Followers are not told, and nothing is remembered: so it is with
+    /// Removes session documents. Followers are not told, and nothing is remembered: so it is with
     /// other stores, and nobody shall come to rely on more.
-    pub(super) fn purge_sessions(&mut self, instance: Option<InstanceId>) -> u64 {
+    pub(super) fn purge_sessions(&mut self, which: Purge) -> u64 {
         let mut purged = 0;
         let leases = &mut self.leases;
         for place in self.documents.values_mut() {
-            place.retain(|key, _| {
-                let stays = match instance {
-                    Some(instance) => !is_session_of(key, instance),
-                    None => !matches!(key, Key::Sessions(..)),
+            place.retain(|key, (sequence, _)| {
+                let stays = match which {
+                    Purge::Of(instance) => !is_session_of(key, instance),
+                    Purge::UpTo(point) => !matches!(key, Key::Sessions(..)) || *sequence > point,
                 };
                 if !stays {
                     leases.set(key, None);

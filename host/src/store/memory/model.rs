@@ -359,7 +359,7 @@ async fn step(store: &MemoryStore, model: &mut Model, nonce: u64, op: Op) {
         }
         Op::Purge { instance } => {
             let instance = InstanceId(instance);
-            assert_eq!(store.purge_sessions(Some(instance)).await, Ok(model.purge(instance)));
+            assert_eq!(store.purge_sessions(Purge::Of(instance)).await, Ok(model.purge(instance)));
             assert_eq!(store.sessions_of(instance).await, Ok(vec![]));
         }
         Op::Advance { millis } => {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::api::{self, Failure, StreamInfo};
 use super::link::{Lane, Link, Outgoing};
+use crate::clock::Clock;
 use crate::store::MAX_DEAD_LETTERS;
 
 /// How long a removal is remembered.
@@ -245,7 +246,11 @@ impl Streams {
 
     async fn create(&self, which: Which, wanted: &Map<String, Value>) -> Result<StreamInfo, Failure> {
         let name = self.names.stream(which);
-        let body = Value::Object(wanted.clone()).to_string();
+        let mut config = wanted.clone();
+        // Sequences never come back, also when a lost stream is made anew: an old expectation can't hold by accident.
+        let microseconds = Clock::machine().wall().0.saturating_mul(1000);
+        config.insert("first_seq".to_owned(), json!(microseconds));
+        let body = Value::Object(config).to_string();
         match self.call("STREAM.CREATE", name, body).await.and_then(|message| api::body(&message)) {
             Ok(info) => {
                 tracing::info!(stream = name, replicas = self.replicas, "a stream was created");

@@ -156,8 +156,8 @@ async fn both_stores_answer_alike() {
             _ if rng.u8(0..5) == 0 => {
                 let instance = InstanceId(u128::from(rng.u8(7..9)));
                 assert_eq!(
-                    memory.purge_sessions(Some(instance)).await,
-                    nats.purge_sessions(Some(instance)).await,
+                    memory.purge_sessions(Purge::Of(instance)).await,
+                    nats.purge_sessions(Purge::Of(instance)).await,
                     "{what}"
                 );
                 held.retain(|key, _| !matches!(key, Key::Sessions(.., of) if *of == instance));

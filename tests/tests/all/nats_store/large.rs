@@ -67,8 +67,8 @@ async fn thousands_of_sessions_of_one_instance_are_found_and_purged() {
     assert_eq!(found.iter().map(|(key, _)| key).collect::<Vec<_>>(), of(7));
     // A marker is no document.
     bench.store.delete(of(7)[0].clone(), Expect::Any).await.unwrap();
-    assert_eq!(bench.store.purge_sessions(Some(InstanceId(7))).await, Ok(1_999));
-    assert_eq!(bench.store.purge_sessions(Some(InstanceId(7))).await, Ok(0));
+    assert_eq!(bench.store.purge_sessions(Purge::Of(InstanceId(7))).await, Ok(1_999));
+    assert_eq!(bench.store.purge_sessions(Purge::Of(InstanceId(7))).await, Ok(0));
     assert_eq!(bench.store.sessions_of(InstanceId(7)).await, Ok(vec![]));
     let found = bench.store.sessions_of(InstanceId(8)).await.unwrap();
     assert_eq!(found.iter().map(|(key, _)| key).collect::<Vec<_>>(), of(8));
