@@ -34,6 +34,8 @@ pub use summary::Summary;
 
 use clients::Client;
 use plan::Plan;
+use store::SimStore;
+use truth::Origin;
 use world::World;
 
 /// One run. With `keep` its history is in the report.
@@ -53,4 +55,10 @@ pub fn run(seed: u64, plant: Plant, keep: bool) -> Report {
         invariants::check(&world);
         world.journal.finish(seed)
     })
+}
+
+/// A simulated store of its own, without faults: for the conformance suite. Needs a runtime whose time is paused.
+pub fn store() -> impl presence_host::store::Store {
+    let plan = Plan { hosts: 1, ..Plan::of(0, Plant::Nothing) };
+    SimStore::new(Arc::new(World::new(0, plan, false)), Origin { host: 0, run: 1 })
 }

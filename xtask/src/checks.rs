@@ -1,4 +1,4 @@
-//! What keeps the tree in order: `test`, `lint`, `bench`, `ci`. One dev profile for everything, so that nothing is
+//! What keeps the tree in order: `test`, `lint`, `bench`, `sim`, `ci`. One dev profile for everything, so that nothing is
 //! compiled twice.
 
 use std::process::Command;
@@ -84,6 +84,14 @@ fn measured(tree: &Tree, program: &str, arguments: &[String]) -> anyhow::Result<
     command.env("PRESENCE_PLUGINS", tree.plugins_out()).env("PRESENCE_GUESTS", tree.guests_out());
     command.env(nats::VARIABLE, server);
     Ok(command)
+}
+
+/// The simulation, over many seeds. Becomes it.
+pub fn simulate(tree: &Tree, arguments: &[String]) -> anyhow::Result<()> {
+    let mut build = process::cargo();
+    build.args(["build", "--release", "-p", "presence-tests", "--bin", "sim"]);
+    call(build.current_dir(tree.root()))?;
+    Err(become_program(Command::new(tree.target().join("release").join("sim")).args(arguments)))
 }
 
 /// What CI calls: faults that show without running anything first.

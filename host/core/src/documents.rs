@@ -197,6 +197,9 @@ pub struct Cleanup {
     pub by: Option<InstanceId>,
     /// When it was declared dead.
     pub declared_at: Timestamp,
+    /// How often it was declared dead before: it came back once a recreated store had forgotten its death.
+    #[serde(default)]
+    pub round: u32,
     /// By plugin name: how many chunks of the sessions it has settled.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settled: BTreeMap<String, u32>,

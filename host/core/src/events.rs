@@ -155,7 +155,8 @@ pub struct Sweep {
     pub chunk: u32,
     /// True for the last part.
     pub last: bool,
-    /// Part of the event id: for `everything` epoch, generation and replay count; empty for a dead instance.
+    /// Part of the event id: for `everything` epoch, generation and replay count; for a dead instance how often it was
+    /// declared dead before, empty for the first time.
     pub run: Arc<str>,
 }
 

@@ -454,7 +454,7 @@ impl Membership {
             self.renew(now);
         }
         self.ownership.handle_timeout(now.tick);
-        if self.ownership.poll_timeout().is_some_and(|due| due <= now.tick) {
+        if self.ownership.poll_timeout(self.takes_part()).is_some_and(|due| due <= now.tick) {
             self.unsettled = true;
         }
         self.settle(now);
@@ -466,7 +466,7 @@ impl Membership {
         let waits = matches!(self.phase, Phase::Surveying | Phase::WaitingForBoot) || self.has_to_judge();
         let judges = self.lease.judges_from(now.tick).filter(|from| waits && *from > now.tick);
         let lease = self.lease.next().filter(|_| !self.is_over());
-        [boot, judges, lease, self.ownership.poll_timeout()].into_iter().flatten().min()
+        [boot, judges, lease, self.ownership.poll_timeout(self.takes_part())].into_iter().flatten().min()
     }
 
     /// The next thing to do.
@@ -512,6 +512,11 @@ impl Membership {
     /// True if documents of this instance are leftovers: nobody will clean them up.
     pub fn is_leftover(&self, instance: InstanceId) -> bool {
         self.peers.is_purged(instance)
+    }
+
+    /// True if the instance is dead and its documents are still needed to tell of its sessions.
+    pub fn is_being_cleaned_up(&self, instance: InstanceId) -> bool {
+        self.peers.is_dead(instance) && !self.peers.is_purged(instance)
     }
 
     /// True if this instance itself may still write its documents.
@@ -596,7 +601,8 @@ impl Membership {
         matches!(self.phase, Phase::Leaving | Phase::Left | Phase::Failed | Phase::Reborn | Phase::New)
     }
 
-    fn takes_part(&self) -> bool {
+    /// True from the time at which the boot is open for this instance: sessions may be told of.
+    pub fn takes_part(&self) -> bool {
         matches!(self.phase, Phase::Claiming | Phase::Ready | Phase::Draining)
     }
 
@@ -881,17 +887,21 @@ impl Membership {
         for instance in suspects {
             let Some(peer) = self.peers.get_mut(instance) else { continue };
             peer.judging = true;
-            let cleanup = Cleanup {
-                phase: CleanupPhase::Telling,
-                by: desired_cleaner(instance, &candidates),
-                declared_at: now.wall,
-                settled: Default::default(),
+            let record = if peer.is_dead() {
+                peer.record.clone()
+            } else {
+                let cleanup = Cleanup {
+                    phase: CleanupPhase::Telling,
+                    by: desired_cleaner(instance, &candidates),
+                    declared_at: now.wall,
+                    round: 0,
+                    settled: Default::default(),
+                };
+                InstanceRecord { state: InstanceState::Dead, cleanup: Some(cleanup), ..peer.record.clone() }
             };
-            let record =
-                InstanceRecord { state: InstanceState::Dead, cleanup: Some(cleanup), ..peer.record.clone() };
-            let sequence = peer.sequence;
+            let (sequence, lease) = (peer.sequence, cleanups::lease_of(&record));
             self.counters.judged += 1;
-            self.effects.push_back(MembershipEffect::Judge { instance, record, expect: sequence });
+            self.effects.push_back(MembershipEffect::Judge { instance, record, expect: sequence, lease });
         }
     }
 

@@ -159,7 +159,10 @@ impl Watchers {
             (record.status, record.since, record.revision)
         });
         let first = watched.known.is_none();
-        if watched.known.is_some_and(|(_, _, revision)| revision >= news.2) {
+        let told = |(status, _, revision): (Status, Timestamp, u64)| {
+            revision > news.2 || revision == news.2 && (revision > 0 || status == news.0)
+        };
+        if watched.known.is_some_and(told) {
             return;
         }
         watched.known = Some(news);
@@ -177,6 +180,17 @@ impl Watchers {
                 self.answer(watcher);
             }
         }
+    }
+
+    /// The store was recreated, or everything began afresh: a record may be gone or begin anew, so that revisions say
+    /// nothing. Every watched user is read again, and told if the status is another one or has a revision.
+    pub fn handle_recreated(&mut self) {
+        for watched in self.slots.iter_mut().flatten() {
+            if let Some((_, _, revision)) = &mut watched.known {
+                *revision = 0;
+            }
+        }
+        self.handle_missed();
     }
 
     /// Some news were missed: every watched user is read again.

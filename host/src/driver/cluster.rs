@@ -134,7 +134,10 @@ impl Driver {
             MembershipEffect::Write { key, document, expect, lease } => {
                 self.write(Put { key, document, expect, lease });
             }
-            MembershipEffect::Judge { instance, record, expect } => self.judge(instance, record, expect),
+            MembershipEffect::Judge { instance, record, expect, lease } => {
+                let (key, document) = (Key::Instance(instance), Document::Instance(record));
+                self.judge(Put { key, document, expect: Expect::Last(expect), lease });
+            }
             MembershipEffect::ReadOwner(partition) => self.read_owner(partition),
             MembershipEffect::Everything(run) => {
                 tracing::info!(run = &*run, "fresh start: plugins clean up everything");
@@ -219,8 +222,10 @@ impl Driver {
         let instance = self.new_instance_id(now);
         tracing::warn!(%old, new = %instance, sessions = self.connections.len(), "this instance was declared dead while it was away: it comes back as another one");
         self.plugins.drop_sessions(old);
+        self.doubt_revisions(now);
         // Whatever was asked on behalf of the old instance is of no interest any more.
         self.life = std::sync::Arc::new(());
+        self.era = std::sync::Arc::new(());
         self.cleanups_begun.clear();
         let nonce = self.random.u64(..);
         self.membership.handle_reborn(now, instance, nonce);
@@ -252,6 +257,8 @@ impl Driver {
     fn wiped(&mut self, now: Now) {
         tracing::error!("the store was recreated: everything that this host knows is written again");
         self.sessions.handle_reassert();
+        self.leftovers.clear();
+        self.era = std::sync::Arc::new(());
         self.stop_following();
         self.load_claims();
         for partition in self.partitions.values_mut() {
@@ -262,8 +269,13 @@ impl Driver {
             partition.surrender = None;
         }
         self.instances_follower = None;
-        let _ = now;
+        self.doubt_revisions(now);
         self.load_instances();
+    }
+
+    /// Records may be gone, or begin anew: watchers are told what is there once the owners have written theirs back.
+    fn doubt_revisions(&mut self, now: Now) {
+        self.forget_revisions_due = Some(now.tick + self.config.instance_ttl * 2);
     }
 
     fn handle_clock(&mut self, offset: Option<i64>) {
@@ -292,7 +304,7 @@ impl Driver {
     pub(super) fn sweep_leftovers(&mut self) {
         for _ in 0..self.leftovers.len().min(1000) {
             let Some((user, instance)) = self.leftovers.pop_front() else { break };
-            if self.membership.is_alive(instance) {
+            if self.membership.is_alive(instance) || self.membership.is_being_cleaned_up(instance) {
                 self.leftovers.push_back((user, instance));
                 continue;
             }
@@ -330,6 +342,10 @@ impl Driver {
 
     /// Writes the session documents that changed. Returns true when there was nothing to do.
     pub(super) fn write_documents(&mut self) -> bool {
+        if !self.membership.takes_part() {
+            // A host that was declared dead has sessions: they wait for a fresh start as new clients do.
+            return true;
+        }
         let mut quiet = true;
         while let Some(write) = self.sessions.poll_document() {
             quiet = false;

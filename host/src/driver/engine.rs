@@ -110,6 +110,8 @@ pub struct Driver {
     pub(super) claims_from: Option<Sequence>,
     /// Held by everything that is asked on behalf of this incarnation: once it is replaced, nobody asks any more.
     pub(super) life: Arc<()>,
+    /// The same for what the membership asks, which means nothing in a store that was recreated.
+    pub(super) era: Arc<()>,
     /// The same for reading and following the instances.
     pub(super) reading: Arc<()>,
     /// The same for following the owned partitions and the claims.
@@ -125,6 +127,8 @@ pub struct Driver {
     pub(super) second_reads: VecDeque<(Tick, UserId)>,
     pub(super) notices: Notices,
     pub(super) clock_due: Tick,
+    /// When watchers forget the revisions that they know.
+    pub(super) forget_revisions_due: Option<Tick>,
     pub(super) reread_due: Tick,
     pub(super) survey_due: Tick,
     /// By how much the own clock differs from the store's, if that is too much.
@@ -219,6 +223,7 @@ impl Driver {
             following: false,
             claims_from: None,
             life: Arc::new(()),
+            era: Arc::new(()),
             reading: Arc::new(()),
             follow: Arc::new(()),
             loads: 0,
@@ -228,6 +233,7 @@ impl Driver {
             second_reads: VecDeque::new(),
             notices,
             clock_due: Tick(0),
+            forget_revisions_due: None,
             reread_due: Tick(0),
             survey_due: Tick(0),
             clock_off: None,
@@ -377,6 +383,12 @@ impl Driver {
         let mut due = self.forget_due.min(self.clock_due).min(self.reread_due).min(self.survey_due);
         // Once that is over only the store's answer ends it.
         let drain = self.drain.as_ref().map(|drain| drain.deadline).filter(|deadline| *deadline > now.tick);
+        if let Some(recreated) = self.forget_revisions_due {
+            due = due.min(recreated);
+        }
+        if let Some((read, _)) = self.second_reads.front() {
+            due = due.min(*read);
+        }
         for tick in
             [self.sessions.poll_timeout(), self.membership.poll_timeout(now), drain].into_iter().flatten()
         {
@@ -433,6 +445,10 @@ impl Driver {
             if !first && self.config.shared {
                 self.watchers.handle_missed();
             }
+        }
+        if self.forget_revisions_due.is_some_and(|due| due <= now.tick) {
+            self.forget_revisions_due = None;
+            self.watchers.handle_recreated();
         }
         while let Some((due, _)) = self.second_reads.front()
             && *due <= now.tick

@@ -91,7 +91,7 @@ impl Driver {
     }
 
     pub(super) fn write(&mut self, put: Put) {
-        let (store, life) = (self.store.clone(), Arc::downgrade(&self.life));
+        let (store, life) = (self.store.clone(), Arc::downgrade(&self.era));
         let (key, document) = (put.key.clone(), put.document.clone());
         let operation = async move {
             let result = match definite(&life, || store.put(put.clone())).await {
@@ -131,17 +131,14 @@ impl Driver {
     }
 
     /// Declares an instance dead, once.
-    pub(super) fn judge(&mut self, instance: InstanceId, record: InstanceRecord, expect: Sequence) {
-        let (store, key, document) =
-            (self.store.clone(), Key::Instance(instance), Document::Instance(record));
-        let put =
-            Put { key: key.clone(), document: document.clone(), expect: Expect::Last(expect), lease: None };
+    pub(super) fn judge(&mut self, put: Put) {
+        let (store, key, document) = (self.store.clone(), put.key.clone(), put.document.clone());
         let operation = async move {
             let result = match store.put(put).await {
                 Ok(sequence) => Ok(sequence),
                 Err(StoreError::Conflict { last }) => Err(NotWritten::Conflict(last)),
                 Err(error) => {
-                    tracing::warn!(%instance, %error, "a dead instance could not be declared dead yet");
+                    tracing::warn!(?key, %error, "a dead instance could not be declared dead yet");
                     tokio::time::sleep(FIRST_PAUSE).await;
                     Err(NotWritten::Refused)
                 }
@@ -152,7 +149,7 @@ impl Driver {
     }
 
     pub(super) fn read_instance(&mut self, instance: InstanceId, last: Sequence) {
-        let (store, life) = (self.store.clone(), Arc::downgrade(&self.life));
+        let (store, life) = (self.store.clone(), Arc::downgrade(&self.era));
         let operation = async move {
             match read(&life, || store.get(Key::Instance(instance))).await {
                 None => Completion::Nothing,
@@ -183,7 +180,7 @@ impl Driver {
     }
 
     pub(super) fn load_claims(&mut self) {
-        let (store, life) = (self.store.clone(), Arc::downgrade(&self.life));
+        let (store, life) = (self.store.clone(), Arc::downgrade(&self.era));
         let operation = async move {
             let claims = Coverage::PartitionsAndClaims(BTreeSet::new());
             match read(&life, || store.snapshot(claims.clone(), Sequence(0))).await {
@@ -195,7 +192,7 @@ impl Driver {
     }
 
     pub(super) fn read_owner(&mut self, partition: PartitionId) {
-        let (store, life) = (self.store.clone(), Arc::downgrade(&self.life));
+        let (store, life) = (self.store.clone(), Arc::downgrade(&self.era));
         let operation = async move {
             let owner = match read(&life, || store.get(Key::Owner(partition))).await {
                 None => return Completion::Nothing,
@@ -245,7 +242,7 @@ impl Driver {
 
     /// Reads the sessions of a dead instance.
     pub(super) fn read_sessions(&mut self, instance: InstanceId) {
-        let (store, life) = (self.store.clone(), Arc::downgrade(&self.life));
+        let (store, life) = (self.store.clone(), Arc::downgrade(&self.era));
         let operation = async move {
             match read(&life, || store.sessions_of(instance)).await {
                 Some(documents) => Completion::Sessions(instance, sessions_in(instance, documents)),
@@ -257,7 +254,7 @@ impl Driver {
 
     /// Removes the documents of a dead instance, or of all.
     pub(super) fn purge(&mut self, instance: Option<InstanceId>) {
-        let (store, life) = (self.store.clone(), Arc::downgrade(&self.life));
+        let (store, life) = (self.store.clone(), Arc::downgrade(&self.era));
         let operation = async move {
             match read(&life, || store.purge_sessions(instance)).await {
                 Some(purged) => {

@@ -19,7 +19,7 @@ const DIGEST: &str = "sha256-";
 ///
 /// - `<plugin>:<hook>:<user>:<revision>` for a status,
 /// - `<plugin>:<hook>:<session>` for a session,
-/// - `<plugin>:cleanup:<instance>:<chunk>` for a lost instance,
+/// - `<plugin>:cleanup:<instance>:<chunk>` for a lost instance (and `:<run>`, if it is lost once more),
 /// - `<plugin>:cleanup:everything:<run>:<chunk>` for a fresh start.
 ///
 /// A user, session or run with other characters, or longer than 64 bytes, stands there as `sha256-` and the first
@@ -40,7 +40,13 @@ pub(super) fn write_event_id(id: &mut String, plugin: &str, payload: &Payload) {
             hosted => _ = write!(id, "{hosted}"),
         },
         Payload::Cleanup(sweep) => match &sweep.scope {
-            Scope::Lost { instance, .. } => _ = write!(id, "{instance}:{}", sweep.chunk),
+            Scope::Lost { instance, .. } => {
+                _ = write!(id, "{instance}:{}", sweep.chunk);
+                if !sweep.run.is_empty() {
+                    id.push(':');
+                    push_part(id, &sweep.run);
+                }
+            }
             Scope::Everything => {
                 id.push_str("everything:");
                 push_part(id, &sweep.run);
@@ -168,8 +174,14 @@ mod tests {
             run: "12-1-0".into(),
         };
         let lost = Scope::Lost { instance: InstanceId(9), sessions: Arc::default() };
-        let lost = Payload::Cleanup(sweep(lost).into());
+        let lost = Payload::Cleanup(Sweep { run: "".into(), ..sweep(lost.clone()) }.into());
         assert_eq!(event_id("p", &lost), "p:cleanup:00000000-0000-0000-0000-000000000009:3");
+        let again = Sweep {
+            run: "1".into(),
+            ..sweep(Scope::Lost { instance: InstanceId(9), sessions: Arc::default() })
+        };
+        let again = event_id("p", &Payload::Cleanup(again.into()));
+        assert_eq!(again, "p:cleanup:00000000-0000-0000-0000-000000000009:3:1");
         let elsewhere = Scope::Lost { instance: InstanceId(9), sessions: Arc::new(vec![session_of("bob")]) };
         let taken_over = Sweep { last: false, run: "".into(), cause: "x".into(), ..sweep(elsewhere) };
         let same = event_id("p", &Payload::Cleanup(taken_over.into()));

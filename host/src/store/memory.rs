@@ -72,6 +72,17 @@ impl MemoryStore {
         MemoryStore::with_limits(Limits::default())
     }
 
+    /// An empty store whose sequences go on after this one, as those of a store that takes the place of a lost one do:
+    /// an old expectation never holds by accident.
+    pub fn after(last: Sequence) -> MemoryStore {
+        let store = MemoryStore::new();
+        let mut state = store.shared.lock();
+        state.sessions.begin_after(last);
+        state.instances.begin_after(last);
+        drop(state);
+        store
+    }
+
     fn with_limits(limits: Limits) -> MemoryStore {
         let state = State {
             sessions: Contents::new(limits),

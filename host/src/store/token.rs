@@ -479,6 +479,7 @@ mod tests {
             phase: CleanupPhase::Telling,
             by: Some(INSTANCE),
             declared_at: Timestamp(6),
+            round: 2,
             settled: BTreeMap::from([("webhook".to_owned(), 3)]),
         };
         let instance = InstanceRecord {

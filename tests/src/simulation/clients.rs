@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::journal::{lock, millis};
 use super::plan::rng;
-use super::truth::{Origin, session, short};
+use super::truth::{session, short};
 use super::world::{Phase, Up, World};
 
 /// What the simulation knows of connections.
@@ -32,7 +32,6 @@ pub(super) struct People {
 pub(super) struct Live {
     pub(super) user: UserId,
     pub(super) status: Status,
-    pub(super) origin: Origin,
     pub(super) session: SessionId,
     /// What was last heard of each watched user; none: nothing yet.
     pub(super) watched: BTreeMap<UserId, Option<(Status, u64)>>,
@@ -131,7 +130,7 @@ impl Client {
         let live = Live {
             user: self.user.clone(),
             status: Status::Online,
-            origin,
+
             session: opened.session.clone(),
             watched: BTreeMap::new(),
         };

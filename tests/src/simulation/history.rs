@@ -53,9 +53,6 @@ impl History {
             return;
         }
         let line = format!("{:>9.3} {what}", at as f64 / 1e3);
-        if std::env::var_os("SIM_LIVE").is_some() {
-            eprintln!("{line}");
-        }
         for byte in line.bytes() {
             self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }

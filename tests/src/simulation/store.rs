@@ -81,8 +81,12 @@ impl SimStore {
         let (world, host) = (self.world.clone(), self.origin.host);
         let sent = Instant::now();
         let cut = lock(&self.world.links).unreachable_until(host).is_some();
+        // What was sent to a store that is gone goes with it.
+        let wipes = lock(&self.world.truth).wipes;
         tokio::spawn(async move {
-            let reaches = |world: &World| lock(&world.links).unreachable_until(host).is_none();
+            let reaches = |world: &World| {
+                lock(&world.links).unreachable_until(host).is_none() && lock(&world.truth).wipes == wipes
+            };
             sleep_until(way.lands).await;
             let mut result = None;
             if !way.request_lost && !cut && reaches(&world) {

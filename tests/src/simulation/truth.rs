@@ -100,8 +100,8 @@ impl Truth {
 
     /// Everything is gone; sequences begin anew.
     pub(super) fn wipe(&mut self) {
-        self.store = MemoryStore::new();
         self.wipes += 1;
+        self.store = MemoryStore::after(Sequence(u64::from(self.wipes) * 1_000_000));
         self.wiped_at = Some(Instant::now());
         self.claims.clear();
         self.boot = None;
@@ -135,7 +135,10 @@ impl Truth {
                 self.fenced_off(origin, &key);
             }
             Err(error) => {
-                self.journal.note(format_args!("{origin} is refused {}: {error}", Shown(&key, &document)));
+                self.journal.note(format_args!(
+                    "{origin} is refused {} ({expect:?}): {error}",
+                    Shown(&key, &document)
+                ));
             }
         }
         result
@@ -234,8 +237,7 @@ impl Truth {
         before: Option<(Sequence, Document)>,
         lease: Option<Duration>,
     ) {
-        let quiet = matches!(document, Document::Checkpoint(_))
-            || matches!(document, Document::Instance(record) if record.renewal > 2 && record.cleanup.is_none());
+        let quiet = matches!(document, Document::Checkpoint(_));
         if !quiet {
             self.journal.note(format_args!("{origin} writes {} #{}", Shown(&key, document), sequence.0));
         }
@@ -296,14 +298,16 @@ impl Truth {
             _ => false,
         };
         if record.state == InstanceState::Dead {
-            if lived && self.instances.get(&instance).is_some_and(|known| !known.left) {
+            let again = self.deaths.contains_key(&instance);
+            if lived && !again && self.instances.get(&instance).is_some_and(|known| !known.left) {
                 let whose = self.whose(instance);
                 self.journal.violate("I5", format!("{origin} declares {whose} dead, which kept its lease"));
             }
             self.declared_dead(instance, record);
             return;
         }
-        if self.deaths.contains_key(&instance) {
+        // Who has not heard of his death before the store was recreated can't know.
+        if self.deaths.get(&instance).is_some_and(|death| death.wipes == self.wipes) {
             let whose = self.whose(instance);
             self.journal.violate("I5", format!("{whose} lives again after it was declared dead"));
         }
@@ -352,14 +356,19 @@ impl Truth {
             return;
         }
         self.journal.count("death");
+        let sessions = self.sessions_of(instance);
+        let death = Death { at: Instant::now(), sessions, wipes: self.wipes, cleaner };
+        self.deaths.insert(instance, death);
+    }
+
+    /// The sessions in the documents of an instance.
+    pub(super) fn sessions_of(&self, instance: InstanceId) -> BTreeSet<SessionId> {
         let documents = now(self.store.sessions_of(instance)).unwrap_or_default();
         let sessions = documents.iter().flat_map(|(_, document)| match document {
             Document::Sessions(document) => document.sessions.clone(),
             _ => Vec::new(),
         });
-        let sessions = sessions.map(|entry| entry.id).collect();
-        let death = Death { at: Instant::now(), sessions, wipes: self.wipes, cleaner };
-        self.deaths.insert(instance, death);
+        sessions.map(|entry| entry.id).collect()
     }
 
     /// Instances whose key is there and does not say dead or left, and what it says.
@@ -428,7 +437,7 @@ impl fmt::Display for Shown<'_> {
                 document.drained_until.map_or(Ok(()), |until| write!(f, " drained until {}", until.0))
             }
             (Key::Instance(instance), Document::Instance(record)) => {
-                write!(f, "{} = {:?}", short(*instance), record.state)?;
+                write!(f, "{} = {:?} {}", short(*instance), record.state, record.renewal)?;
                 match &record.cleanup {
                     Some(cleanup) => {
                         let by = cleanup.by.map_or("nobody".into(), short);

@@ -12,6 +12,7 @@ mod nats_daemon;
 mod nats_store;
 mod outage;
 mod refusals;
+mod simulation;
 mod statuses;
 mod stopping;
 mod tokens;

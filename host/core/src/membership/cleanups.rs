@@ -39,6 +39,12 @@ pub(super) enum Chore {
     Done(InstanceId),
 }
 
+/// How long a dead instance's record lives; none: until it is cleaned up after.
+pub(super) fn lease_of(record: &InstanceRecord) -> Option<Duration> {
+    let purged = |cleanup: &Cleanup| cleanup.phase == CleanupPhase::Purged;
+    record.cleanup.as_ref().is_some_and(purged).then_some(RECORD_KEPT)
+}
+
 #[derive(Debug)]
 struct Job {
     record: InstanceRecord,
@@ -220,7 +226,7 @@ impl Cleanups {
             scope: Scope::Lost { instance, sessions: sessions.clone() },
             chunk: next,
             last: next as usize + 1 == chunks.len(),
-            run: "".into(),
+            run: if cleanup.round == 0 { "".into() } else { cleanup.round.to_string().into() },
         };
         self.chores.push_back(Chore::Tell(plugin.clone(), sweep));
     }
@@ -243,7 +249,7 @@ impl Cleanups {
         if job.changed {
             job.changed = false;
             job.writing = true;
-            let lease = (cleanup.phase == CleanupPhase::Purged).then_some(RECORD_KEPT);
+            let lease = lease_of(&job.record);
             self.chores.push_back(Chore::Write(instance, job.record.clone(), job.sequence, lease));
         } else if cleanup.phase == CleanupPhase::Told && !job.purging {
             job.purging = true;

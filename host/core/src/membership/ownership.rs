@@ -344,12 +344,14 @@ impl Ownership {
         }
     }
 
-    pub(super) fn poll_timeout(&self) -> Option<Tick> {
+    /// `decides`: whether [`Ownership::decide`] would be called.
+    pub(super) fn poll_timeout(&self, decides: bool) -> Option<Tick> {
+        let patience = self.patience.filter(|_| decides && self.loaded);
         let surrenders = self.held.values().filter_map(|held| match held.stage {
             Stage::Surrendering(until) => until,
             _ => None,
         });
-        surrenders.chain(self.patience).min()
+        surrenders.chain(patience).min()
     }
 
     /// True if nobody alive owns the partition.

@@ -110,6 +110,17 @@ impl Peers {
         }
         let (before, renewal, was_suspect) = (peer.record.state, peer.record.renewal, peer.suspect);
         peer.sequence = sequence;
+        if before == InstanceState::Dead && record.state != InstanceState::Dead {
+            // The store was recreated and with it went the record of its death, which it has not heard of: once dead,
+            // always dead; what it has done since is to be cleaned up as well.
+            if let Some(cleanup) = &mut peer.record.cleanup {
+                (cleanup.phase, cleanup.by) = (CleanupPhase::Telling, None);
+                cleanup.round += 1;
+                cleanup.settled.clear();
+            }
+            (peer.suspect, peer.judging) = (true, false);
+            return News::Changed;
+        }
         peer.record = record.clone();
         peer.suspect = false;
         peer.judging = false;
@@ -148,7 +159,7 @@ impl Peers {
                 return true;
             }
             if !peer.is_alive() {
-                return false;
+                return peer.suspect;
             }
             if !peer.suspect && !peer.ghost {
                 peer.suspect = true;
@@ -163,6 +174,8 @@ impl Peers {
         for peer in self.known.values_mut() {
             peer.sequence = Sequence(0);
             peer.judging = false;
+            // Who is dead is to be declared so again.
+            peer.suspect |= peer.is_dead();
         }
     }
 
@@ -220,10 +233,11 @@ impl Peers {
         !self.unknown.is_empty()
     }
 
-    /// A fresh start: whoever has no key is none of anybody's business any more.
+    /// A fresh start: whoever has no key is none of anybody's business any more. If it comes back, it finds a newer
+    /// generation.
     pub(super) fn forgive(&mut self) {
         self.unknown.clear();
-        self.known.retain(|_, peer| !peer.ghost);
+        self.known.retain(|_, peer| !(peer.ghost || peer.suspect && peer.is_alive()));
     }
 
     /// True if nobody can act as this instance: it is dead, has left, or has no key.

@@ -224,6 +224,7 @@ fn a_cleanup_is_resumed_where_it_stands() {
         phase: CleanupPhase::Telling,
         by: Some(InstanceId(78)),
         declared_at: Timestamp(1),
+        round: 0,
         settled: [("webhook".to_owned(), 1)].into(),
     };
     let mut record = world.instance_state(1).unwrap();
@@ -291,6 +292,22 @@ fn a_recreated_store_is_filled_from_memory_and_is_no_fresh_start() {
     let Some((_, Document::Boot(boot))) = world.get(&Key::Boot) else { panic!("no boot record") };
     assert_eq!((boot.generation, boot.phase), (1, BootPhase::Open));
     assert!(world.hosts.values().all(|host| host.log.contains(&"wiped".to_owned())));
+}
+
+#[test]
+fn who_was_declared_dead_stays_so_when_the_store_is_recreated() {
+    let mut world = three();
+    world.hosts.get_mut(&2).unwrap().paused = true;
+    world.pass(TTL * 2);
+    assert_eq!(world.told.len(), 1);
+    world.wipe();
+    world.hosts.get_mut(&2).unwrap().paused = false;
+    world.pass(TTL * 4);
+    assert!(world.host(2).log.contains(&"reborn".to_owned()));
+    assert_eq!(world.instance_state(2).unwrap().state, InstanceState::Dead);
+    assert_eq!(world.told.len(), 2, "what it did since is cleaned up too");
+    assert!(world.member(2).is_ready());
+    world.assert_owned();
 }
 
 #[test]

@@ -89,6 +89,8 @@ pub enum MembershipEffect {
         record: InstanceRecord,
         /// The last sequence of its key.
         expect: Sequence,
+        /// How long the record lives.
+        lease: Option<Duration>,
     },
     /// Read `o.<p>`; answer with [`handle_owner`](super::Membership::handle_owner).
     ReadOwner(PartitionId),

@@ -49,6 +49,22 @@ fn notices_are_wanted_while_anyone_watches() {
 }
 
 #[test]
+fn a_record_that_went_with_the_store_is_told_as_unknown() {
+    let mut watchers = Watchers::new(1);
+    watchers.handle_watch(Watcher(1), vec![user("a")], Some("r1".into()));
+    watchers.handle_record(&user("a"), Some(record(Status::Online, 5)));
+    effects(&mut watchers);
+    watchers.handle_record(&user("a"), None);
+    assert_eq!(effects(&mut watchers), [], "an answer that is older than what is known");
+    watchers.handle_recreated();
+    assert_eq!(effects(&mut watchers), [WatchEffect::Read(user("a"))]);
+    watchers.handle_record(&user("a"), None);
+    assert_eq!(effects(&mut watchers), [tell(1, "a", Status::Offline, 0)]);
+    watchers.handle_record(&user("a"), None);
+    assert_eq!(effects(&mut watchers), []);
+}
+
+#[test]
 fn a_watch_is_answered_when_every_user_was_told() {
     let mut watchers = Watchers::new(1);
     watchers.handle_watch(Watcher(1), vec![user("a"), user("b")], Some("r1".into()));

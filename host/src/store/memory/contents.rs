@@ -37,6 +37,12 @@ impl Contents {
         }
     }
 
+    /// Nothing is known of what was before this point.
+    pub(super) fn begin_after(&mut self, last: Sequence) {
+        self.last = last;
+        self.removed.forgotten = last;
+    }
+
     /// Writes, if the condition holds.
     pub(super) fn put(&mut self, put: Put) -> Result<Sequence, StoreError> {
         self.check(&put.key, &put.expect)?;

@@ -3,6 +3,7 @@
 //! runs on fresh starts alone, is checked when it is written.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use presence_core::ids::{InstanceId, SessionId};
 use tokio::time::Instant;
@@ -47,6 +48,15 @@ fn dead(world: &World, truth: &Truth, receiver: &Receiver, plugin: &str) {
             continue;
         };
         for missing in death.sessions.difference(&named) {
+            // Its end was settled while its host did not know yet that it is dead.
+            if receiver
+                .heard
+                .get(PLUGINS[0].0)
+                .and_then(|heard| heard.sessions.get(missing))
+                .is_some_and(|one| one.disconnected.taken + one.disconnected.dead > 0)
+            {
+                continue;
+            }
             let id = session(missing);
             world
                 .journal
@@ -58,6 +68,14 @@ fn dead(world: &World, truth: &Truth, receiver: &Receiver, plugin: &str) {
 fn undeclared(world: &World, truth: &Truth, receiver: &Receiver, plugin: &str) {
     let leased: BTreeSet<InstanceId> = truth.leased().into_iter().map(|(instance, _)| instance).collect();
     for (instance, known) in &truth.instances {
+        // Who came and went unseen and left nothing behind is nobody's business.
+        let after = truth.wiped_at.map(|wiped_at| wiped_at + Duration::from_secs(3));
+        let left_something = receiver.heard.get(PLUGINS[0].0).is_some_and(|heard| {
+            heard.sessions.values().any(|one| one.instance == Some(*instance) && one.first > after)
+        });
+        if !left_something && truth.sessions_of(*instance).is_empty() {
+            continue;
+        }
         let gone = !leased.contains(instance) && !known.left && !truth.deaths.contains_key(instance);
         if gone && known.wipes == truth.wipes && !swept(receiver, plugin, known.leased_since) {
             let whose = truth.whose(*instance);
@@ -75,7 +93,10 @@ fn forgotten(world: &World, truth: &Truth, receiver: &Receiver) {
         let begun = one.connected.started > 0;
         let ended = one.disconnected.taken + one.disconnected.dead > 0;
         let (Some(instance), Some(first)) = (one.instance, one.first) else { continue };
-        let lost = truth.instances.get(&instance).is_none_or(|known| known.wipes < truth.wipes);
+        // Of what was recorded before a wipe, only what its host came to write again is known.
+        let before = |wiped_at| first < wiped_at + Duration::from_secs(3);
+        let lost = truth.instances.get(&instance).is_none_or(|known| known.wipes < truth.wipes)
+            || truth.wiped_at.is_some_and(before);
         if !begun || ended || live.contains(id) || lost || swept(receiver, plugin, first) {
             continue;
         }

@@ -257,9 +257,9 @@ impl World {
                 let result = self.put(key.clone(), document.clone(), &expect, lease);
                 self.member(number).handle_written(now, &key, &document, result);
             }
-            MembershipEffect::Judge { instance, record, expect } => {
+            MembershipEffect::Judge { instance, record, expect, lease } => {
                 let (key, document) = (Key::Instance(instance), Document::Instance(record));
-                let result = self.put(key.clone(), document.clone(), &Expect::Last(expect), None);
+                let result = self.put(key.clone(), document.clone(), &Expect::Last(expect), lease);
                 self.member(number).handle_written(now, &key, &document, result);
             }
             MembershipEffect::ReadOwner(partition) => {

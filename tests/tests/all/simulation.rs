@@ -1,0 +1,79 @@
+//! The simulation of several hosts: it repeats itself, it finds what is planted, and it finds nothing else.
+
+use std::sync::Arc;
+
+use presence_tests::simulation::{Plant, Summary, run, store};
+
+/// So many seeds are run here; `cargo xtask sim` runs more.
+const SEEDS: u64 = 150;
+
+#[test]
+fn a_seed_says_everything() {
+    for seed in [3, 4] {
+        let (first, second) = (run(seed, Plant::Nothing, true), run(seed, Plant::Nothing, true));
+        assert!(first.lines.len() > 100);
+        for (one, other) in first.lines.iter().zip(&second.lines) {
+            assert_eq!(one, other, "seed {seed}");
+        }
+        assert_eq!(first.hash, second.hash, "seed {seed}");
+        assert_eq!(first.counts, second.counts, "seed {seed}");
+    }
+}
+
+#[test]
+fn invariants_hold_whatever_fails() {
+    let mut summary = Summary::default();
+    for seed in 1_000_000..1_000_000 + SEEDS {
+        let report = run(seed, Plant::Nothing, false);
+        assert!(
+            report.violations.is_empty(),
+            "seed {seed}: {:#?}\n`cargo xtask sim --seed {seed}` shows the history",
+            report.violations
+        );
+        summary.add(&report);
+    }
+    println!("{summary}");
+}
+
+/// The first of so many seeds that finds what is planted, by this invariant.
+fn finds(plant: Plant, invariants: &[&str], seeds: u64) {
+    for seed in 0..seeds {
+        let report = run(seed, plant, false);
+        if let Some(found) = report.violations.iter().find(|found| invariants.contains(&found.invariant)) {
+            println!("{plant:?}: seed {seed}: {found}");
+            return;
+        }
+    }
+    panic!("{seeds} seeds did not find {plant:?}");
+}
+
+#[test]
+fn a_store_without_fences_is_found() {
+    finds(Plant::NoFencing, &["I4"], 100);
+}
+
+#[test]
+fn a_consumer_taken_for_a_snapshot_is_found() {
+    finds(Plant::ConsumerForSnapshot, &["I1"], 100);
+}
+
+#[test]
+fn a_hook_before_its_record_is_found() {
+    finds(Plant::HookBeforeRecord, &["I2", "I3", "I1"], 100);
+}
+
+#[test]
+fn a_death_that_is_not_compared_is_found() {
+    finds(Plant::DeathWithoutCompare, &["I5"], 200);
+}
+
+#[test]
+fn everything_by_two_is_found() {
+    finds(Plant::EverythingByTwo, &["I5"], 200);
+}
+
+/// Without faults the simulated store is a store like any other.
+#[tokio::test(start_paused = true)]
+async fn the_simulated_store_conforms() {
+    presence_host::store::conformance::run_all(async || Arc::new(store()) as _).await;
+}
