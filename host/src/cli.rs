@@ -31,7 +31,7 @@ pub enum Command {
         #[arg(
             long = "log",
             env = "PRESENCE_LOG",
-            default_value = "info,async_nats=warn",
+            default_value = "info,async_nats=error",
             value_name = "FILTER"
         )]
         log_filter: String,

@@ -136,7 +136,8 @@ pub trait Store: Send + Sync + 'static {
     fn put(&self, put: Put) -> BoxFuture<'static, Result<Sequence, StoreError>>;
 
     /// Writes documents of one bucket under one fence: all or a prefix of them; the answer has a sequence for each
-    /// that was written, in order, and the error that stopped it.
+    /// that was written, in order, and the error that stopped it. Only with [`StoreError::Unknown`] may others of the
+    /// rest be written too, whichever; repeating them puts that right.
     fn put_fenced(
         &self,
         fence: (Key, Sequence),

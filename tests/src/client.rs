@@ -173,9 +173,7 @@ impl Client {
 
     /// Waits until the host has ended the connection; returns what it said before.
     pub async fn until_closed(mut self) -> Vec<Value> {
-        within(format!("the end of {}'s connection", self.user), &mut self.reader)
-            .await
-            .expect("reading");
+        within(format!("the end of {}'s connection", self.user), &mut self.reader).await.expect("reading");
         while let Ok(message) = self.inbox.try_recv() {
             self.seen.push(message);
         }

@@ -129,9 +129,7 @@ impl Receiver {
     pub async fn until_attempts(&self, count: u64) {
         let mut attempts = self.shared.attempts.subscribe();
         let enough = attempts.wait_for(|seen| *seen >= count);
-        within(format!("{count} requests at {}", self.origin()), enough)
-            .await
-            .expect("the receiver lives");
+        within(format!("{count} requests at {}", self.origin()), enough).await.expect("the receiver lives");
     }
 
     /// Waits until `found` is content with what was recorded; panics with `what` and `shown` if it never is.

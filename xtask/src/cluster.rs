@@ -96,12 +96,7 @@ fn prepare(folder: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("can't make `{}`", folder.display()))
 }
 
-fn write_config(
-    tree: &Tree,
-    folder: &Path,
-    number: usize,
-    addresses: &Addresses,
-) -> anyhow::Result<PathBuf> {
+fn write_config(tree: &Tree, folder: &Path, number: usize, addresses: &Addresses) -> anyhow::Result<PathBuf> {
     let [clients, admin] = addresses.hosts[number - 1];
     let plugin = tree.plugins_out().join("profile_updater.wasm");
     let text = format!(
@@ -139,19 +134,16 @@ fn until_listening(program: &mut Background, address: SocketAddr) -> anyhow::Res
     Ok(())
 }
 
-fn print_next_steps(
-    tree: &Tree,
-    presence: &Path,
-    hosts: &[(Background, String)],
-    addresses: &Addresses,
-) {
+fn print_next_steps(tree: &Tree, presence: &Path, hosts: &[(Background, String)], addresses: &Addresses) {
     let presence = presence.strip_prefix(tree.root()).unwrap_or(presence).display();
     println!("\nIn other terminals, be a client of any host; i is idle, o online, q quits:\n");
     for ((host, _), [clients, admin]) in hosts.iter().zip(&addresses.hosts) {
         println!("  {presence} connect --url ws://{clients} --user alice");
         println!("      {}: admin http://{admin}   kill -9 {}\n", host.name(), host.pid());
     }
-    println!("What the profile service is sent comes behind `profiles |`. Ctrl-C ends all; a second one at once.\n");
+    println!(
+        "What the profile service is sent comes behind `profiles |`. Ctrl-C ends all; a second one at once.\n"
+    );
 }
 
 /// Until all hosts have ended. The first interrupt asks them to stop, the next one makes them. True if something ended

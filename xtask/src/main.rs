@@ -24,10 +24,10 @@ cargo xtask VERB
   lint                 formatting, clippy, and the rules of this repository
   plugins [--guests]   build the shipped plugins into target/plugins (and the tests' guests into target/guests)
   bench [NAME...]      the benchmarks, in release mode
+  sim [ARGUMENT...]    the simulation of several hosts, in release mode: --seeds N, --seed S, --lines L
   cluster              build everything, start NATS, a profile service and three hosts, until Ctrl-C
   chaos [--minutes M] [--seed S]
                        three hosts and three NATS servers under faults, judged by the invariants
-  sim [ARGUMENT...]    the simulation of several hosts, in release mode: --seeds N, --seed S, --lines L
   ci                   lint, then test
 
 PRESENCE_WASM_TOOLCHAIN=rustup|debian says where the compiler for plugins comes from; without it rustup is
@@ -59,8 +59,8 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<ExitCode> {
         ("plugins", []) => plugins::build(&tree, plugins::Which::Shipped)?,
         ("plugins", [guests]) if guests == "--guests" => plugins::build(&tree, plugins::Which::WithGuests)?,
         ("bench", names) => checks::bench(&tree, names)?,
-        ("chaos", arguments) => checks::chaos(&tree, arguments)?,
         ("sim", arguments) => checks::simulate(&tree, arguments)?,
+        ("chaos", arguments) => checks::chaos(&tree, arguments)?,
         ("ci", []) => checks::ci(&tree)?,
         ("help" | "--help" | "-h", _) => println!("{HELP}"),
         _ => {

@@ -315,6 +315,9 @@ impl Membership {
         {
             self.ownership.handle_claim(partition, sequence, claim, self.instance);
             self.ownership.handle_release_failed(partition);
+        } else if owner.is_none() && self.ownership.holds(partition) {
+            self.ownership.handle_vanished(partition);
+            self.effects.push_back(MembershipEffect::Load);
         } else {
             self.ownership.handle_owner(partition, owner, self.instance);
             if !still_mine {

@@ -54,8 +54,11 @@ impl Driver {
             Completion::Purged(None) => self.membership.handle_all_purged(),
             Completion::Owner(partition, owner) => {
                 self.membership.handle_owner(now, partition, owner);
-                if let Some(partition) = self.partitions.get_mut(&partition) {
-                    partition.fenced = false;
+                // Without the claim it stays as it is until it is claimed again.
+                if self.membership.owns(partition)
+                    && let Some(owned) = self.partitions.get_mut(&partition)
+                {
+                    owned.fenced = false;
                 }
                 self.touched.insert(partition);
             }
@@ -227,6 +230,7 @@ impl Driver {
         self.life = std::sync::Arc::new(());
         self.era = std::sync::Arc::new(());
         self.cleanups_begun.clear();
+        self.held_acks.clear();
         let nonce = self.random.u64(..);
         self.membership.handle_reborn(now, instance, nonce);
         // The claims that are asked for with the old life may be lost on the way.
@@ -332,10 +336,24 @@ impl Driver {
             return;
         }
         match result {
+            // Without the lease this instance may have been declared dead and cleaned up after before the document was
+            // written: nobody would tell of the end of a session that is announced now.
+            Ok(()) if self.config.shared && !self.membership.may_act(now) => {
+                self.held_acks.push(user.clone())
+            }
             Ok(()) => self.sessions.handle_document_acked(now, user),
             Err(error) => {
                 tracing::error!(%user, %error, "a session document was refused; it is written again");
                 self.sessions.handle_document_failed(now, user);
+            }
+        }
+    }
+
+    /// Documents that were acknowledged without the lease, once it is back.
+    pub(super) fn release_acks(&mut self, now: Now) {
+        if self.membership.may_act(now) {
+            for user in std::mem::take(&mut self.held_acks) {
+                self.sessions.handle_document_acked(now, &user);
             }
         }
     }

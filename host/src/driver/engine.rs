@@ -120,6 +120,8 @@ pub struct Driver {
     pub(super) loads: u64,
     /// Documents of instances that are gone, to be deleted.
     pub(super) leftovers: VecDeque<(UserId, InstanceId)>,
+    /// Whose documents were acknowledged while there was no lease. At most one a user.
+    pub(super) held_acks: Vec<UserId>,
     /// Records to be read for watchers, and how many are on their way.
     pub(super) reads: VecDeque<UserId>,
     pub(super) reads_in_flight: usize,
@@ -228,6 +230,7 @@ impl Driver {
             follow: Arc::new(()),
             loads: 0,
             leftovers: VecDeque::new(),
+            held_acks: Vec::new(),
             reads: VecDeque::new(),
             reads_in_flight: 0,
             second_reads: VecDeque::new(),
@@ -462,6 +465,9 @@ impl Driver {
     /// has finitely many.
     fn carry_out(&mut self, now: Now) {
         loop {
+            if !self.held_acks.is_empty() {
+                self.release_acks(now);
+            }
             let mut quiet = self.write_documents();
             quiet &= self.carry_out_sessions();
             quiet &= self.carry_out_membership(now);

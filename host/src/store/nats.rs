@@ -6,7 +6,9 @@
 //! of its own. `link.rs` is the way to the server, `streams.rs` what is there, `read.rs`, `follow.rs`, `notices.rs`
 //! and `letters.rs` what is done with it; writing is here.
 //!
-//! The caller's order of calls is the order of messages on the wire, per bucket. Two deviations from a store in memory:
+//! The caller's order of calls is the order of messages on the wire, per bucket. Deviations from a store in memory:
+//! - when several documents are written under a fence and the error is [`StoreError::Unknown`], any of those that were
+//!   not acknowledged may be in the store, not only a prefix of them;
 //! - a write that expects no document while a marker is there is refused once and then repeated with the marker's
 //!   sequence, so that a write of the same key that was started meanwhile comes before it;
 //! - a deletion of what is not there leaves a marker, unless it expects nothing to be there.
@@ -56,10 +58,6 @@ struct Shared {
     layout: Layout,
     hub: notices::Hub,
     corrupt: AtomicU64,
-    /// Numbers batches.
-    batches: AtomicU64,
-    /// Tells the batches of this store from others'.
-    batch_prefix: String,
 }
 
 impl NatsStore {
@@ -73,8 +71,6 @@ impl NatsStore {
             layout,
             hub: notices::Hub::new(),
             corrupt: AtomicU64::new(0),
-            batches: AtomicU64::new(0),
-            batch_prefix: format!("{:016x}", fastrand::u64(..)),
         });
         let tasks = vec![
             tokio::spawn(streams.tend()),

@@ -68,7 +68,8 @@ impl Crowd {
         let mut tasks = JoinSet::new();
         let mut slots = Vec::new();
         for number in 0..plan.clients {
-            let mut rng = fastrand::Rng::with_seed(plan.seed.wrapping_mul(1_000_003).wrapping_add(number as u64));
+            let mut rng =
+                fastrand::Rng::with_seed(plan.seed.wrapping_mul(1_000_003).wrapping_add(number as u64));
             let user = user(number % plan.users);
             let watched = (0..WATCHED).map(|_| self::user(rng.usize(..plan.users))).collect();
             let slot = Slot { user, wanted: true, status: "online", ..Slot::default() };

@@ -66,7 +66,11 @@ pub(super) async fn get(directory: &Directory, host: usize, path: &str) -> Optio
 }
 
 /// The figures of `/metrics` whose name is one of these, added up over their labels.
-pub(super) async fn figures(directory: &Directory, host: usize, names: &[&str]) -> Option<BTreeMap<String, f64>> {
+pub(super) async fn figures(
+    directory: &Directory,
+    host: usize,
+    names: &[&str],
+) -> Option<BTreeMap<String, f64>> {
     let answer = get(directory, host, "/metrics").await.filter(|answer| answer.status == 200)?;
     let mut sums = BTreeMap::new();
     for line in answer.body.lines().filter(|line| !line.starts_with('#')) {
@@ -105,7 +109,8 @@ impl Host {
         for server in servers {
             proxies.push(Proxy::start(*server).await.context("a proxy")?);
         }
-        let urls: Vec<String> = proxies.iter().map(|proxy| format!("\"nats://{}\"", proxy.address())).collect();
+        let urls: Vec<String> =
+            proxies.iter().map(|proxy| format!("\"nats://{}\"", proxy.address())).collect();
         let webhook = Plugin::at("webhook", shipped_plugin("webhook"))
             .config(&format!("{{ url = \"{}\" }}", recorder.url(number)))
             .may_reach(recorder.origin())

@@ -203,7 +203,8 @@ mod tests {
     fn one_host_is_always_left() {
         let [hosts, ..] = Plan::full(5, Duration::from_secs(60)).lanes();
         for step in hosts.take(200) {
-            if let Fault::KillHosts(hosts) | Fault::SuspendHosts(hosts) | Fault::CutHosts(hosts) = step.fault {
+            if let Fault::KillHosts(hosts) | Fault::SuspendHosts(hosts) | Fault::CutHosts(hosts) = step.fault
+            {
                 assert!((1..HOSTS).contains(&hosts.len()));
             }
         }

@@ -51,8 +51,7 @@ impl ChaosRecorder {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("the recorder's port")?;
         let address = listener.local_addr()?;
         let (disk, deliveries) = mpsc::channel(WAITING);
-        let shared =
-            Arc::new(Shared { away: AtomicBool::new(false), heard: Mutex::default(), disk, ledger });
+        let shared = Arc::new(Shared { away: AtomicBool::new(false), heard: Mutex::default(), disk, ledger });
         let writer = Arc::downgrade(&shared);
         // The disk blocks: a thread of its own, which ends when nobody can send to it any more.
         std::thread::spawn(move || write_all(file, deliveries, &writer));

@@ -46,8 +46,7 @@ impl Report {
         }
         let mut ids = BTreeSet::new();
         let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
-        let (mut transitions, mut lost, mut everything) =
-            (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let (mut transitions, mut lost, mut everything) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let (mut repeats, mut late) = (0, 0);
         for heard in &evidence.heard {
             let repeat = !ids.insert(heard.text("/id"));

@@ -63,7 +63,8 @@ pub async fn run(plan: &Plan, folder: &Path, talkative: bool) -> anyhow::Result<
             folder.display()
         );
     }
-    let noting: JoinSet<()> = (0..HOSTS).map(|host| note_instances(host, directory.clone(), ledger.clone())).collect();
+    let noting: JoinSet<()> =
+        (0..HOSTS).map(|host| note_instances(host, directory.clone(), ledger.clone())).collect();
     let crowd = Crowd::start(plan, &directory, &ledger);
     let stage = Stage {
         hosts: hosts.into_iter().map(Mutex::new).collect(),

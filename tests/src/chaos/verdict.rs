@@ -134,8 +134,7 @@ fn story_of_hosts(evidence: &Evidence) -> String {
     let mut lines = Vec::new();
     for life in &evidence.kept.lives {
         let ready = life.ready.map_or("never ready".to_owned(), |at| format!("ready at {}", seconds(at)));
-        let ended =
-            life.ended.map_or("runs".to_owned(), |(at, fate)| format!("{fate:?} at {}", seconds(at)));
+        let ended = life.ended.map_or("runs".to_owned(), |(at, fate)| format!("{fate:?} at {}", seconds(at)));
         lines.push((life.started, format!("host-{} started, {ready}, {ended}", life.host)));
     }
     for pause in &evidence.kept.pauses {

@@ -34,6 +34,18 @@ pub enum Plant {
     EverythingByTwo,
 }
 
+impl Plant {
+    /// All of them, and none.
+    pub const ALL: [Plant; 6] = [
+        Plant::Nothing,
+        Plant::NoFencing,
+        Plant::ConsumerForSnapshot,
+        Plant::HookBeforeRecord,
+        Plant::DeathWithoutCompare,
+        Plant::EverythingByTwo,
+    ];
+}
+
 /// One run.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {

@@ -69,8 +69,8 @@ pub(super) struct Counts {
 pub(super) struct Heard {
     /// By user: the newest revision taken, and its status.
     pub(super) statuses: BTreeMap<UserId, (u64, Status)>,
-    /// The highest revision of which a call began, by user and caller.
-    pub(super) begun: BTreeMap<(UserId, Origin), u64>,
+    /// The highest revision of which a call began, by user and caller, and under which of the caller's claims.
+    pub(super) begun: BTreeMap<(UserId, Origin), (u64, u64)>,
     pub(super) dead_revisions: BTreeSet<(UserId, u64)>,
     pub(super) sessions: BTreeMap<SessionId, SessionHeard>,
     /// Sessions named in cleanups, by instance, and when the last chunk of it was settled.
@@ -129,7 +129,13 @@ impl Receiver {
                 let (user, revision) = (&transition.user, transition.revision);
                 match told {
                     Told::Started => {
-                        let begun = heard.begun.entry((user.clone(), origin)).or_default();
+                        // Over a wipe a new claim may know less than the old one.
+                        let claim =
+                            super::journal::lock(&world.truth).claim_over_wipes(transition.partition, origin);
+                        let (under, begun) = heard.begun.entry((user.clone(), origin)).or_default();
+                        if *under < claim {
+                            (*under, *begun) = (claim, 0);
+                        }
                         if *begun > revision {
                             world.journal.violate(
                                 "I2",

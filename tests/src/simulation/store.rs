@@ -198,6 +198,7 @@ impl SimStore {
                     }
                     Followed::Lost(why) => {
                         self.world.journal.count("follower lost");
+                        self.world.journal.note(format_args!("{} is told: {why}", self.origin));
                         return feed.lose(why);
                     }
                 }
@@ -324,10 +325,12 @@ impl Store for SimStore {
     }
 
     fn follow(&self, coverage: Coverage, from: Sequence) -> BoxFuture<'static, Result<Follower, StoreError>> {
+        let what = format!("{coverage:?} from {}", from.0);
         let asked = self.read(move |truth| truth.store().follow(coverage.clone(), from));
         let store = self.clone();
         let relayed = async move {
             let updates = asked.await?;
+            store.world.journal.note(format_args!("{} follows {what}", store.origin));
             let (feed, follower) = Feed::new(Follower::MAX_WAITING);
             tokio::spawn(store.relay(updates, feed));
             Ok(follower)

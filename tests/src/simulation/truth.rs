@@ -73,6 +73,8 @@ pub(super) struct Truth {
     pub(super) wipes: u32,
     pub(super) wiped_at: Option<Instant>,
     claims: BTreeMap<PartitionId, Claimed>,
+    /// How many claims each run of a host got, of each partition.
+    claimed: BTreeMap<(PartitionId, Origin), u64>,
     pub(super) instances: BTreeMap<InstanceId, Known>,
     pub(super) deaths: BTreeMap<InstanceId, Death>,
     boot: Option<BootRecord>,
@@ -92,6 +94,7 @@ impl Truth {
             wipes: 0,
             wiped_at: None,
             claims: BTreeMap::new(),
+            claimed: BTreeMap::new(),
             instances: BTreeMap::new(),
             deaths: BTreeMap::new(),
             boot: None,
@@ -256,6 +259,9 @@ impl Truth {
 
     fn claimed(&mut self, partition: PartitionId, claim: Claimed) {
         let before = self.claims.insert(partition, claim);
+        if claim.instance.is_some() {
+            *self.claimed.entry((partition, claim.origin)).or_default() += 1;
+        }
         let (Some(before), Some(new)) = (before, claim.instance) else { return };
         match before.instance {
             Some(old) if old != new => self.journal.count("takeover"),
@@ -384,6 +390,11 @@ impl Truth {
             _ => None,
         });
         leased.collect()
+    }
+
+    /// Tells the claims of a host apart, if the store was ever wiped; else 0.
+    pub(super) fn claim_over_wipes(&self, partition: PartitionId, origin: Origin) -> u64 {
+        if self.wipes == 0 { 0 } else { self.claimed.get(&(partition, origin)).copied().unwrap_or(0) }
     }
 
     /// Of the last fresh start.

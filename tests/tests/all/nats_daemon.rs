@@ -19,3 +19,25 @@ async fn a_daemon_over_nats_serves() {
     profiles.until_heard("alice", &["online", "idle", "online", "offline"]).await;
     daemon.stop().await.with_code(0);
 }
+
+#[tokio::test]
+async fn what_is_wrong_with_nats_is_an_exit_code_and_words() {
+    let server = NatsServer::start().await;
+    let config = |more: &str| Daemon::with(over(&server, more));
+    config("user = \"nobody\"").refused().await.with_code(78).says(&["cluster.user", "password"]);
+    config("").check().await.with_code(0).says(&["nats at", &server.url()]);
+    Daemon::with(over(&server, "")).start().await.stop().await.with_code(0);
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let update = serde_json::json!({
+        "name": "presence_dead_letters", "subjects": ["presence.dead"], "max_msgs": 5, "storage": "file",
+        "allow_direct": true, "num_replicas": 1,
+    });
+    client.request("$JS.API.STREAM.UPDATE.presence_dead_letters", update.to_string().into()).await.unwrap();
+    let expected = ["presence_dead_letters", "max_msgs is 5, not 10000"];
+    config("").refused().await.with_code(78).says(&expected);
+    let url = server.url();
+    drop(server);
+    let away = format!("[cluster]\nstore = \"nats\"\nurls = [\"{url}\"]\n");
+    Daemon::with(away.as_str()).check().await.with_code(0);
+    Daemon::with(away).refused().await.with_code(69).says(&[&url, "not reachable"]);
+}

@@ -202,6 +202,15 @@ impl Ownership {
         }
     }
 
+    /// The claim on an owned partition is gone, and nobody else's is there: the store was recreated, or has lost it. It is
+    /// claimed again, and its records are written back.
+    pub(super) fn handle_vanished(&mut self, partition: PartitionId) {
+        if self.held.remove(&partition).is_some() {
+            self.claims.remove(&partition);
+            self.former.insert(partition);
+        }
+    }
+
     /// A release was written.
     pub(super) fn handle_released(&mut self, partition: PartitionId, sequence: Sequence) {
         if self.held.get(&partition).is_some_and(|held| held.stage == Stage::Releasing) {
@@ -372,6 +381,7 @@ impl Ownership {
     }
 
     fn own(&mut self, partition: PartitionId, claim: Sequence) {
+        self.former.remove(&partition);
         self.held.insert(partition, Held { claim, stage: Stage::Loading });
         self.wishes.push(Wish::Own(partition, claim));
     }

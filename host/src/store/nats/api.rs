@@ -23,8 +23,6 @@ pub(super) const STREAM_NOT_FOUND: u64 = 10_059;
 const STORE_FAILED: u64 = 10_077;
 /// Full: what the account or the server may hold.
 const RESOURCES: [u64; 4] = [10_023, 10_028, 10_047, 10_052];
-/// Of batches; a batch is done or not done at all.
-const BATCH_ERRORS: std::ops::RangeInclusive<u64> = 10_174..=10_211;
 
 /// An error of JetStream.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -79,7 +77,6 @@ impl ApiError {
             STREAM_NOT_FOUND => Failure::NoStream(text),
             STORE_FAILED => Failure::Other(StoreError::Refused(text)),
             code if RESOURCES.contains(&code) => Failure::Other(StoreError::Refused(text)),
-            code if BATCH_ERRORS.contains(&code) => Failure::Other(StoreError::Unavailable(text)),
             _ if matches!(self.code, 408 | 429 | 500..=599) => Failure::Other(StoreError::Unavailable(text)),
             _ => Failure::Other(StoreError::Refused(text)),
         }
@@ -293,8 +290,6 @@ mod tests {
         assert!(matches!(busy, Failure::Other(StoreError::Unavailable(_))), "{busy:?}");
         let large = failure(400, 10_054, "message size exceeds maximum allowed");
         assert!(matches!(large, Failure::Other(StoreError::Refused(_))), "{large:?}");
-        let torn = failure(400, 10_176, "atomic publish batch is incomplete");
-        assert!(matches!(torn, Failure::Other(StoreError::Unavailable(_))), "{torn:?}");
     }
 
     #[test]

@@ -255,6 +255,8 @@ async fn check_jetstream(link: &Link, urls: &str, deadline: Instant) -> Result<(
             return Err(if off {
                 NatsError::NoJetStream { urls: urls.to_owned() }
             } else {
+                let complaint = link.complaint().map(|complaint| format!(" ({complaint})"));
+                let why = format!("{why}{}", complaint.unwrap_or_default());
                 NatsError::Unreachable { urls: urls.to_owned(), why }
             });
         }

@@ -157,6 +157,7 @@ enum Gone {
 impl Following {
     async fn run(mut self, consumer: Consumer, mut connections: watch::Receiver<u64>) {
         let mut consumer = consumer;
+        let mut since = Instant::now();
         loop {
             match self.listen(&mut consumer, &mut connections).await {
                 Next::Listen => {}
@@ -168,6 +169,10 @@ impl Following {
                 Next::Replace(why) => {
                     tracing::debug!(bucket = ?self.bucket, why, after = self.last.0, "a consumer is replaced");
                     drop(consumer);
+                    if since.elapsed() < LONGEST_PAUSE {
+                        tokio::time::sleep(FIRST_PAUSE).await;
+                    }
+                    since = Instant::now();
                     match self.replace(&why).await {
                         Ok(replaced) => consumer = replaced,
                         Err(Some(why)) => {
@@ -223,10 +228,14 @@ impl Following {
                 Ok(None) => Next::Listen,
             };
         };
-        if place.count != self.count + 1 || place.sequence <= self.last {
+        if place.count != self.count + 1 {
             return Next::Replace(format!("message {} came after {}", place.count, self.count));
         }
         self.count = place.count;
+        // A server that lags behind starts earlier than it was told to.
+        if place.sequence <= self.last {
+            return Next::Listen;
+        }
         self.last = place.sequence;
         self.certain = Instant::now();
         let Some(update) = self.update(message, place.sequence) else {

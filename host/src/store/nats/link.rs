@@ -80,13 +80,7 @@ pub(super) enum Lane {
 }
 
 enum Command {
-    /// All but the last without an answer, one right behind the other.
-    Request {
-        messages: Vec<Outgoing>,
-        last: Outgoing,
-        answer: Answering,
-        asked: Instant,
-    },
+    Request(Outgoing, Answering, Instant),
     /// A request whose answer nobody waits for.
     Tell(Outgoing),
     Publish(Outgoing),
@@ -115,6 +109,8 @@ pub(super) struct Link {
     urgent: mpsc::UnboundedSender<Command>,
     /// Counts connections.
     connections: watch::Receiver<u64>,
+    /// What the server has last complained of.
+    complaint: watch::Receiver<Option<String>>,
     client: Client,
 }
 
@@ -129,6 +125,7 @@ impl Link {
         let (bulk, bulk_commands) = mpsc::unbounded_channel();
         let (urgent, urgent_commands) = mpsc::unbounded_channel();
         let (connected, connections) = watch::channel(0);
+        let (complaints, complaint) = watch::channel(None);
         let task = Task {
             client: client.clone(),
             inbox: format!("{inbox}."),
@@ -137,25 +134,21 @@ impl Link {
             replies,
             events,
             connected,
+            complaints,
             lost: false,
             unanswered: VecDeque::new(),
             first: 0,
             count: 0,
         };
         tokio::spawn(task.run());
-        Ok(Link { bulk, urgent, connections, client })
+        Ok(Link { bulk, urgent, connections, complaint, client })
     }
 
     /// Sends and waits for the answer. The order of calls in one lane is the order of messages.
     pub(super) fn request(&self, lane: Lane, message: Outgoing) -> Answer {
-        self.request_batch(lane, Vec::new(), message)
-    }
-
-    /// Sends these messages, and the last one as a request.
-    pub(super) fn request_batch(&self, lane: Lane, messages: Vec<Outgoing>, last: Outgoing) -> Answer {
         let (answer, receiver) = oneshot::channel();
         // If the task is gone, so is the sender of the answer, which says it.
-        let _ = self.queue(lane).send(Command::Request { messages, last, answer, asked: Instant::now() });
+        let _ = self.queue(lane).send(Command::Request(message, answer, Instant::now()));
         Answer(receiver)
     }
 
@@ -191,6 +184,11 @@ impl Link {
         self.connections.clone()
     }
 
+    /// What the server has last complained of, such as a forbidden subject.
+    pub(super) fn complaint(&self) -> Option<String> {
+        self.complaint.borrow().clone()
+    }
+
     /// The client, for subscriptions whose order against other things doesn't matter.
     pub(super) fn client(&self) -> &Client {
         &self.client
@@ -212,6 +210,7 @@ struct Task {
     replies: Subscriber,
     events: mpsc::UnboundedReceiver<Event>,
     connected: watch::Sender<u64>,
+    complaints: watch::Sender<Option<String>>,
     /// The connection was lost and not yet replaced.
     lost: bool,
     /// By running number, the oldest first; answered ones are empty.
@@ -266,8 +265,8 @@ impl Task {
         let connected = self.client.connection_state() == State::Connected;
         for command in commands.drain(..) {
             match command {
-                Command::Request { messages, last, answer, asked } => {
-                    self.request(messages, last, (answer, asked), lane, connected);
+                Command::Request(message, answer, asked) => {
+                    self.request(message, (answer, asked), lane, connected);
                 }
                 Command::Publish(_) | Command::Tell(_) if !connected => {}
                 Command::Publish(message) => note_dropped(self.send(message, None)),
@@ -291,8 +290,7 @@ impl Task {
 
     fn request(
         &mut self,
-        messages: Vec<Outgoing>,
-        last: Outgoing,
+        message: Outgoing,
         (answer, asked): (Answering, Instant),
         lane: Lane,
         connected: bool,
@@ -309,12 +307,10 @@ impl Task {
             let _ = answer.send(Err(LinkError::NotSent("too many requests wait for NATS".into())));
             return;
         }
-        let subject = last.subject.clone();
+        let subject = message.subject.clone();
         let number = self.first + self.unanswered.len() as u64;
         let reply = Subject::from(format!("{}{number}", self.inbox));
-        // A batch without its last message has no effect.
-        let sent = messages.into_iter().try_for_each(|message| self.send(message, None));
-        match sent.and_then(|()| self.send(last, Some(reply))) {
+        match self.send(message, Some(reply)) {
             Ok(()) => {
                 self.count += usize::from(lane == Lane::Bulk);
                 self.unanswered.push_back(Some(Unanswered { answer, subject, sent: Instant::now(), lane }));
@@ -421,6 +417,7 @@ impl Task {
             }
             Event::ServerError(ServerError::Other(text)) => {
                 tracing::error!(error = text, "NATS");
+                self.complaints.send_replace(Some(text.clone()));
                 if let Some(subject) = forbidden_publish(&text) {
                     self.fail(all, |waiting| {
                         (waiting.subject.as_str() == subject).then(|| LinkError::Refused(text.clone()))

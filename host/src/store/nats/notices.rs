@@ -259,4 +259,14 @@ mod tests {
         let event: Event = serde_json::from_str(&text).unwrap();
         assert_eq!(event.notice(), Some(notice));
     }
+
+    #[test]
+    fn the_example_of_the_documentation_is_one() {
+        let document = include_str!("../../../../docs/protocol.md");
+        let line = document.lines().find(|line| line.contains("\"generation\":")).expect("an example");
+        let event: Event = serde_json::from_str(line).expect("an event");
+        let notice = event.notice().expect("times in RFC 3339");
+        assert_eq!(serde_json::to_string(&Event::of(&notice)).unwrap(), line);
+        assert_eq!(token::encode_user(&UserId::new("zoë 7").unwrap()), "zo=C3=AB=207");
+    }
 }

@@ -169,7 +169,7 @@ impl From<Failure> for Unusable {
 /// The streams, seen from one host.
 pub(super) struct Streams {
     pub(super) names: Names,
-    replicas: u8,
+    pub(super) replicas: u8,
     link: Link,
     /// How long a stream must be missing before it is made anew.
     patience: Duration,

@@ -1,13 +1,15 @@
-//! Writing: conditions as headers, leases, markers, batches under a fence. It knows what JetStream refuses and why.
+//! Writing: conditions as headers, leases, markers, many documents under a fence. It knows what JetStream refuses and why.
 
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use async_nats::{HeaderMap, header};
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, ready};
+use futures_util::future::BoxFuture;
 use presence_core::documents::{Document, Expect, Key};
 use presence_core::ids::Sequence;
+use tokio::time::Instant;
 
 use super::api::{self, Failure};
 use super::link::{self, Outgoing};
@@ -15,12 +17,12 @@ use super::{Shared, lane, streams};
 use crate::store::rules::{check_bucket, check_fit};
 use crate::store::{Put, StoreError, token};
 
-/// So many documents are written as one batch: all or none of them.
-const MAX_BATCH: usize = 256;
+/// So many documents are written before the first of them is acknowledged.
+const MAX_RUN: usize = 1_024;
 /// What a message may need besides its document.
 const OVERHEAD: usize = 1_024;
-/// How often a write that expects no document meets a new marker.
-const MAX_MARKERS: usize = 8;
+/// How long a write waits for another one under the same condition.
+const BUSY: Duration = Duration::from_secs(5);
 
 /// One message to be stored.
 #[derive(Clone)]
@@ -103,12 +105,35 @@ fn expect_fence(headers: &mut HeaderMap, fence: &str, sequence: Sequence) {
     headers.insert("Nats-Expected-Last-Subject-Sequence-Subject", fence);
 }
 
+/// Short pauses, longer each time, for a bounded time.
+struct Pauses {
+    next: Duration,
+    until: Instant,
+}
+
+impl Pauses {
+    fn new() -> Pauses {
+        Pauses { next: Duration::from_millis(1), until: Instant::now() + BUSY }
+    }
+
+    async fn next(&mut self) -> Result<(), StoreError> {
+        if Instant::now() > self.until {
+            return Err(StoreError::Unavailable("other writes under the same condition go before".into()));
+        }
+        tokio::time::sleep(self.next).await;
+        self.next = (self.next * 2).min(Duration::from_millis(100));
+        Ok(())
+    }
+}
+
 /// What became of a conflict.
 enum Judged {
     /// It stands.
     Conflict(Sequence),
     /// No document was expected and there is none: this is its marker's sequence, or 0.
     NothingThere(Sequence),
+    /// It holds: the server refuses a condition while another write under it is not yet replicated.
+    Busy,
 }
 
 impl Shared {
@@ -136,24 +161,26 @@ impl Shared {
     /// After a conflict.
     async fn write_again(&self, mut write: Write, last: Option<Sequence>) -> Result<Sequence, StoreError> {
         let mut last = last;
-        for _ in 0..MAX_MARKERS {
-            let Some((named, expected)) = write.condition() else {
-                break;
-            };
-            let marker = match self.judge(named, expected, last).await? {
+        let mut pauses = Pauses::new();
+        while let Some((named, expected)) = write.condition() {
+            let nothing = expected == Sequence(0);
+            match self.judge(named, expected, last).await? {
                 Judged::Conflict(last) => return Err(StoreError::Conflict { last }),
-                Judged::NothingThere(marker) => marker,
-            };
-            let again = write.clone().expecting(marker);
-            match self.streams.noted(api::acknowledged(self.send(&again).await)) {
+                Judged::NothingThere(marker) => write = write.expecting(marker),
+                Judged::Busy => pauses.next().await?,
+            }
+            match self.streams.noted(api::acknowledged(self.send(&write).await)) {
                 Ok(sequence) => return Ok(sequence),
                 Err(Failure::Conflict(newer)) => last = newer,
                 Err(failure) => return Err(failure.into()),
             }
-            // What is expected stays "nothing".
-            write = write.expecting(Sequence(0));
+            if nothing {
+                // That is what the caller expects, whichever marker stood there.
+                write = write.expecting(Sequence(0));
+                pauses.next().await?;
+            }
         }
-        Err(StoreError::Unavailable("the key is removed again and again".into()))
+        Err(StoreError::Unavailable("a write without a condition was refused for one".into()))
     }
 
     /// What a refused condition means, given the last sequence that the server told, if it did.
@@ -171,6 +198,7 @@ impl Shared {
         Ok(match last {
             None if expected == Sequence(0) => Judged::NothingThere(Sequence(0)),
             None => Judged::Conflict(Sequence(0)),
+            Some(last) if last.sequence == expected => Judged::Busy,
             Some(last) if expected == Sequence(0) && last.removal().is_some() => {
                 Judged::NothingThere(last.sequence)
             }
@@ -178,42 +206,78 @@ impl Shared {
         })
     }
 
-    /// Writes batch by batch. Each is done as a whole or not at all, whatever happens to the connection.
+    /// Writes one right behind the other, or, where streams are replicated, one after the other (atomic batches are
+    /// slower than both: the server stages each of them on disk).
+    /// A condition that fails for one fails for all after it. What else can stop one (a broken connection, a new leader)
+    /// may let later ones through: then the error is [`StoreError::Unknown`]. No key is written twice before its first
+    /// write is acknowledged.
     pub(super) fn write_fenced(
         self: Arc<Shared>,
         (fence, mut claim): (Key, Sequence),
         documents: Vec<(Key, Document)>,
     ) -> BoxFuture<'static, (Vec<Sequence>, Option<StoreError>)> {
         let (bodies, refusal) = self.encode_all(&fence, documents);
-        let mut rest = bodies.into_iter();
-        let mut batch: Vec<Body> = rest.by_ref().take(MAX_BATCH).collect();
-        if batch.is_empty() {
-            return Box::pin(ready((Vec::new(), refusal)));
-        }
-        // The first one is sent now.
-        let mut sent = Some(self.send_batch(&fence, claim, &batch));
+        // The first run is sent now.
+        let mut sent = Some(self.send_run(&fence, claim, &bodies[..self.first_run(&bodies)]));
         Box::pin(async move {
-            let mut written = Vec::new();
-            while !batch.is_empty() {
-                let answer = sent.take().unwrap_or_else(|| self.send_batch(&fence, claim, &batch));
-                match self.streams.noted(api::acknowledged(answer.await)) {
-                    Ok(last) => {
-                        let first = last.0 + 1 - batch.len() as u64;
-                        written.extend((first..=last.0).map(Sequence));
-                        batch = rest.by_ref().take(MAX_BATCH).collect();
-                    }
+            let mut rest = &bodies[..];
+            let mut pauses = Pauses::new();
+            let mut written = Vec::with_capacity(bodies.len());
+            while !rest.is_empty() {
+                let run = &rest[..self.first_run(rest)];
+                let answers = sent.take().unwrap_or_else(|| self.send_run(&fence, claim, run));
+                let before = written.len();
+                match self.settle_run(answers, &mut written).await {
+                    Ok(()) => {}
                     Err(Failure::Conflict(last)) => match self.judge(&fence, claim, last).await {
-                        Ok(Judged::NothingThere(marker)) if marker != claim => claim = marker,
-                        Ok(Judged::NothingThere(last) | Judged::Conflict(last)) => {
+                        Ok(Judged::Conflict(last)) => {
                             return (written, Some(StoreError::Conflict { last }));
+                        }
+                        Ok(judged) => {
+                            // The same for all of them.
+                            if let Judged::NothingThere(marker) = judged {
+                                claim = marker;
+                            }
+                            if let Err(error) = pauses.next().await {
+                                return (written, Some(error));
+                            }
                         }
                         Err(error) => return (written, Some(error)),
                     },
                     Err(failure) => return (written, Some(failure.into())),
                 }
+                rest = &rest[written.len() - before..];
             }
             (written, refusal)
         })
+    }
+
+    /// Collects the sequences up to the first failure. A failure that tells nothing of the others is unclear.
+    async fn settle_run(
+        &self,
+        answers: Vec<link::Answer>,
+        written: &mut Vec<Sequence>,
+    ) -> Result<(), Failure> {
+        let mut first: Option<Failure> = None;
+        let mut unclear = false;
+        for answer in answers {
+            match (self.streams.noted(api::acknowledged(answer.await)), &first) {
+                (Ok(sequence), None) => written.push(sequence),
+                (Err(failure), None) => first = Some(failure),
+                (Ok(_), Some(_)) => unclear = true,
+                (Err(failure), Some(_)) => {
+                    unclear |= matches!(failure, Failure::Other(StoreError::Unknown(_)));
+                }
+            }
+        }
+        match first {
+            None => Ok(()),
+            Some(failure) if unclear => {
+                let why = format!("one of several writes failed: {}", StoreError::from(failure));
+                Err(Failure::Other(StoreError::Unknown(why)))
+            }
+            Some(failure) => Err(failure),
+        }
     }
 
     /// Subjects and bytes up to the first document that can't be meant, and what is wrong with that.
@@ -240,32 +304,47 @@ impl Shared {
         (bodies, None)
     }
 
-    fn send_batch(&self, fence: &Key, claim: Sequence, batch: &[Body]) -> link::Answer {
+    /// So many of the first are written before one of them is acknowledged.
+    fn first_run(&self, bodies: &[Body]) -> usize {
+        // Replicated streams take one write under a condition at a time.
+        if self.streams.replicas > 1 { bodies.len().min(1) } else { distinct(bodies) }
+    }
+
+    fn send_run(&self, fence: &Key, claim: Sequence, run: &[Body]) -> Vec<link::Answer> {
         let fence_subject = token::subject(fence, &self.streams.names.prefix);
-        let number = self.batches.fetch_add(1, Ordering::Relaxed);
-        let id = format!("{}-{number}", self.batch_prefix);
-        let mut messages: Vec<Outgoing> = Vec::with_capacity(batch.len());
-        for (place, (subject, payload)) in (1..).zip(batch) {
-            let mut headers = HeaderMap::new();
-            expect_fence(&mut headers, &fence_subject, claim);
-            if batch.len() > 1 {
-                headers.insert(header::NATS_BATCH_ID, id.as_str());
-                headers.insert(header::NATS_BATCH_SEQUENCE, place.to_string());
-            }
-            if batch.len() > 1 && place == batch.len() {
-                headers.insert(header::NATS_BATCH_COMMIT, "1");
-            }
-            messages.push(Outgoing { subject: subject.clone(), headers, payload: payload.clone() });
-        }
-        // Callers have something to write.
-        let last = messages.pop().unwrap_or_else(|| Outgoing {
-            subject: fence_subject.into(),
-            headers: HeaderMap::new(),
-            payload: Bytes::new(),
-        });
-        self.link.request_batch(lane(fence.bucket()), messages, last)
+        let mut headers = HeaderMap::new();
+        expect_fence(&mut headers, &fence_subject, claim);
+        let lane = lane(fence.bucket());
+        let send = |(subject, payload): &Body| {
+            let message =
+                Outgoing { subject: subject.clone(), headers: headers.clone(), payload: payload.clone() };
+            self.link.request(lane, message)
+        };
+        run.iter().map(send).collect()
     }
 }
 
 /// A subject and what goes there.
 type Body = (async_nats::Subject, Bytes);
+
+/// So many of the first have subjects of their own.
+fn distinct(bodies: &[Body]) -> usize {
+    let mut seen: HashSet<&str, foldhash::fast::RandomState> = HashSet::default();
+    bodies.iter().take(MAX_RUN).take_while(|(subject, _)| seen.insert(subject)).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_ends_before_a_repeated_subject() {
+        let bodies = |subjects: &[&'static str]| -> Vec<Body> {
+            subjects.iter().map(|subject| ((*subject).into(), Bytes::new())).collect()
+        };
+        assert_eq!(distinct(&bodies(&[])), 0);
+        assert_eq!(distinct(&bodies(&["a", "b", "c"])), 3);
+        assert_eq!(distinct(&bodies(&["a", "b", "a", "c"])), 2);
+        assert_eq!(distinct(&bodies(&["a", "a"])), 1);
+    }
+}

@@ -34,7 +34,10 @@ impl Lean {
         let head = frames.head().await?;
         ensure!(head.starts_with("HTTP/1.1 101"), "{user} is refused: {head}");
         let welcome = frames.next().await?.context("no welcome")?;
-        ensure!(frames.buffer[welcome].starts_with(b"{\"type\":\"welcome\""), "the first message is no welcome");
+        ensure!(
+            frames.buffer[welcome].starts_with(b"{\"type\":\"welcome\""),
+            "the first message is no welcome"
+        );
         let reader = tokio::spawn(read_on(frames, heard));
         Ok(Lean { out, reader })
     }

@@ -1,14 +1,15 @@
-//! `cargo xtask bench [core|hooks|websocket|cluster …]`: each figure beside its yardstick, from the same run.
+//! `cargo xtask bench [core|hooks|nats|websocket|cluster …]`: each figure beside its yardstick, from the same run.
 
 mod cluster;
 mod core;
 mod hooks;
 mod lean;
 mod memory;
+mod nats;
 mod report;
 mod websocket;
 
-const ALL: [&str; 4] = ["core", "hooks", "websocket", "cluster"];
+const ALL: [&str; 5] = ["core", "hooks", "nats", "websocket", "cluster"];
 
 fn main() -> anyhow::Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
@@ -22,6 +23,9 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if runs("hooks") {
         runtime.block_on(hooks::run())?;
+    }
+    if runs("nats") {
+        runtime.block_on(nats::run())?;
     }
     if runs("websocket") {
         runtime.block_on(websocket::run())?;

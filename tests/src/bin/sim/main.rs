@@ -1,4 +1,4 @@
-//! `cargo xtask sim [--seeds N] [--seed S] [--threads T]`: runs the simulation over many seeds, or shows one.
+//! `cargo xtask sim [--seeds N] [--seed S] [--threads T] [--plant NAME]`: runs the simulation over many seeds, or shows one.
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -17,14 +17,20 @@ struct Arguments {
     threads: u64,
     lines: usize,
     show: bool,
+    plant: Plant,
 }
 
 fn arguments() -> anyhow::Result<Arguments> {
-    let mut arguments = Arguments { first: 0, seeds: 1_000, threads: 2, lines: LINES, show: false };
+    let mut arguments =
+        Arguments { first: 0, seeds: 1_000, threads: 2, lines: LINES, show: false, plant: Plant::Nothing };
     let mut words = std::env::args().skip(1);
     let mut seed = None;
     let mut seeds = None;
     while let Some(word) = words.next() {
+        if word == "--plant" {
+            arguments.plant = plant(&words.next().unwrap_or_default())?;
+            continue;
+        }
         let mut number = || -> anyhow::Result<u64> {
             let text = words.next().with_context(|| format!("{word} needs a number"))?;
             text.parse().with_context(|| format!("{word} {text}"))
@@ -41,6 +47,12 @@ fn arguments() -> anyhow::Result<Arguments> {
     arguments.first = seed.unwrap_or(0);
     arguments.seeds = seeds.unwrap_or(if seed.is_some() { 1 } else { arguments.seeds });
     Ok(arguments)
+}
+
+fn plant(name: &str) -> anyhow::Result<Plant> {
+    let names = Plant::ALL.map(|plant| format!("{plant:?}"));
+    let at = names.iter().position(|known| known == name);
+    at.map(|at| Plant::ALL[at]).with_context(|| format!("no plant `{name}`; there are {}", names.join(", ")))
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -60,7 +72,7 @@ fn main() -> anyhow::Result<ExitCode> {
                     if seed >= end {
                         break;
                     }
-                    let report = run(seed, Plant::Nothing, arguments.show);
+                    let report = run(seed, arguments.plant, arguments.show);
                     own.add(&report);
                     if !report.violations.is_empty() || arguments.show {
                         failed.store(!arguments.show, Ordering::Relaxed);
@@ -79,7 +91,7 @@ fn main() -> anyhow::Result<ExitCode> {
     println!("{} seeds in {took:.1} s: {:.1} a second", summary.runs, summary.runs as f64 / took);
     if let Some(report) = failures.first() {
         let report =
-            if report.lines.is_empty() { run(report.seed, Plant::Nothing, true) } else { report.clone() };
+            if report.lines.is_empty() { run(report.seed, arguments.plant, true) } else { report.clone() };
         show(&report, arguments.lines);
         if !report.violations.is_empty() {
             return Ok(ExitCode::FAILURE);

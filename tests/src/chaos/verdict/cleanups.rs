@@ -74,9 +74,9 @@ fn end_of_process(kept: &Kept, life: &Life, welcomed: Duration) -> End {
 
 fn paused_after(kept: &Kept, life: &Life, welcomed: Duration) -> bool {
     let end = life.ended.map_or(Duration::MAX, |(at, _)| at);
-    kept.pauses.iter().any(|pause| {
-        pause.host == life.host && pause.from < end && pause.to.is_none_or(|to| to > welcomed)
-    })
+    kept.pauses
+        .iter()
+        .any(|pause| pause.host == life.host && pause.from < end && pause.to.is_none_or(|to| to > welcomed))
 }
 
 fn is_everything(heard: &Heard) -> bool {
@@ -141,7 +141,10 @@ pub(super) fn i5_cleanup(evidence: &Evidence) -> Vec<Violation> {
             End::Alive | End::Left if cleaned.is_some() => {
                 found.push(violation(
                     "I5",
-                    format!("{instance} was never dead ({end:?}) and was cleaned up\n{}", story_of_hosts(evidence)),
+                    format!(
+                        "{instance} was never dead ({end:?}) and was cleaned up\n{}",
+                        story_of_hosts(evidence)
+                    ),
                 ));
             }
             _ => {}

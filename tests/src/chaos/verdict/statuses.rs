@@ -147,7 +147,10 @@ pub(super) fn i4_one_record(evidence: &Evidence) -> Vec<Violation> {
         let story = story_of_user(evidence, &one.user);
         found.push(violation(
             "I4",
-            format!("watchers were told {} at revision {} as {:?}\n{story}", one.user, one.revision, one.statuses),
+            format!(
+                "watchers were told {} at revision {} as {:?}\n{story}",
+                one.user, one.revision, one.statuses
+            ),
         ));
     }
     for ((user, revision), (status, _)) in &records {
@@ -156,7 +159,9 @@ pub(super) fn i4_one_record(evidence: &Evidence) -> Vec<Violation> {
             let story = story_of_user(evidence, user);
             found.push(violation(
                 "I4",
-                format!("{user} at revision {revision}: {status} at the receiver, {watched} for watchers\n{story}"),
+                format!(
+                    "{user} at revision {revision}: {status} at the receiver, {watched} for watchers\n{story}"
+                ),
             ));
         }
     }

@@ -47,16 +47,12 @@ fn dead(world: &World, truth: &Truth, receiver: &Receiver, plugin: &str) {
             world.journal.violate("I5", format!("{whose} died, and {plugin} was not told to clean up"));
             continue;
         };
-        for missing in death.sessions.difference(&named) {
-            // Its end was settled while its host did not know yet that it is dead.
-            if receiver
-                .heard
-                .get(PLUGINS[0].0)
-                .and_then(|heard| heard.sessions.get(missing))
-                .is_some_and(|one| one.disconnected.taken + one.disconnected.dead > 0)
-            {
-                continue;
-            }
+        // What ended in good order in the meantime has left its document.
+        let ended = |id: &SessionId| {
+            let heard = receiver.heard.get(PLUGINS[0].0).and_then(|heard| heard.sessions.get(id));
+            heard.is_some_and(|one| one.disconnected.taken + one.disconnected.dead > 0)
+        };
+        for missing in death.sessions.difference(&named).filter(|id| !ended(id)) {
             let id = session(missing);
             world
                 .journal

@@ -59,9 +59,11 @@ pub(super) async fn run() -> anyhow::Result<()> {
         .await
         .into_iter()
         .collect::<anyhow::Result<_>>()?;
-    until("everybody is told to be online", async || (lock(&told).online.len() == SESSIONS).then_some(())).await;
+    until("everybody is told to be online", async || (lock(&told).online.len() == SESSIONS).then_some(()))
+        .await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let grown = |pid: u32, before: u64| resident_bytes_of(pid).saturating_sub(before) as f64 / SESSIONS as f64;
+    let grown =
+        |pid: u32, before: u64| resident_bytes_of(pid).saturating_sub(before) as f64 / SESSIONS as f64;
     // The victim holds every connection and owns a share of the users; the survivor only owns the others.
     let owner = grown(survivor.pid(), before[1]) / (1.0 - share);
     let gateway = grown(victim.pid(), before[0]) - owner * share;
@@ -81,7 +83,11 @@ pub(super) async fn run() -> anyhow::Result<()> {
         time(moment.map_or(Duration::ZERO, |moment| moment.saturating_duration_since(from)))
     };
     line("cluster: kill to detection", time(detected - killed), "at most 6.5 s: instance_ttl is 6 s");
-    line("cluster: detection to the first chunk of the cleanup", since(told.first_chunk, detected), "at most 2 s");
+    line(
+        "cluster: detection to the first chunk of the cleanup",
+        since(told.first_chunk, detected),
+        "at most 2 s",
+    );
     line("cluster: detection to its last chunk", since(told.last_chunk, detected), "at most 2 s");
     // The grace counts from the last renewal and is shorter than the lease: it is over by then.
     let what = "cluster: end of the grace to the last of 10,000 hooks";

@@ -31,7 +31,11 @@ pub(super) async fn run() -> anyhow::Result<()> {
 
     let began = Instant::now();
     let a = host("a", &nats.urls(), TTL, noop()).start().await;
-    line("cluster: the first host over 200,000 users is ready after", time(began.elapsed()), "one fresh start");
+    line(
+        "cluster: the first host over 200,000 users is ready after",
+        time(began.elapsed()),
+        "one fresh start",
+    );
     let bytes = resident_bytes_of(a.pid()) as f64 / USERS as f64;
     line("cluster: resident bytes a known offline user", count(bytes), "the whole process / 200,000");
     let began = Instant::now();

@@ -31,7 +31,8 @@ pub async fn puts(
     bytes: usize,
     subjects: usize,
 ) -> anyhow::Result<f64> {
-    let context = jetstream::context::ContextBuilder::new().max_ack_inflight(IN_FLIGHT * 2).build(client.clone());
+    let context =
+        jetstream::context::ContextBuilder::new().max_ack_inflight(IN_FLIGHT * 2).build(client.clone());
     stream(&context, "raw_puts", replicas).await?;
     let payload = bytes::Bytes::from(vec![b'x'; bytes]);
     let names: Vec<String> = (0..subjects).map(|at| format!("raw_puts.{at}")).collect();
