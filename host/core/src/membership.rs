@@ -492,9 +492,9 @@ impl Membership {
         self.lease.is_valid(now.tick)
     }
 
-    /// True once the own key is gone.
+    /// True once nothing is left to be done: the record that says so may still be on its way.
     pub fn has_left(&self) -> bool {
-        self.phase == Phase::Left
+        self.phase == Phase::Left && self.effects.is_empty()
     }
 
     /// True if no other instance is ready, joining or draining: who has no session here has none.
