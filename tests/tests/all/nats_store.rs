@@ -12,7 +12,9 @@ use presence_core::ids::{InstanceId, Layout, PartitionId, Sequence, UserId};
 use presence_core::time::Timestamp;
 use presence_host::settings::{NatsAuth, NatsSettings, NatsTls};
 use presence_host::store::nats::{NatsError, NatsStore};
-use presence_host::store::{Coverage, Followed, Follower, Purge, Put, SharedStore, Store, StoreError, conformance};
+use presence_host::store::{
+    Coverage, Followed, Follower, Purge, Put, SharedStore, Store, StoreError, conformance,
+};
 use presence_tests::{NatsCluster, NatsServer, WAIT};
 use serde_json::{Value, json};
 
