@@ -67,7 +67,10 @@ fn undeclared(world: &World, truth: &Truth, receiver: &Receiver, plugin: &str) {
         // Who came and went unseen and left nothing behind is nobody's business.
         let after = truth.wiped_at.map(|wiped_at| wiped_at + Duration::from_secs(3));
         let left_something = receiver.heard.get(PLUGINS[0].0).is_some_and(|heard| {
-            heard.sessions.values().any(|one| one.instance == Some(*instance) && one.first > after)
+            heard.sessions.values().any(|one| {
+                let open = one.disconnected.taken + one.disconnected.dead == 0;
+                one.instance == Some(*instance) && one.first > after && open
+            })
         });
         if !left_something && truth.sessions_of(*instance).is_empty() {
             continue;
