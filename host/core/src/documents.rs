@@ -242,6 +242,9 @@ pub struct BootRecord {
     pub phase: BootPhase,
     /// Who cleans or cleaned.
     pub by: InstanceId,
+    /// Random; tells two fresh starts apart, also when the store was recreated between them.
+    #[serde(default)]
+    pub start: u64,
 }
 
 /// Phases of a fresh start.

@@ -72,6 +72,8 @@ pub struct Membership {
     boot_writing: bool,
     /// The generation that this instance belongs to; 0 before it has joined one.
     joined: u64,
+    /// The fresh start that it belongs to.
+    start: u64,
     /// The generation that it met when it came.
     met: u64,
     /// The plugins have cleaned up everything; the documents of all sessions are gone.
@@ -103,6 +105,7 @@ impl Membership {
             boot: None,
             boot_writing: false,
             joined: 0,
+            start: 0,
             met: 0,
             everything: (false, false),
             boot_due: None,
@@ -163,7 +166,12 @@ impl Membership {
         }
         if self.boot.is_none() && self.joined > 0 && !self.boot_writing {
             // The store was recreated under a running deployment: that is no fresh start.
-            let boot = BootRecord { generation: self.joined, phase: BootPhase::Open, by: self.instance };
+            let boot = BootRecord {
+                generation: self.joined,
+                phase: BootPhase::Open,
+                by: self.instance,
+                start: self.start,
+            };
             self.write_boot(Sequence(0), boot);
         }
         if begins {
@@ -467,9 +475,15 @@ impl Membership {
     pub fn poll_timeout(&self, now: Now) -> Option<Tick> {
         let boot = self.boot_due.filter(|_| self.phase == Phase::Cleaning);
         let waits = matches!(self.phase, Phase::Surveying | Phase::WaitingForBoot) || self.has_to_judge();
-        let judges = self.lease.judges_from(now.tick).filter(|from| waits && *from > now.tick);
+        let judges = self.lease.judges_from(now.tick).filter(|_| waits);
+        let half =
+            judges.map(|from| Tick(from.0.saturating_sub(self.config.instance_ttl.as_millis() as u64 / 2)));
+        let [judges, half] = [judges, half].map(|tick| tick.filter(|tick| *tick > now.tick));
         let lease = self.lease.next().filter(|_| !self.is_over());
-        [boot, judges, lease, self.ownership.poll_timeout(self.takes_part())].into_iter().flatten().min()
+        [boot, judges, half, lease, self.ownership.poll_timeout(self.takes_part())]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The next thing to do.
@@ -693,8 +707,8 @@ impl Membership {
     }
 
     fn boot_seen(&mut self, boot: BootRecord) {
-        if self.joined > 0 && boot.generation > self.joined {
-            // A fresh start was declared while this instance was taken for gone.
+        if self.joined > 0 && boot.start != self.start {
+            // A fresh start was declared while this instance was taken for gone, perhaps in a store that was recreated.
             self.die();
         }
         if matches!(self.phase, Phase::Cleaning | Phase::Opening) && boot.by != self.instance {
@@ -936,14 +950,28 @@ impl Membership {
             self.phase = Phase::WaitingForBoot;
         } else if phase == Some(BootPhase::Open) && self.phase == Phase::WaitingForBoot {
             self.claim(now);
-        } else if matches!(phase, None | Some(BootPhase::Closed))
-            || self.lease.judges_from(now.tick).is_some_and(|from| from <= now.tick)
-        {
+        } else if self.may_begin(now, phase) {
             let last = self.boot.map_or(Sequence(0), |(sequence, _)| sequence);
             let generation = boot.map_or(0, |boot| boot.generation) + 1;
+            let start = self.config.nonce.wrapping_add(generation);
             self.phase = Phase::Opening;
-            self.write_boot(last, BootRecord { generation, phase: BootPhase::Cleaning, by: self.instance });
+            self.write_boot(
+                last,
+                BootRecord { generation, phase: BootPhase::Cleaning, by: self.instance, start },
+            );
             self.boot_due = Some(now.tick + self.config.boot_timeout);
+        }
+    }
+
+    /// Whether nobody else can be there: at once where the last host has closed the deployment, in an empty store after
+    /// the time in which the hosts of one that was recreated would have come back, else after a whole lease.
+    fn may_begin(&self, now: Now, phase: Option<BootPhase>) -> bool {
+        let unbroken =
+            |before: Duration| self.lease.judges_from(now.tick).is_some_and(|from| from <= now.tick + before);
+        match phase {
+            Some(BootPhase::Closed) => true,
+            None => !self.config.shared || unbroken(self.config.instance_ttl / 2),
+            Some(_) => unbroken(Duration::ZERO),
         }
     }
 
@@ -1002,6 +1030,7 @@ impl Membership {
         self.phase = Phase::Claiming;
         self.state = InstanceState::Ready;
         self.joined = self.generation();
+        self.start = self.boot.map_or(0, |(_, boot)| boot.start);
         if self.joined > self.met {
             // A fresh start while this instance waited: `everything` covers whoever has no key.
             self.peers.forgive();

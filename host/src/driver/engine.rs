@@ -192,6 +192,7 @@ impl Driver {
             boot_timeout: config.presence.boot_timeout,
             handover_timeout: config.handover_timeout,
             drain_grace: config.presence.drain_grace,
+            shared: config.shared,
             plugins: fingerprint(&hooks),
             cleanup_plugins: exporting(&hooks, Hook::Cleanup),
         });

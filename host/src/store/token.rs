@@ -497,7 +497,12 @@ mod tests {
             Document::User(status),
             Document::Checkpoint(Arc::new(CheckpointDocument { epoch: 1, plugins })),
             Document::Instance(instance),
-            Document::Boot(BootRecord { generation: 1, phase: BootPhase::Open, by: INSTANCE }),
+            Document::Boot(BootRecord {
+                generation: 1,
+                phase: BootPhase::Open,
+                by: INSTANCE,
+                start: u64::MAX,
+            }),
             Document::Meta(MetaRecord { format: 1, layout, epoch: 2 }),
         ]
     }

@@ -8,7 +8,9 @@ use world::{PARTITIONS, TTL, World, session};
 /// Three hosts, ready.
 fn three() -> World {
     let mut world = World::new();
-    for number in 1..=3 {
+    world.start(1);
+    world.pass(TTL);
+    for number in 2..=3 {
         world.start(number);
     }
     world.pass(200);
@@ -18,8 +20,9 @@ fn three() -> World {
 #[test]
 fn a_lonely_host_declares_the_fresh_start_then_claims_everything_at_once() {
     let mut world = World::new();
+    world.shared = false;
     world.start(1);
-    assert!(world.host(1).ready, "a new store holds nobody up");
+    assert!(world.host(1).ready, "a store of its own holds nobody up");
     assert_eq!(world.everything, [(1, "3e8-1-0".to_owned())]);
     world.assert_owned();
     assert_eq!(world.member(1).generation(), 1);
@@ -148,6 +151,9 @@ fn a_host_that_leaves_unsettled_is_cleaned_up_after() {
 fn the_last_host_closes_the_boot_so_that_the_next_need_not_wait() {
     let mut world = World::new();
     world.start(1);
+    assert!(!world.host(1).ready, "an empty store may be one that was recreated");
+    world.pass(TTL / 2 + 100);
+    assert!(world.host(1).ready);
     let now = world.now();
     world.member(1).handle_drain(now);
     assert!(world.member(1).is_last());
@@ -207,7 +213,7 @@ fn another_host_takes_over_the_fresh_start_of_one_that_dies() {
     world.start(11);
     world.start(12);
     // The first to declare it dies before it opens: its boot record stays.
-    let boot = BootRecord { generation: 2, phase: BootPhase::Cleaning, by: InstanceId(99) };
+    let boot = BootRecord { generation: 2, phase: BootPhase::Cleaning, by: InstanceId(99), start: 99 };
     let (last, _) = world.get(&Key::Boot).unwrap();
     world.put(Key::Boot, Document::Boot(boot), &Expect::Last(last), None).unwrap();
     world.pass(TTL * 3);
@@ -292,6 +298,28 @@ fn a_recreated_store_is_filled_from_memory_and_is_no_fresh_start() {
     let Some((_, Document::Boot(boot))) = world.get(&Key::Boot) else { panic!("no boot record") };
     assert_eq!((boot.generation, boot.phase), (1, BootPhase::Open));
     assert!(world.hosts.values().all(|host| host.log.contains(&"wiped".to_owned())));
+}
+
+#[test]
+fn a_host_that_finds_a_fresh_start_in_a_recreated_store_comes_back_as_another_one() {
+    let mut world = three();
+    for number in 1..=3 {
+        world.hosts.get_mut(&number).unwrap().paused = true;
+    }
+    world.wipe();
+    world.start(11);
+    world.pass(TTL);
+    assert!(world.host(11).ready);
+    assert_eq!(world.everything.len(), 2);
+    for number in 1..=3 {
+        world.hosts.get_mut(&number).unwrap().paused = false;
+    }
+    world.pass(TTL * 2);
+    for number in 1..=3 {
+        assert!(world.host(number).log.contains(&"reborn".to_owned()));
+        assert!(world.member(number).is_ready());
+    }
+    world.assert_owned();
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub struct MembershipConfig {
     pub handover_timeout: Duration,
     /// How long drained users count as present.
     pub drain_grace: Duration,
+    /// Several hosts may share the store.
+    pub shared: bool,
     /// A fingerprint of the names of all plugins.
     pub plugins: u64,
     /// The plugins that export `cleanup`.

@@ -41,11 +41,13 @@ pub(super) struct World {
     /// Answers of these kinds of writes are lost: the write has happened, nobody knows.
     pub(super) purged: BTreeSet<InstanceId>,
     born: u128,
+    /// Whether several hosts may share the store.
+    pub(super) shared: bool,
 }
 
 impl World {
     pub(super) fn new() -> World {
-        World { now: 1000, ..World::default() }
+        World { now: 1000, shared: true, ..World::default() }
     }
 
     pub(super) fn now(&self) -> Now {
@@ -64,6 +66,7 @@ impl World {
             boot_timeout: Duration::from_secs(30),
             handover_timeout: Duration::from_secs(10),
             drain_grace: Duration::from_secs(30),
+            shared: self.shared,
             plugins: 1,
             cleanup_plugins: vec!["webhook".into()],
         };
@@ -98,6 +101,7 @@ impl World {
     /// Lets time pass, in steps of 100 ms.
     pub(super) fn pass(&mut self, millis: u64) {
         for _ in 0..millis / 100 {
+            let before = self.now();
             self.now += 100;
             let due: Vec<Key> = self
                 .entries
@@ -110,7 +114,7 @@ impl World {
             }
             let now = self.now();
             for host in self.hosts.values_mut().filter(|host| !host.paused && !host.dead) {
-                if host.membership.poll_timeout(now).is_some_and(|due| due <= now.tick) {
+                if host.membership.poll_timeout(before).is_some_and(|due| due <= now.tick) {
                     host.membership.handle_timeout(now);
                 }
             }
