@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 
 use crate::nats;
 use crate::plugins::{self, Which};
-use crate::process::{Background, POLL, shown};
+use crate::process::{Background, POLL};
 use crate::serve;
 use crate::tree::Tree;
 
@@ -57,7 +57,8 @@ pub fn run(tree: &Tree) -> anyhow::Result<ExitCode> {
         let path = write_config(tree, &folder, number, &addresses)?;
         let mut command = Command::new(&presence);
         command.arg("serve").arg("--config").arg(&path).current_dir(tree.root()).stdin(Stdio::null());
-        hosts.push((Background::start_prefixed(&format!("host-{number}"), &mut command)?, shown(&command)));
+        let shown = format!("{} serve --config {}", short(tree, &presence), short(tree, &path));
+        hosts.push((Background::start_prefixed(&format!("host-{number}"), &mut command)?, shown));
     }
     for ((host, _), [clients, admin]) in hosts.iter_mut().zip(&addresses.hosts) {
         until_listening(host, *clients)?;
@@ -66,6 +67,11 @@ pub fn run(tree: &Tree) -> anyhow::Result<ExitCode> {
     print_next_steps(tree, &presence, &hosts, &addresses);
     let failed = wait(&mut hosts, &mut [&mut nats, &mut profiles], &interrupted)?;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A path as one would type it in the workspace.
+fn short(tree: &Tree, path: &Path) -> String {
+    path.strip_prefix(tree.root()).unwrap_or(path).display().to_string()
 }
 
 impl Addresses {
@@ -135,7 +141,7 @@ fn until_listening(program: &mut Background, address: SocketAddr) -> anyhow::Res
 }
 
 fn print_next_steps(tree: &Tree, presence: &Path, hosts: &[(Background, String)], addresses: &Addresses) {
-    let presence = presence.strip_prefix(tree.root()).unwrap_or(presence).display();
+    let presence = short(tree, presence);
     println!("\nIn other terminals, be a client of any host; i is idle, o online, q quits:\n");
     for ((host, _), [clients, admin]) in hosts.iter().zip(&addresses.hosts) {
         println!("  {presence} connect --url ws://{clients} --user alice");

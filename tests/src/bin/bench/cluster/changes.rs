@@ -12,9 +12,9 @@ use crate::lean::Lean;
 use crate::report::{count, line};
 
 /// Each changes again only when all others have: no two changes of a user come together.
-const SESSIONS: usize = 4_000;
+const SESSIONS: usize = 8_000;
 /// So many changes may be on their way to their hooks.
-const UNDER_WAY: u64 = 3_000;
+const UNDER_WAY: u64 = 6_000;
 const WARM_UP: Duration = Duration::from_secs(3);
 const MEASURED: Duration = Duration::from_secs(10);
 
