@@ -454,6 +454,11 @@ impl Membership {
     /// Timers: call at or after [`Membership::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Now) {
         if self.boot_due.is_some_and(|due| due <= now.tick) && self.phase == Phase::Cleaning {
+            if !self.lease.is_valid(now.tick) {
+                // Without the lease no hook may run: the time for it begins when it is back.
+                self.boot_due = Some(now.tick + self.config.boot_timeout);
+                return self.handle_timeout(now);
+            }
             self.boot_due = None;
             if !self.everything.0 {
                 self.effects.push_back(MembershipEffect::BootTimedOut);
@@ -959,7 +964,6 @@ impl Membership {
                 last,
                 BootRecord { generation, phase: BootPhase::Cleaning, by: self.instance, start },
             );
-            self.boot_due = Some(now.tick + self.config.boot_timeout);
         }
     }
 
@@ -1003,6 +1007,7 @@ impl Membership {
             BootPhase::Cleaning => {
                 self.phase = Phase::Cleaning;
                 self.everything = (false, false);
+                self.boot_due = Some(now.tick + self.config.boot_timeout);
                 self.counters.fresh_starts += 1;
                 let run = format!("{:x}-{}-0", self.epoch, boot.generation);
                 self.effects.push_back(MembershipEffect::Everything(run.into()));
