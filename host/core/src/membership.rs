@@ -187,13 +187,7 @@ impl Membership {
     pub fn handle_update(&mut self, now: Now, update: &Update) {
         match (&update.key, &update.change) {
             (key, Change::Put(document)) => self.take(now, key, update.sequence, document),
-            (Key::Instance(id), _) if *id == self.instance => {
-                if !matches!(self.phase, Phase::Leaving | Phase::Left) {
-                    self.counters.lapses += 1;
-                    self.lease.ran_out(update.sequence, now.tick);
-                    self.effects.push_back(MembershipEffect::Permit(Tick(0)));
-                }
-            }
+            (Key::Instance(id), _) if *id == self.instance => self.ran_out(now, update.sequence),
             (Key::Instance(id), change) => {
                 let news = self.peers.gone(*id, update.sequence, *change == Change::Expired);
                 self.heard(*id, news);
@@ -251,8 +245,11 @@ impl Membership {
     ) {
         match found {
             Some((sequence, record)) if instance == self.instance => {
+                // That the key is there gives no lease: only the watch shows what else has happened.
                 self.lease.found(sequence, now.tick);
-                self.take(now, &Key::Instance(instance), sequence, &Document::Instance(record));
+                if record.state == InstanceState::Dead {
+                    self.take(now, &Key::Instance(instance), sequence, &Document::Instance(record));
+                }
             }
             None if instance == self.instance => self.lease.found(last, now.tick),
             Some((sequence, record)) => {
@@ -698,11 +695,9 @@ impl Membership {
                 let news = self.peers.take(now.tick, *id, sequence, record);
                 self.heard(*id, news);
             }
-            (Key::Boot, Document::Boot(record)) => {
-                if self.boot.is_none_or(|(known, _)| known < sequence) {
-                    self.boot = Some((sequence, *record));
-                    self.boot_seen(*record);
-                }
+            (Key::Boot, Document::Boot(record)) if self.boot.is_none_or(|(known, _)| known < sequence) => {
+                self.boot = Some((sequence, *record));
+                self.boot_seen(*record);
             }
             (Key::Meta, Document::Meta(meta)) if meta.epoch != self.epoch && !self.is_over() => {
                 self.effects.push_back(MembershipEffect::Load);
@@ -719,6 +714,15 @@ impl Membership {
         if matches!(self.phase, Phase::Cleaning | Phase::Opening) && boot.by != self.instance {
             self.phase = Phase::WaitingForBoot;
             self.boot_due = None;
+        }
+    }
+
+    /// The own lease is over.
+    fn ran_out(&mut self, now: Now, marker: Sequence) {
+        if !matches!(self.phase, Phase::Leaving | Phase::Left) {
+            self.counters.lapses += 1;
+            self.lease.ran_out(marker, now.tick);
+            self.effects.push_back(MembershipEffect::Permit(Tick(0)));
         }
     }
 
