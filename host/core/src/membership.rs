@@ -408,6 +408,8 @@ impl Membership {
         self.state = InstanceState::Joining;
         self.started_at = now.wall;
         self.joined = 0;
+        // Nobody waits for what the old life has asked.
+        self.boot_writing = false;
         self.phase = Phase::Joining;
         self.renew(now);
         self.settle(now);

@@ -417,14 +417,16 @@ impl Driver {
                 }
                 (self.away_since, self.away_told) = (None, false);
             }
-            (Some(since), false) if !self.away_told && self.membership.is_ready() => {
-                if now.tick.since(since) >= self.config.instance_ttl / 3 {
-                    self.away_told = true;
-                    tracing::warn!(
-                        store = self.store.describe(),
-                        "the lease can't be renewed: no status is decided and no status hook starts before it can"
-                    );
-                }
+            (Some(since), false)
+                if !self.away_told
+                    && self.membership.is_ready()
+                    && now.tick.since(since) >= self.config.instance_ttl / 3 =>
+            {
+                self.away_told = true;
+                tracing::warn!(
+                    store = self.store.describe(),
+                    "the lease can't be renewed: no status is decided and no status hook starts before it can"
+                );
             }
             _ => {}
         }
