@@ -957,7 +957,12 @@ impl Membership {
             && boot.is_some_and(|boot| {
                 self.peers.get(boot.by).is_some_and(|peer| peer.is_alive() && !peer.suspect)
             });
-        if cleaner_lives {
+        if let Some((_, own)) = self.boot.filter(|(_, boot)| boot.by == self.instance)
+            && phase == Some(BootPhase::Cleaning)
+        {
+            // The answer was lost.
+            self.begin(now, own);
+        } else if cleaner_lives {
             self.phase = Phase::WaitingForBoot;
         } else if phase == Some(BootPhase::Open) && self.phase == Phase::WaitingForBoot {
             self.claim(now);
@@ -987,7 +992,11 @@ impl Membership {
 
     fn write_boot(&mut self, last: Sequence, boot: BootRecord) {
         self.boot_writing = true;
-        self.write(Key::Boot, Document::Boot(boot), Expect::Last(last), None);
+        if boot.phase == BootPhase::Cleaning {
+            self.effects.push_back(MembershipEffect::Declare { boot, expect: last });
+        } else {
+            self.write(Key::Boot, Document::Boot(boot), Expect::Last(last), None);
+        }
     }
 
     fn boot_written(&mut self, now: Now, boot: BootRecord, result: Result<Sequence, NotWritten>) {
@@ -1010,21 +1019,24 @@ impl Membership {
             return;
         }
         match boot.phase {
-            BootPhase::Cleaning => {
-                self.phase = Phase::Cleaning;
-                self.everything = (false, false);
-                self.boot_due = Some(now.tick + self.config.boot_timeout);
-                self.counters.fresh_starts += 1;
-                let run = format!("{:x}-{}-0", self.epoch, boot.generation);
-                self.effects.push_back(MembershipEffect::Everything(run.into()));
-                self.effects.push_back(MembershipEffect::PurgeAll);
-            }
+            BootPhase::Cleaning => self.begin(now, boot),
             BootPhase::Open => {
                 self.cleanups.close_all(self.instance, &self.peers);
                 self.claim(now);
             }
             BootPhase::Closed => {}
         }
+    }
+
+    /// This instance has declared the fresh start.
+    fn begin(&mut self, now: Now, boot: BootRecord) {
+        self.phase = Phase::Cleaning;
+        self.everything = (false, false);
+        self.boot_due = Some(now.tick + self.config.boot_timeout);
+        self.counters.fresh_starts += 1;
+        let run = format!("{:x}-{}-0", self.epoch, boot.generation);
+        self.effects.push_back(MembershipEffect::Everything(run.into()));
+        self.effects.push_back(MembershipEffect::PurgeAll);
     }
 
     fn open(&mut self) {

@@ -139,7 +139,13 @@ impl Driver {
             }
             MembershipEffect::Judge { instance, record, expect, lease } => {
                 let (key, document) = (Key::Instance(instance), Document::Instance(record));
-                self.judge(Put { key, document, expect: Expect::Last(expect), lease });
+                self.write_once(Put { key, document, expect: Expect::Last(expect), lease });
+            }
+            MembershipEffect::Declare { boot, expect } => {
+                // Whatever was written until now is of a time before the fresh start, if it is one.
+                self.begun_at = self.position.max(self.claims_from.unwrap_or_default());
+                let (key, document) = (Key::Boot, Document::Boot(boot));
+                self.write_once(Put { key, document, expect: Expect::Last(expect), lease: None });
             }
             MembershipEffect::ReadOwner(partition) => self.read_owner(partition),
             MembershipEffect::Everything(run) => {

@@ -40,6 +40,9 @@ const REREAD_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the instances are read again, whatever the follower told.
 const SURVEY_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How often a host that waits for others or for a fresh start looks how far the store has come.
+const POINT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What a driver is given.
 pub struct DriverConfig {
     /// The host's name.
@@ -106,6 +109,8 @@ pub struct Driver {
     pub(super) followed: BTreeSet<PartitionId>,
     pub(super) position: Sequence,
     pub(super) following: bool,
+    /// The point in the store before the fresh start that this host has declared.
+    pub(super) begun_at: Sequence,
     /// Claims were read, and where from they are followed.
     pub(super) claims_from: Option<Sequence>,
     /// Held by everything that is asked on behalf of this incarnation: once it is replaced, nobody asks any more.
@@ -133,6 +138,7 @@ pub struct Driver {
     pub(super) forget_revisions_due: Option<Tick>,
     pub(super) reread_due: Tick,
     pub(super) survey_due: Tick,
+    pub(super) point_due: Tick,
     /// By how much the own clock differs from the store's, if that is too much.
     pub(super) clock_off: Option<i64>,
     /// Since when the lease has been without confirmation.
@@ -224,6 +230,7 @@ impl Driver {
             followed: BTreeSet::new(),
             position: Sequence(0),
             following: false,
+            begun_at: Sequence(0),
             claims_from: None,
             life: Arc::new(()),
             era: Arc::new(()),
@@ -240,6 +247,7 @@ impl Driver {
             forget_revisions_due: None,
             reread_due: Tick(0),
             survey_due: Tick(0),
+            point_due: Tick(0),
             clock_off: None,
             away_since: None,
             away_told: false,
@@ -387,6 +395,9 @@ impl Driver {
         let mut due = self.forget_due.min(self.clock_due).min(self.reread_due).min(self.survey_due);
         // Once that is over only the store's answer ends it.
         let drain = self.drain.as_ref().map(|drain| drain.deadline).filter(|deadline| *deadline > now.tick);
+        if self.looks_around() {
+            due = due.min(self.point_due);
+        }
         if let Some(recreated) = self.forget_revisions_due {
             due = due.min(recreated);
         }
@@ -432,6 +443,11 @@ impl Driver {
         }
     }
 
+    /// True while this host has read the claims and takes no part yet.
+    fn looks_around(&self) -> bool {
+        self.config.shared && self.claims_from.is_some() && !self.membership.takes_part()
+    }
+
     /// What is looked at regularly, whatever was told: the store's clock, the instances, the watched users.
     fn look_again(&mut self, now: Now) {
         if self.clock_due <= now.tick {
@@ -444,6 +460,10 @@ impl Driver {
             if !first && self.config.shared && self.instances_follower.is_some() {
                 self.load_instances();
             }
+        }
+        if self.point_due <= now.tick && self.looks_around() {
+            self.point_due = now.tick + POINT_INTERVAL;
+            self.load_claims();
         }
         if self.reread_due <= now.tick {
             let first = self.reread_due == Tick(0);

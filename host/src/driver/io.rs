@@ -130,15 +130,15 @@ impl Driver {
         self.start(operation.boxed());
     }
 
-    /// Declares an instance dead, once.
-    pub(super) fn judge(&mut self, put: Put) {
+    /// Writes what must not be repeated: an unclear answer counts as none.
+    pub(super) fn write_once(&mut self, put: Put) {
         let (store, key, document) = (self.store.clone(), put.key.clone(), put.document.clone());
         let operation = async move {
             let result = match store.put(put).await {
                 Ok(sequence) => Ok(sequence),
                 Err(StoreError::Conflict { last }) => Err(NotWritten::Conflict(last)),
                 Err(error) => {
-                    tracing::warn!(?key, %error, "a dead instance could not be declared dead yet");
+                    tracing::warn!(?key, %error, "a declaration is without an answer");
                     tokio::time::sleep(FIRST_PAUSE).await;
                     Err(NotWritten::Refused)
                 }
@@ -267,14 +267,12 @@ impl Driver {
         self.start(operation.boxed());
     }
 
-    /// Removes all session documents that there are now: none of them is of a session that lives.
+    /// Removes the session documents of before the fresh start: none of them is of a session that lives.
     pub(super) fn purge_all(&mut self) {
         let (store, wanted) = (self.store.clone(), Arc::downgrade(&self.era));
+        let before = self.begun_at;
         let operation = async move {
-            let claims = Coverage::PartitionsAndClaims(BTreeSet::new());
-            let now = read(&wanted, || store.snapshot(claims.clone(), Sequence(0))).await;
-            let Some(now) = now else { return Completion::Nothing };
-            match read(&wanted, || store.purge_sessions(Purge::UpTo(now.up_to))).await {
+            match read(&wanted, || store.purge_sessions(Purge::UpTo(before))).await {
                 Some(purged) => {
                     tracing::debug!(purged, "the session documents of before were removed");
                     Completion::Purged(None)

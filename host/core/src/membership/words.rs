@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::documents::{CleanupPhase, Document, Expect, InstanceRecord, InstanceState, Key, Layout};
+use crate::documents::{
+    BootRecord, CleanupPhase, Document, Expect, InstanceRecord, InstanceState, Key, Layout,
+};
 use crate::events::Sweep;
 use crate::ids::{InstanceId, PartitionId, Sequence};
 use crate::time::{Tick, Timestamp};
@@ -81,6 +83,14 @@ pub enum MembershipEffect {
         expect: Expect,
         /// How long it lives.
         lease: Option<Duration>,
+    },
+    /// Declare a fresh start, once: an unclear answer is not asked again, since by then others may be there, in a store
+    /// that was recreated. Answer with [`handle_written`](super::Membership::handle_written).
+    Declare {
+        /// What to write under `boot`.
+        boot: BootRecord,
+        /// The last sequence of that key.
+        expect: Sequence,
     },
     /// Declare an instance dead, once: an unclear answer is not asked again, since by then it may have come back and
     /// left. Answer with [`handle_written`](super::Membership::handle_written).

@@ -261,6 +261,11 @@ impl World {
                 let result = self.put(key.clone(), document.clone(), &expect, lease);
                 self.member(number).handle_written(now, &key, &document, result);
             }
+            MembershipEffect::Declare { boot, expect } => {
+                let document = Document::Boot(boot);
+                let result = self.put(Key::Boot, document.clone(), &Expect::Last(expect), None);
+                self.member(number).handle_written(now, &Key::Boot, &document, result);
+            }
             MembershipEffect::Judge { instance, record, expect, lease } => {
                 let (key, document) = (Key::Instance(instance), Document::Instance(record));
                 let result = self.put(key.clone(), document.clone(), &Expect::Last(expect), lease);
