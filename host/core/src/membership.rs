@@ -298,6 +298,8 @@ impl Membership {
             (Key::Owner(partition), Document::Owner(claim), Ok(sequence)) => {
                 if claim.instance.is_none() {
                     self.ownership.handle_released(*partition, sequence);
+                } else if self.ownership.holds(*partition) {
+                    self.ownership.handle_claim(*partition, sequence, *claim, self.instance);
                 } else {
                     self.counters.claims += 1;
                     self.ownership.handle_claimed(*partition, sequence, self.instance);
@@ -342,6 +344,13 @@ impl Membership {
         if self.ownership.holds(partition) {
             self.effects.push_back(MembershipEffect::ReadOwner(partition));
         }
+    }
+
+    /// A fenced write of an owned partition is without an answer: no write of the partition is repeated before
+    /// [`MembershipEffect::Adopt`] brings another token.
+    pub fn handle_unclear(&mut self, now: Now, partition: PartitionId) {
+        self.ownership.handle_unclear(partition, self.instance);
+        self.settle(now);
     }
 
     /// A document of this instance was seen. The two buckets have no order between them: it counts, until an own

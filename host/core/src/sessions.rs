@@ -199,6 +199,16 @@ impl LocalSessions {
         }
     }
 
+    /// A write of the user's document was without an answer, and a copy of it may have taken effect since: the newest one
+    /// is written again. False if there is nothing to be written: then there must be no document.
+    pub fn handle_doubt(&mut self, user: &UserId) -> bool {
+        let slot = self.table.find_user(user);
+        if let Some(slot) = slot {
+            self.mark(slot);
+        }
+        slot.is_some()
+    }
+
     /// The store was recreated: every document is written again.
     pub fn handle_reassert(&mut self) {
         for slot in self.table.all_users() {

@@ -168,16 +168,6 @@ impl Tracker {
         !self.in_flight.is_empty()
     }
 
-    /// What the store has of a user whose newest record it has acknowledged: a late copy of an earlier write may have
-    /// taken its place, which is put right.
-    pub fn handle_found(&mut self, user: &UserId, found: Option<&StatusRecord>) {
-        let Some(slot) = self.users.find(user) else { return };
-        let Some(entry) = self.users.get(slot) else { return };
-        if found.map_or(0, |record| record.revision) < entry.revision() {
-            self.repair(slot);
-        }
-    }
-
     /// A record of the snapshot, as an earlier owner left it.
     pub fn handle_record(&mut self, user: &UserId, record: &StatusRecord) {
         let slot = self.users.find_or_insert(user);

@@ -1,5 +1,7 @@
 //! The driver's side of membership: the lease, the instances, claims, the fresh start, cleanups, another life.
 
+use std::time::Duration;
+
 use futures_util::FutureExt;
 use presence_core::documents::{Document, Expect, Key};
 use presence_core::events::{Scope, Status, Sweep, labels};
@@ -9,12 +11,15 @@ use presence_core::time::{Now, Tick};
 
 use super::Outgoing;
 use super::engine::{Driver, Ending};
-use super::io::{Completion, REFUSED_PAUSE, definite};
+use super::io::{Completion, DocumentWritten, REFUSED_PAUSE, definite, definite_or_unclear};
 use crate::plugins;
-use crate::store::{Followed, Put};
+use crate::store::{Followed, Put, StoreError};
 
 /// Clocks may differ by so much, in milliseconds.
 const MAX_CLOCK_OFFSET: i64 = 1000;
+
+/// A document whose write was without an answer is written again after so long.
+const DOUBTS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(60)];
 
 /// So many leftover documents wait to be deleted; more are found again when their partition is next read.
 const MAX_LEFTOVERS: usize = 65_536;
@@ -66,16 +71,17 @@ impl Driver {
             Completion::Following(partitions, from, follower) => {
                 self.followed_from(now, partitions, from, follower)
             }
-            Completion::Document(instance, user, result) => {
-                self.document_written(now, instance, &user, result)
-            }
+            Completion::Doubt(user) => self.doubt(now, &user),
+            Completion::Document(written) => self.document_written(now, written),
             Completion::Statuses(written) => self.handle_statuses(now, written),
             Completion::Checkpointed(partition, claim) => self.checkpointed(now, partition, claim),
-            Completion::Found(partition, user, record) => {
-                if let Some(partition) = self.partitions.get_mut(&partition) {
-                    partition.tracker.handle_found(&user, record.as_ref());
+            Completion::Unclear(id, claim) => {
+                if let Some(partition) = self.partitions.get_mut(&id)
+                    && partition.tracker.claim() == claim
+                {
+                    partition.fenced = true;
+                    self.membership.handle_unclear(now, id);
                 }
-                self.touched.insert(partition);
             }
             Completion::Record(user, record) => {
                 self.reads_in_flight -= 1;
@@ -237,6 +243,7 @@ impl Driver {
         self.era = std::sync::Arc::new(());
         self.cleanups_begun.clear();
         self.held_acks.clear();
+        self.doubts.clear();
         let nonce = self.random.u64(..);
         self.membership.handle_reborn(now, instance, nonce);
         // The claims that are asked for with the old life may be lost on the way.
@@ -331,15 +338,13 @@ impl Driver {
         }
     }
 
-    fn document_written(
-        &mut self,
-        now: Now,
-        instance: InstanceId,
-        user: &presence_core::ids::UserId,
-        result: Result<(), crate::store::StoreError>,
-    ) {
+    fn document_written(&mut self, now: Now, written: DocumentWritten) {
+        let DocumentWritten { instance, user, result, unclear } = written;
         if instance != self.sessions.instance() {
             return;
+        }
+        if unclear {
+            self.doubt(now, &user);
         }
         match result {
             // Without the lease this instance may have been declared dead and cleaned up after before the document was
@@ -347,10 +352,10 @@ impl Driver {
             Ok(()) if self.config.shared && !self.membership.may_act(now) => {
                 self.held_acks.push(user.clone())
             }
-            Ok(()) => self.sessions.handle_document_acked(now, user),
+            Ok(()) => self.sessions.handle_document_acked(now, &user),
             Err(error) => {
                 tracing::error!(%user, %error, "a session document was refused; it is written again");
-                self.sessions.handle_document_failed(now, user);
+                self.sessions.handle_document_failed(now, &user);
             }
         }
     }
@@ -361,6 +366,35 @@ impl Driver {
             for user in std::mem::take(&mut self.held_acks) {
                 self.sessions.handle_document_acked(now, &user);
             }
+        }
+    }
+
+    fn doubt(&mut self, now: Now, user: &presence_core::ids::UserId) {
+        self.doubts.extend(DOUBTS.map(|after| (now.tick + after, user.clone())));
+    }
+
+    /// Writes documents again whose write was without an answer a while ago: a copy of it may have taken effect after
+    /// newer ones.
+    pub(super) fn settle_doubts(&mut self, now: Now) {
+        while let Some((due, user)) = self.doubts.pop_first() {
+            if due > now.tick {
+                self.doubts.insert((due, user));
+                return;
+            }
+            if self.sessions.handle_doubt(&user) {
+                continue;
+            }
+            let (partition, leaf) = self.config.layout.place(&user);
+            let key = Key::Sessions(partition, leaf, user.clone(), self.sessions.instance());
+            let (store, life) = (self.store.clone(), std::sync::Arc::downgrade(&self.life));
+            let operation = async move {
+                // Once: when it is asked again the user may be back.
+                match store.delete(key, Expect::Any).await {
+                    Err(StoreError::Unknown(_)) if life.strong_count() > 0 => Completion::Doubt(user),
+                    _ => Completion::Nothing,
+                }
+            };
+            self.start(operation.boxed());
         }
     }
 
@@ -378,20 +412,21 @@ impl Driver {
             let key = Key::Sessions(partition, leaf, write.user.clone(), instance);
             let (store, life) = (self.store.clone(), std::sync::Arc::downgrade(&self.life));
             let operation = async move {
-                let result = match write.document {
+                let written = match write.document {
                     Some(document) => {
                         let document = Document::Sessions(document);
                         let put = Put { key, document, expect: Expect::Any, lease: None };
-                        definite(&life, || store.put(put.clone())).await.map(|put| put.map(|_| ()))
+                        let written = definite_or_unclear(&life, || store.put(put.clone())).await;
+                        written.map(|(put, unclear)| (put.map(|_| ()), unclear))
                     }
-                    None => definite(&life, || store.delete(key.clone(), Expect::Any)).await,
+                    None => definite_or_unclear(&life, || store.delete(key.clone(), Expect::Any)).await,
                 };
-                let Some(result) = result else { return Completion::Nothing };
+                let Some((result, unclear)) = written else { return Completion::Nothing };
                 if result.is_err() {
                     // What is refused now may be accepted later, not at once.
                     tokio::time::sleep(REFUSED_PAUSE).await;
                 }
-                Completion::Document(instance, write.user, result)
+                Completion::Document(DocumentWritten { instance, user: write.user, result, unclear })
             };
             self.start(operation.boxed());
         }

@@ -125,6 +125,8 @@ pub struct Driver {
     pub(super) loads: u64,
     /// Documents of instances that are gone, to be deleted.
     pub(super) leftovers: VecDeque<(UserId, InstanceId)>,
+    /// Users whose document is to be written again, and when.
+    pub(super) doubts: BTreeSet<(Tick, UserId)>,
     /// Whose documents were acknowledged while there was no lease. At most one a user.
     pub(super) held_acks: Vec<UserId>,
     /// Records to be read for watchers, and how many are on their way.
@@ -239,6 +241,7 @@ impl Driver {
             loads: 0,
             leftovers: VecDeque::new(),
             held_acks: Vec::new(),
+            doubts: BTreeSet::new(),
             reads: VecDeque::new(),
             reads_in_flight: 0,
             second_reads: VecDeque::new(),
@@ -398,6 +401,9 @@ impl Driver {
         if self.looks_around() {
             due = due.min(self.point_due);
         }
+        if let Some((doubt, _)) = self.doubts.first() {
+            due = due.min(*doubt);
+        }
         if let Some(recreated) = self.forget_revisions_due {
             due = due.min(recreated);
         }
@@ -461,6 +467,7 @@ impl Driver {
                 self.load_instances();
             }
         }
+        self.settle_doubts(now);
         if self.point_due <= now.tick && self.looks_around() {
             self.point_due = now.tick + POINT_INTERVAL;
             self.load_claims();

@@ -44,8 +44,8 @@ pub(super) enum Completion {
     Purged(Option<InstanceId>),
     /// A checkpoint is written, or refused, before a partition is handed over.
     Checkpointed(PartitionId, Sequence),
-    /// What the store has of an own record.
-    Found(PartitionId, UserId, Option<StatusRecord>),
+    /// A fenced write under this claim is without an answer.
+    Unclear(PartitionId, Sequence),
     /// The store's clock minus the own one, in milliseconds; none: the same clock, or no answer.
     Clock(Option<i64>),
     /// The instances, and their updates from there.
@@ -57,7 +57,9 @@ pub(super) enum Completion {
     /// The updates of these partitions.
     Following(BTreeSet<PartitionId>, Sequence, Follower),
     /// A session document is in the store, or certainly not.
-    Document(InstanceId, UserId, Result<(), StoreError>),
+    Document(DocumentWritten),
+    /// A deletion of the user's document is without an answer.
+    Doubt(UserId),
     /// Status records are in the store, as far as they reach.
     Statuses(StatusesWritten),
     /// A record that a watcher wants.
@@ -66,6 +68,16 @@ pub(super) enum Completion {
     Unread(UserId),
     /// Nothing waits for it.
     Nothing,
+}
+
+/// What became of a session document.
+pub(super) struct DocumentWritten {
+    /// Of which of this host's lives.
+    pub(super) instance: InstanceId,
+    pub(super) user: UserId,
+    pub(super) result: Result<(), StoreError>,
+    /// Some answer was unclear: a copy of the write may still take effect.
+    pub(super) unclear: bool,
 }
 
 /// What became of a batch of status records.
@@ -77,8 +89,6 @@ pub(super) struct StatusesWritten {
     pub(super) claim: Sequence,
     pub(super) sequences: Vec<Sequence>,
     pub(super) error: Option<StoreError>,
-    /// Some answer was unclear: a copy of a write may still take effect.
-    pub(super) unclear: bool,
 }
 
 impl Driver {
@@ -219,22 +229,6 @@ impl Driver {
             match read(&life, || store.snapshot(coverage.clone(), at_least)).await {
                 Some(snapshot) => Completion::Loaded(id, load, snapshot),
                 None => Completion::Nothing,
-            }
-        };
-        self.start(operation.boxed());
-    }
-
-    /// Reads what the store has of an own record.
-    pub(super) fn find_record(&mut self, id: PartitionId, user: UserId) {
-        let Some(partition) = self.partitions.get(&id) else { return };
-        let (store, life) = (self.store.clone(), Arc::downgrade(&partition.life));
-        let (_, leaf) = self.config.layout.place(&user);
-        let operation = async move {
-            let key = Key::User(id, leaf, user.clone());
-            match read(&life, || store.get(key.clone())).await {
-                None => Completion::Nothing,
-                Some(Some((_, Document::User(record)))) => Completion::Found(id, user, Some(record)),
-                Some(_) => Completion::Found(id, user, None),
             }
         };
         self.start(operation.boxed());
@@ -409,7 +403,16 @@ pub(super) async fn definite<T>(
     wanted: &Weak<()>,
     mut operation: impl FnMut() -> BoxFuture<'static, Result<T, StoreError>>,
 ) -> Option<Result<T, StoreError>> {
+    definite_or_unclear(wanted, &mut operation).await.map(|(definite, _)| definite)
+}
+
+/// The same, and whether any answer was unclear.
+pub(super) async fn definite_or_unclear<T>(
+    wanted: &Weak<()>,
+    mut operation: impl FnMut() -> BoxFuture<'static, Result<T, StoreError>>,
+) -> Option<(Result<T, StoreError>, bool)> {
     let mut pause = Pause::new();
+    let mut unclear = false;
     loop {
         if wanted.strong_count() == 0 {
             return None;
@@ -417,9 +420,10 @@ pub(super) async fn definite<T>(
         match operation().await {
             Err(error @ (StoreError::Unknown(_) | StoreError::Unavailable(_))) => {
                 tracing::debug!(%error, "asking the store again");
+                unclear |= matches!(error, StoreError::Unknown(_));
                 pause.wait().await;
             }
-            definite => return Some(definite),
+            definite => return Some((definite, unclear)),
         }
     }
 }
@@ -461,7 +465,8 @@ fn sessions_in(instance: InstanceId, documents: Vec<(Key, Document)>) -> Vec<Ses
     sessions
 }
 
-/// One writer of one key: the partition's records, under its claim, until the answer is definite.
+/// The partition's records, under its claim, until there is an answer. One that is unclear is not asked again under this
+/// claim: a copy of it might take effect after newer records.
 pub(super) async fn write_statuses(
     store: SharedStore,
     wanted: Weak<()>,
@@ -471,7 +476,6 @@ pub(super) async fn write_statuses(
 ) -> Completion {
     let mut written = Vec::with_capacity(documents.len());
     let mut pause = Pause::new();
-    let mut unclear = false;
     loop {
         if wanted.strong_count() == 0 {
             return Completion::Nothing;
@@ -480,8 +484,7 @@ pub(super) async fn write_statuses(
         documents.drain(..sequences.len());
         written.extend(sequences);
         match error {
-            Some(error @ (StoreError::Unknown(_) | StoreError::Unavailable(_))) if !documents.is_empty() => {
-                unclear |= matches!(error, StoreError::Unknown(_));
+            Some(StoreError::Unavailable(_)) if !documents.is_empty() => {
                 pause.wait().await;
             }
             error => {
@@ -494,7 +497,6 @@ pub(super) async fn write_statuses(
                     claim,
                     sequences: written,
                     error,
-                    unclear,
                 });
             }
         }

@@ -32,8 +32,6 @@ pub(super) struct Partition {
     /// A write was refused by its fence: nothing is written before the owner was read.
     pub(super) fenced: bool,
     pub(super) surrender: Option<Surrender>,
-    /// An answer of the store was unclear: late copies of writes may come until then.
-    pub(super) doubtful_until: Tick,
     /// When it is read again, whatever the follower told.
     pub(super) reread_due: Tick,
     /// Transitions that some plugin has not settled yet, by user.
@@ -62,7 +60,6 @@ impl Partition {
             overflowed: false,
             fenced: false,
             surrender: None,
-            doubtful_until: Tick(0),
             reread_due: Tick(u64::MAX),
             unsettled: HashMap::new(),
             life: Arc::new(()),

@@ -26,9 +26,6 @@ const FORGET_BATCH: usize = 1000;
 /// How often an owned partition is read again, whatever the follower told; spread over partitions by half of it.
 const REREAD_PARTITION: Duration = Duration::from_secs(600);
 
-/// How long a late copy of a write without an answer is reckoned with.
-const DOUBT: Duration = Duration::from_secs(120);
-
 impl Driver {
     /// The partition is this host's from now on.
     pub(super) fn own(&mut self, now: Now, id: PartitionId, claim: Sequence) {
@@ -274,14 +271,6 @@ impl Driver {
                 };
                 self.take_document(now, id, user, *instance, document);
             }
-            (Key::User(_, _, user), Change::Put(Document::User(record))) => {
-                let known = partition.tracker.known(user).map_or(0, |known| known.record.revision);
-                if partition.doubtful_until > now.tick && record.revision < known {
-                    // A late copy of an earlier write, or only an update that lags behind: the store knows.
-                    let user = user.clone();
-                    self.find_record(id, user);
-                }
-            }
             _ => {}
         }
     }
@@ -356,21 +345,23 @@ impl Driver {
     }
 
     pub(super) fn handle_statuses(&mut self, now: Now, written: StatusesWritten) {
-        let StatusesWritten { partition: id, batch, claim, sequences, error, unclear } = written;
+        let StatusesWritten { partition: id, batch, claim, sequences, error } = written;
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         if partition.batch != batch {
             return;
         }
         partition.tracker.handle_written(&sequences);
-        if unclear {
-            partition.doubtful_until = now.tick + DOUBT;
-        }
         self.touched.insert(id);
         match error {
             Some(StoreError::Conflict { .. }) if partition.tracker.claim() == claim => {
                 tracing::warn!(partition = %id, "a newer claim refuses a write: looking who owns the partition");
                 partition.fenced = true;
                 self.membership.handle_fenced(id);
+            }
+            Some(StoreError::Unknown(reason)) if partition.tracker.claim() == claim => {
+                tracing::debug!(partition = %id, reason, "no answer: claiming the partition once more");
+                partition.fenced = true;
+                self.membership.handle_unclear(now, id);
             }
             Some(StoreError::Refused(reason)) => {
                 tracing::error!(partition = %id, reason, "status records were refused; they are written again");
@@ -559,10 +550,15 @@ impl Driver {
             let (store, key) = (self.store.clone(), Key::User(partition, leaf, user));
             let fence = Expect::Fence(Key::Owner(id), claim);
             let operation = async move {
-                if let Err(error) = store.delete(key.clone(), fence).await {
-                    tracing::debug!(?key, %error, "a record outlives its retention");
+                match store.delete(key.clone(), fence).await {
+                    Ok(()) => Completion::Nothing,
+                    // It may take effect when the user is back.
+                    Err(StoreError::Unknown(_)) => Completion::Unclear(id, claim),
+                    Err(error) => {
+                        tracing::debug!(?key, %error, "a record outlives its retention");
+                        Completion::Nothing
+                    }
                 }
-                Completion::Nothing
             };
             self.start(operation.boxed());
         }

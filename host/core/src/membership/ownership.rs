@@ -29,6 +29,8 @@ enum Stage {
 struct Held {
     claim: Sequence,
     stage: Stage,
+    /// It is being claimed once more, for a token under which no earlier write can take effect.
+    doubtful: bool,
 }
 
 /// What ownership wants done.
@@ -140,6 +142,7 @@ impl Ownership {
             Some(held) if mine => {
                 // An own claim whose answer was lost has landed late.
                 held.claim = sequence;
+                held.doubtful = false;
                 self.wishes.push(Wish::Adopt(partition, sequence));
             }
             Some(held) if held.stage == Stage::Releasing && claim.instance.is_none() => {
@@ -192,6 +195,14 @@ impl Ownership {
                 if claim.instance == Some(me) && !self.held.contains_key(&partition) {
                     self.own(partition, sequence);
                 }
+                if let Some(held) = self.held.get_mut(&partition)
+                    && held.doubtful
+                    && held.claim == sequence
+                {
+                    // The store refused to have it claimed once more.
+                    held.doubtful = false;
+                    self.handle_unclear(partition, me);
+                }
             }
             None => {
                 self.claims.remove(&partition);
@@ -199,6 +210,19 @@ impl Ownership {
         }
         if former && !self.held.contains_key(&partition) {
             self.wishes.push(Wish::Lose(partition));
+        }
+    }
+
+    /// A fenced write is without an answer and may take effect late. The partition is claimed once more: under the new
+    /// token no copy of that write ever does.
+    pub(super) fn handle_unclear(&mut self, partition: PartitionId, me: InstanceId) {
+        if let Some(held) = self.held.get_mut(&partition)
+            && held.stage != Stage::Releasing
+            && !held.doubtful
+        {
+            held.doubtful = true;
+            let claim = Claim { instance: Some(me), nonce: self.nonce };
+            self.wishes.push(Wish::Claim(partition, held.claim, claim));
         }
     }
 
@@ -382,7 +406,7 @@ impl Ownership {
 
     fn own(&mut self, partition: PartitionId, claim: Sequence) {
         self.former.remove(&partition);
-        self.held.insert(partition, Held { claim, stage: Stage::Loading });
+        self.held.insert(partition, Held { claim, stage: Stage::Loading, doubtful: false });
         self.wishes.push(Wish::Own(partition, claim));
     }
 }

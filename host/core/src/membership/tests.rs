@@ -283,6 +283,35 @@ fn a_late_own_claim_is_adopted_or_given_back() {
 }
 
 #[test]
+fn a_write_without_an_answer_has_its_partition_claimed_once_more_until_that_succeeds() {
+    let mut world = three();
+    let (partition, old) = world.host(1).owns.iter().next().map(|(id, claim)| (*id, *claim)).unwrap();
+    let now = world.now();
+    let claim = Claim { instance: Some(InstanceId(1)), nonce: 1 };
+    let member = world.member(1);
+    member.handle_unclear(now, partition);
+    member.handle_unclear(now, partition);
+    let asked = member.poll_effect().unwrap();
+    let (key, document) = (Key::Owner(partition), Document::Owner(claim));
+    let expect = Expect::Last(old);
+    assert_eq!(
+        asked,
+        MembershipEffect::Write { key: key.clone(), document: document.clone(), expect, lease: None }
+    );
+    assert_eq!(member.poll_effect(), None, "once");
+    // The store is full: what it has is the old claim, and it is asked again.
+    member.handle_written(now, &key, &document, Err(NotWritten::Refused));
+    assert_eq!(member.poll_effect(), Some(MembershipEffect::ReadOwner(partition)));
+    member.handle_owner(now, partition, Some((old, claim)));
+    assert_eq!(member.poll_effect(), Some(asked));
+    let newer = world.put(key.clone(), document.clone(), &Expect::Last(old), None).unwrap();
+    world.member(1).handle_written(now, &key, &document, Ok(newer));
+    world.settle();
+    assert_eq!(world.host(1).owns[&partition], newer);
+    world.assert_owned();
+}
+
+#[test]
 fn a_recreated_store_is_filled_from_memory_and_is_no_fresh_start() {
     let mut world = three();
     let before: Vec<Vec<PartitionId>> =

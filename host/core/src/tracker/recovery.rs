@@ -37,22 +37,6 @@ fn what_was_on_its_way_to_a_store_that_was_recreated_is_written_to_the_new_one()
 }
 
 #[test]
-fn a_late_copy_of_an_older_record_is_put_right() {
-    let mut sequence = 10;
-    let mut tracker = online(&mut sequence);
-    let record = tracker.known(&alice()).unwrap().record;
-    tracker.handle_found(&alice(), Some(&record));
-    assert_eq!(tracker.poll_write(), None, "the store has what it should have");
-    let older = StatusRecord { revision: record.revision - 1, ..record };
-    for found in [Some(&older), None] {
-        tracker.handle_found(&alice(), found);
-        assert_eq!(tracker.poll_write().map(|batch| batch.records), Some(vec![(alice(), record)]));
-        tracker.handle_written(&[Sequence(20)]);
-        assert_eq!(tracker.poll_transition(), None);
-    }
-}
-
-#[test]
 fn a_record_that_a_new_snapshot_lacks_is_written_again() {
     let mut sequence = 10;
     let mut tracker = online(&mut sequence);
