@@ -83,8 +83,8 @@ pub enum Outcome {
         /// The record's place in the store.
         sequence: Sequence,
     },
-    /// The cleanup of everything is settled everywhere.
-    Everything,
+    /// The cleanup of everything is settled everywhere, in this run.
+    Everything(Arc<str>),
     /// One plugin has settled a part of the cleanup of a dead instance.
     Lost {
         /// The plugin's name.
@@ -120,6 +120,10 @@ pub trait Plugins: Send + Sync + 'static {
 
     /// The instance was declared dead: its waiting session hooks are dropped and counted, without an outcome.
     fn drop_sessions(&self, instance: InstanceId);
+
+    /// The fresh start is no longer this host's: cleanups of everything that wait are dropped, without an outcome; one that
+    /// runs is cut.
+    fn abandon_everything(&self);
 
     /// What became of events. Waits until there is something; takes everything there is.
     fn outcomes(&self) -> futures_util::future::BoxFuture<'_, Vec<Outcome>>;

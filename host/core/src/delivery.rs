@@ -19,7 +19,8 @@
 //! - **the permit** ([`Delivery::handle_permit`]): status hooks and cleanups start only if their deadline lies within
 //!   it; session hooks go on. A `lost` cleanup that is withheld holds nobody back, as in backoff; `everything` does: a
 //!   receiver that heard of sessions before it would forget them;
-//! - **what leaves** ([`Delivery::handle_withdraw`], [`Delivery::handle_drop_sessions`]) is dropped without a settlement;
+//! - **what leaves** ([`Delivery::handle_withdraw`], [`Delivery::handle_drop_sessions`],
+//!   [`Delivery::handle_abandon_everything`]) is dropped without a settlement;
 //!   a call that runs ends by itself, and its event is settled or dropped, never repeated;
 //! - the breaker opens after [`BREAKER_AFTER`] failures of the receiver in a row; then there is one probe per `max_backoff`
 //!   (a reload is probed at once), and no call that fails uses an attempt, not even one that began before. Traps neither
@@ -63,6 +64,12 @@ struct Cleanup {
     due: Tick,
 }
 
+impl Cleanup {
+    fn is_everything(&self) -> bool {
+        matches!(&self.item.payload, Payload::Cleanup(sweep) if sweep.scope == Scope::Everything)
+    }
+}
+
 /// The queues of one plugin.
 pub struct Delivery {
     config: DeliveryConfig,
@@ -81,6 +88,8 @@ pub struct Delivery {
     /// How many of them are `everything`.
     barriers: usize,
     cleaning: bool,
+    /// The one that runs is an `everything` that was abandoned.
+    abandoned: bool,
     /// A cleanup is due and waits for the running calls to end.
     held: bool,
     running: Vec<Running>,
@@ -107,6 +116,7 @@ impl Delivery {
             cleanups: VecDeque::new(),
             barriers: 0,
             cleaning: false,
+            abandoned: false,
             held: false,
             running: Vec::new(),
             waiting: 0,
@@ -430,6 +440,7 @@ impl Delivery {
 
     fn cleanup_verdict(&mut self, now: Tick, verdict: Verdict) {
         self.cleaning = false;
+        let leaving = std::mem::take(&mut self.abandoned);
         let Some(cleanup) = self.cleanups.front_mut() else {
             return;
         };
@@ -440,6 +451,7 @@ impl Delivery {
                 let reason = DeadLetterReason::Rejected;
                 return self.finish_cleanup(Settlement::DeadLetter { reason, error, attempts });
             }
+            Verdict::Cut if leaving => return self.drop_cleanup(),
             Verdict::Cut => {
                 cleanup.item.tries -= 1;
                 cleanup.due = now;
@@ -455,6 +467,9 @@ impl Delivery {
             let (reason, attempts) = (DeadLetterReason::Crashed, cleanup.item.tries);
             return self.finish_cleanup(Settlement::DeadLetter { reason, error, attempts });
         }
+        if leaving {
+            return self.drop_cleanup();
+        }
         self.counters.retries += 1;
         let pause = match wish {
             Some(wish) => self.backoff.wished(wish),
@@ -469,9 +484,7 @@ impl Delivery {
             return;
         };
         self.waiting -= 1;
-        if let Payload::Cleanup(sweep) = &cleanup.item.payload {
-            self.barriers -= usize::from(sweep.scope == Scope::Everything);
-        }
+        self.barriers -= usize::from(cleanup.is_everything());
         self.settled.push_back(Settled { payload: cleanup.item.payload, settlement });
     }
 

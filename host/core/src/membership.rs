@@ -70,6 +70,8 @@ pub struct Membership {
     boot: Option<(Sequence, BootRecord)>,
     /// A write of `boot` is on its way.
     boot_writing: bool,
+    /// One was refused: what is known of `boot` is not what is there. It is being read.
+    boot_stale: bool,
     /// The generation that this instance belongs to; 0 before it has joined one.
     joined: u64,
     /// The fresh start that it belongs to.
@@ -78,6 +80,8 @@ pub struct Membership {
     met: u64,
     /// The plugins have cleaned up everything; the documents of all sessions are gone.
     everything: (bool, bool),
+    /// The fresh start under way here.
+    run: Option<Arc<str>>,
     boot_due: Option<Tick>,
     lease: Lease,
     peers: Peers,
@@ -104,10 +108,12 @@ impl Membership {
             wipes: 0,
             boot: None,
             boot_writing: false,
+            boot_stale: false,
             joined: 0,
             start: 0,
             met: 0,
             everything: (false, false),
+            run: None,
             boot_due: None,
             lease: Lease::new(config.instance_ttl),
             peers: Peers::default(),
@@ -146,6 +152,7 @@ impl Membership {
             return;
         }
         let begins = matches!(self.phase, Phase::Loading | Phase::CreatingMeta);
+        self.boot_stale = false;
         if begins {
             self.epoch = meta.epoch;
         } else if meta.epoch != self.epoch {
@@ -361,10 +368,12 @@ impl Membership {
         }
     }
 
-    /// The hook `cleanup` with `everything` is settled for every plugin.
-    pub fn handle_everything_settled(&mut self) {
-        self.everything.0 = true;
-        self.open();
+    /// The hook `cleanup` with `everything` is settled for every plugin, for this run.
+    pub fn handle_everything_settled(&mut self, run: &str) {
+        if self.run.as_deref() == Some(run) {
+            self.everything.0 = true;
+            self.open();
+        }
     }
 
     /// The documents of all sessions are gone.
@@ -673,9 +682,20 @@ impl Membership {
         self.cleanups.abandon();
         self.effects.push_back(MembershipEffect::Permit(Tick(0)));
         self.effects.push_back(MembershipEffect::Wiped);
-        if matches!(self.phase, Phase::Cleaning | Phase::Opening | Phase::WaitingForBoot) {
-            self.phase = Phase::Surveying;
+        match self.phase {
+            Phase::Cleaning | Phase::Opening => self.abandon_start(Phase::Surveying),
+            Phase::WaitingForBoot => self.phase = Phase::Surveying,
+            _ => {}
         }
+    }
+
+    /// The fresh start is another instance's now, or nobody's: its `everything` runs no more, or it would have receivers
+    /// forget who has come since.
+    fn abandon_start(&mut self, next: Phase) {
+        self.phase = next;
+        self.boot_due = None;
+        self.run = None;
+        self.effects.push_back(MembershipEffect::Abandon);
     }
 
     fn take(&mut self, now: Now, key: &Key, sequence: Sequence, document: &Document) {
@@ -723,8 +743,7 @@ impl Membership {
             self.die();
         }
         if matches!(self.phase, Phase::Cleaning | Phase::Opening) && boot.by != self.instance {
-            self.phase = Phase::WaitingForBoot;
-            self.boot_due = None;
+            self.abandon_start(Phase::WaitingForBoot);
         }
     }
 
@@ -787,6 +806,9 @@ impl Membership {
             }
             Phase::Left | Phase::Failed | Phase::Reborn => {}
             _ => {
+                if matches!(self.phase, Phase::Cleaning | Phase::Opening) {
+                    self.abandon_start(Phase::Reborn);
+                }
                 self.phase = Phase::Reborn;
                 self.boot_due = None;
                 self.cleanups.abandon();
@@ -947,6 +969,7 @@ impl Membership {
         if !matches!(self.phase, Phase::Surveying | Phase::WaitingForBoot)
             || !self.lease.is_valid(now.tick)
             || self.boot_writing
+            || self.boot_stale
         {
             return;
         }
@@ -1011,10 +1034,10 @@ impl Membership {
     fn boot_written(&mut self, now: Now, boot: BootRecord, result: Result<Sequence, NotWritten>) {
         self.boot_writing = false;
         let Ok(sequence) = result else {
-            // Somebody else was first: look what he wrote.
+            // Somebody else was first, or the store was recreated: look what is there.
+            self.boot_stale = true;
             if self.phase == Phase::Opening {
-                self.phase = Phase::Surveying;
-                self.boot_due = None;
+                self.abandon_start(Phase::Surveying);
             }
             if !self.is_over() {
                 self.effects.push_back(MembershipEffect::Load);
@@ -1044,7 +1067,9 @@ impl Membership {
         self.boot_due = Some(now.tick + self.config.boot_timeout);
         self.counters.fresh_starts += 1;
         let run = format!("{:x}-{}-0", self.epoch, boot.generation);
-        self.effects.push_back(MembershipEffect::Everything(run.into()));
+        let run: Arc<str> = run.into();
+        self.run = Some(run.clone());
+        self.effects.push_back(MembershipEffect::Everything(run));
         self.effects.push_back(MembershipEffect::PurgeAll);
     }
 

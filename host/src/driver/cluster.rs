@@ -160,6 +160,7 @@ impl Driver {
                 let sweep = Sweep { cause, scope, chunk: 0, last: true, run };
                 self.plugins.submit(plugins::Event::Cleanup(sweep.into()));
             }
+            MembershipEffect::Abandon => self.plugins.abandon_everything(),
             MembershipEffect::PurgeAll => self.purge_all(),
             MembershipEffect::Own(partition, claim) => self.own(now, partition, claim),
             MembershipEffect::Adopt(id, claim) => {

@@ -357,7 +357,7 @@ impl Driver {
                     partition.settled(&plugin, &user, sequence);
                 }
             }
-            Outcome::Everything => self.membership.handle_everything_settled(),
+            Outcome::Everything(run) => self.membership.handle_everything_settled(&run),
             Outcome::Lost { plugin, instance, chunk } => {
                 let now = self.clock.now();
                 self.membership.handle_cleanup_settled(now, &plugin, instance, chunk);

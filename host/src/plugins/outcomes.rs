@@ -64,7 +64,7 @@ impl Shared {
     fn outcome(&self) -> Outcome {
         match self {
             Shared::Session(session, hook) => Outcome::Session { session: session.clone(), hook: *hook },
-            Shared::Everything(_) => Outcome::Everything,
+            Shared::Everything(run) => Outcome::Everything(run.clone()),
         }
     }
 }
@@ -103,6 +103,11 @@ impl Outcomes {
     /// These sessions' events may have been dropped: nobody waits for the plugins that have not settled them.
     pub(super) fn forget_sessions(&self, instance: InstanceId) {
         self.lock().shared.retain(|_, left| left.instance != Some(instance));
+    }
+
+    /// Cleanups of everything may have been dropped: nobody waits for the plugins that have not settled them.
+    pub(super) fn forget_everything(&self) {
+        self.lock().shared.retain(|shared, _| !matches!(shared, Shared::Everything(_)));
     }
 
     /// So many plugins are about to withdraw a partition, and will say when they have.
@@ -233,16 +238,17 @@ mod tests {
         let outcomes = Outcomes::default();
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let everything = || std::iter::once(sweep(Scope::Everything));
+        let outcome = || Outcome::Everything("1-1-0".into());
         outcomes.expect(&sweep(Scope::Everything), 2);
         outcomes.settle(&a, everything());
         outcomes.expect(&sweep(Scope::Everything), 1);
         outcomes.settle(&a, everything());
         assert_eq!(taken(&outcomes), []);
         outcomes.settle(&b, everything());
-        assert_eq!(taken(&outcomes), [Outcome::Everything, Outcome::Everything]);
+        assert_eq!(taken(&outcomes), [outcome(), outcome()]);
         outcomes.expect(&sweep(Scope::Everything), 1);
         outcomes.settle(&a, everything());
-        assert_eq!(taken(&outcomes), [Outcome::Everything]);
+        assert_eq!(taken(&outcomes), [outcome()]);
         assert!(outcomes.lock().shared.is_empty());
     }
 
@@ -253,7 +259,7 @@ mod tests {
         outcomes.refuse("gone", &sweep(Scope::Lost { instance, sessions: Arc::default() }));
         outcomes.refuse("gone", &sweep(Scope::Everything));
         let lost = Outcome::Lost { plugin: "gone".into(), instance, chunk: 2 };
-        assert_eq!(taken(&outcomes), [lost, Outcome::Everything]);
+        assert_eq!(taken(&outcomes), [lost, Outcome::Everything("1-1-0".into())]);
     }
 
     #[test]

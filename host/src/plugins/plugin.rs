@@ -204,6 +204,27 @@ impl Plugin {
         }
     }
 
+    /// Drops the cleanups of everything that wait; one that runs is cut.
+    pub(super) fn abandon_everything(&self) {
+        let mut state = self.lock();
+        let dropped = state.delivery.handle_abandon_everything();
+        if let Some(job) = state.delivery.abandoned_job() {
+            state.seats.iter().for_each(|seat| seat.cut(job));
+        }
+        let wake = dropped > 0 && state.sleeping > 0;
+        drop(state);
+        if dropped > 0 {
+            let plugin = &*self.name;
+            tracing::warn!(
+                plugin,
+                "the cleanup of everything was dropped: the fresh start is another host's"
+            );
+        }
+        if wake {
+            self.work.notify_last();
+        }
+    }
+
     /// Hands in a verdict and takes the next job, all under one lock. Without a job the worker must call
     /// [`Plugin::sleep`] and then come back with `slept`.
     pub(super) fn exchange(

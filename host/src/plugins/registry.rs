@@ -163,6 +163,11 @@ impl Plugins for PluginSet {
         self.surroundings.outcomes.forget_sessions(instance);
     }
 
+    fn abandon_everything(&self) {
+        self.plugins.iter().for_each(|plugin| plugin.abandon_everything());
+        self.surroundings.outcomes.forget_everything();
+    }
+
     fn outcomes(&self) -> BoxFuture<'_, Vec<Outcome>> {
         self.surroundings.outcomes.take().boxed()
     }

@@ -375,7 +375,7 @@ async fn an_event_that_no_plugin_wants_is_settled_at_once() {
         run: "1-1-0".into(),
     };
     running.set.submit(Payload::Cleanup(sweep.into()));
-    assert_eq!(running.outcomes(1).await, [Outcome::Everything]);
+    assert_eq!(running.outcomes(1).await, [Outcome::Everything("1-1-0".into())]);
 }
 
 #[tokio::test]

@@ -80,7 +80,7 @@ impl Shared {
     fn outcome(&self) -> Outcome {
         match self {
             Shared::Session(_, session, hook) => Outcome::Session { session: session.clone(), hook: *hook },
-            Shared::Everything(_) => Outcome::Everything,
+            Shared::Everything(run) => Outcome::Everything(run.clone()),
         }
     }
 }
@@ -356,6 +356,19 @@ impl Plugins for SimPlugins {
         }
         state.shared.retain(|shared, _| !matches!(shared, Shared::Session(of, ..) if *of == instance));
         self.settle(state);
+    }
+
+    fn abandon_everything(&self) {
+        let state = &mut *lock(&self.state);
+        for (at, one) in state.plugins.iter_mut().enumerate() {
+            if one.delivery.handle_abandon_everything() > 0 {
+                self.world.journal.count("everything abandoned");
+            }
+            state.cut.extend(one.delivery.abandoned_job().map(|job| (at, job)));
+        }
+        state.shared.retain(|shared, _| !matches!(shared, Shared::Everything(_)));
+        self.settle(state);
+        self.work.notify_one();
     }
 
     fn outcomes(&self) -> BoxFuture<'_, Vec<Outcome>> {

@@ -2,7 +2,7 @@
 //! instance that was declared dead. They are dropped without a settlement; what runs ends by itself and is not repeated.
 
 use super::lanes::State;
-use super::{Delivery, JobId, Payload};
+use super::{Cleanup, Delivery, JobId, Payload};
 use crate::ids::{InstanceId, PartitionId};
 
 impl Delivery {
@@ -37,6 +37,25 @@ impl Delivery {
         dropped
     }
 
+    /// The fresh start is no longer this host's: every `everything` that waits is dropped. Returns how many. A call that
+    /// runs ends, is settled or dropped, and is not repeated.
+    pub fn handle_abandon_everything(&mut self) -> usize {
+        let before = self.cleanups.len();
+        let mut runs = self.cleaning;
+        self.cleanups.retain(|cleanup| std::mem::take(&mut runs) || !cleanup.is_everything());
+        let dropped = before - self.cleanups.len();
+        self.abandoned = self.cleaning && self.cleanups.front().is_some_and(Cleanup::is_everything);
+        self.barriers = usize::from(self.abandoned);
+        self.waiting -= dropped;
+        self.counters.dropped += dropped as u64;
+        dropped
+    }
+
+    /// The call of an `everything` that was abandoned while it ran.
+    pub fn abandoned_job(&self) -> Option<JobId> {
+        self.running.iter().find(|one| self.abandoned && one.lane.is_none()).map(|one| one.job)
+    }
+
     /// Drops what waits in these lanes; returns how much that was.
     fn clear(&mut self, lanes: &[u32]) -> usize {
         let mut dropped = 0;
@@ -57,6 +76,15 @@ impl Delivery {
         self.pauses.retain(|(_, slot)| lanes.is_used(*slot));
         self.waiting -= dropped;
         dropped
+    }
+
+    /// A cleanup that was abandoned while it ran has ended without a settlement.
+    pub(super) fn drop_cleanup(&mut self) {
+        if self.cleanups.pop_front().is_some() {
+            self.waiting -= 1;
+            self.barriers -= 1;
+            self.counters.dropped += 1;
+        }
     }
 
     /// A call that left has ended without a settlement.

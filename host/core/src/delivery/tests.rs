@@ -632,6 +632,35 @@ fn a_partition_that_comes_back_is_told_in_order_and_may_repeat_what_still_runs()
 }
 
 #[test]
+fn everything_that_was_abandoned_is_dropped_and_holds_nobody_back() {
+    let mut delivery = Delivery::new(config(), 1);
+    delivery.handle_event(Tick(0), sweep(Scope::Everything, 0));
+    let running = jobs(&mut delivery, 0);
+    for payload in [online("a", 1), lost(1), sweep(Scope::Everything, 2)] {
+        delivery.handle_event(Tick(0), payload);
+    }
+    assert_eq!(delivery.abandoned_job(), None);
+    assert_eq!(delivery.handle_abandon_everything(), 1, "the second; the first runs");
+    assert_eq!(delivery.abandoned_job(), Some(running[0].0));
+    assert_eq!(jobs(&mut delivery, 0), [], "it runs alone to its end");
+    delivery.handle_verdict(Tick(0), running[0].0, Verdict::Cut);
+    assert_eq!(settled(&mut delivery), []);
+    assert_eq!((delivery.unsettled(), delivery.counters().dropped), (2, 2));
+    let cleanup = jobs(&mut delivery, 0);
+    assert_eq!(names(&cleanup), [("cleanup 1", 1)]);
+    delivery.handle_verdict(Tick(0), cleanup[0].0, Verdict::Delivered);
+    assert_eq!(names(&jobs(&mut delivery, 0)), [("a 1", 1)]);
+    // One that was delivered all the same is settled.
+    let mut delivery = Delivery::new(config(), 1);
+    delivery.handle_event(Tick(0), sweep(Scope::Everything, 0));
+    let running = jobs(&mut delivery, 0);
+    assert_eq!(delivery.handle_abandon_everything(), 0);
+    delivery.handle_verdict(Tick(0), running[0].0, Verdict::Delivered);
+    assert_eq!(settled(&mut delivery), [("cleanup 0".to_owned(), Settlement::Delivered)]);
+    assert_eq!(delivery.unsettled(), 0);
+}
+
+#[test]
 fn the_sessions_of_a_dead_instance_are_dropped_and_counted() {
     let mut delivery = Delivery::new(config(), 1);
     for payload in [connected(1), connected(2), disconnected(2), connected(3), online("alice", 1)] {

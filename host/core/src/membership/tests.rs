@@ -222,6 +222,80 @@ fn another_host_takes_over_the_fresh_start_of_one_that_dies() {
     assert_eq!(world.member(11).generation(), 3);
 }
 
+/// A host that has declared a fresh start and waits for its plugins.
+fn cleaner() -> Membership {
+    let mut world = World::new();
+    world.start(1);
+    let mut member = Membership::new(world.member(1).config.clone());
+    let me = Key::Instance(InstanceId(1));
+    let layout = member.config.layout;
+    let documents =
+        [(Key::Meta, Sequence(1), Document::Meta(MetaRecord { format: FORMAT, layout, epoch: 1 }))];
+    let closed = BootRecord { generation: 6, phase: BootPhase::Closed, by: InstanceId(5), start: 6 };
+    member.handle_start(Now::at(1));
+    member.handle_loaded(Now::at(1), &documents);
+    member.handle_update(Now::at(1), &update(Key::Boot, 2, Document::Boot(closed)));
+    let renewal = std::iter::from_fn(|| member.poll_effect())
+        .find_map(|effect| match effect {
+            MembershipEffect::Renew { record, .. } => Some(record),
+            _ => None,
+        })
+        .unwrap();
+    member.handle_renewed(Now::at(1), renewal.renewal, Some(Ok(Sequence(3))));
+    member.handle_update(Now::at(1), &update(me, 3, Document::Instance(renewal)));
+    let declared = std::iter::from_fn(|| member.poll_effect())
+        .find_map(|effect| match effect {
+            MembershipEffect::Declare { boot, .. } => Some(boot),
+            _ => None,
+        })
+        .unwrap();
+    member.handle_written(Now::at(1), &Key::Boot, &Document::Boot(declared), Ok(Sequence(4)));
+    assert_eq!(member.poll_effect(), Some(MembershipEffect::Everything("1-7-0".into())));
+    assert_eq!(member.poll_effect(), Some(MembershipEffect::PurgeAll));
+    member
+}
+
+fn update(key: Key, sequence: u64, document: Document) -> Update {
+    Update { key, sequence: Sequence(sequence), change: Change::Put(document) }
+}
+
+#[test]
+fn a_fresh_start_that_another_took_over_is_abandoned() {
+    let mut member = cleaner();
+    let boot = BootRecord { generation: 8, phase: BootPhase::Cleaning, by: InstanceId(2), start: 8 };
+    member.handle_update(Now::at(2), &update(Key::Boot, 5, Document::Boot(boot)));
+    assert_eq!(member.poll_effect(), Some(MembershipEffect::Abandon));
+    member.handle_everything_settled("1-7-0");
+    member.handle_all_purged();
+    assert_eq!(member.poll_effect(), None, "what its plugins say now opens nothing");
+}
+
+#[test]
+fn what_another_run_settles_opens_nothing() {
+    let mut member = cleaner();
+    member.handle_all_purged();
+    member.handle_everything_settled("1-6-0");
+    assert_eq!(member.poll_effect(), None);
+    member.handle_everything_settled("1-7-0");
+    assert!(matches!(member.poll_effect(), Some(MembershipEffect::Write { key: Key::Boot, .. })));
+}
+
+#[test]
+fn a_boot_record_that_was_refused_is_read_before_anything_is_decided_from_it() {
+    let mut member = cleaner();
+    member.handle_everything_settled("1-7-0");
+    member.handle_all_purged();
+    let Some(MembershipEffect::Write { key, document, .. }) = member.poll_effect() else {
+        panic!("no write")
+    };
+    // The store was recreated meanwhile: the old record of this instance says nothing any more.
+    member.handle_written(Now::at(2), &key, &document, Err(NotWritten::Conflict(Sequence(0))));
+    assert_eq!(member.poll_effect(), Some(MembershipEffect::Abandon));
+    assert_eq!(member.poll_effect(), Some(MembershipEffect::Load));
+    member.handle_timeout(Now::at(3));
+    assert_eq!(member.poll_effect(), None, "no second `everything`");
+}
+
 #[test]
 fn a_cleanup_is_resumed_where_it_stands() {
     let mut world = three();

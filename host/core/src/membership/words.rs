@@ -109,6 +109,8 @@ pub enum MembershipEffect {
     /// Run the hook `cleanup` with `everything`; answer with
     /// [`handle_everything_settled`](super::Membership::handle_everything_settled). The text is part of its event id.
     Everything(Arc<str>),
+    /// The fresh start is not this instance's any more: drop the `everything` that waits or runs, nobody hears of it.
+    Abandon,
     /// Remove the documents of all sessions; answer with
     /// [`handle_all_purged`](super::Membership::handle_all_purged).
     PurgeAll,

@@ -280,7 +280,7 @@ impl World {
             }
             MembershipEffect::Everything(run) => {
                 self.everything.push((number, run.to_string()));
-                self.member(number).handle_everything_settled();
+                self.member(number).handle_everything_settled(&run);
             }
             MembershipEffect::PurgeAll => {
                 self.sessions.clear();
