@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Delivery is that of core NATS: at most once, to those who listen at the time. [`Message::publish`] returns when the
-//! connection has taken the message; what was certainly not sent is an error. Since a hook may run again, so may its
+//! server has taken the message; what was certainly not sent is an error. Since a hook may run again, so may its
 //! messages be sent again: the host gives each a header `Presence-Event-Id` and a `Nats-Msg-Id` made of the event's id
 //! and of how many messages the call sent before it, so that a JetStream stream drops repeats if the call sends the same
 //! messages in the same order.
@@ -35,13 +35,14 @@ pub const MAX_PAYLOAD: usize = 64 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The plugin has no grant for the subject: presence.toml has to change. Or it is no subject to publish to.
+    /// The plugin has no grant for the subject: presence.toml has to change. Or it is no subject to publish to, or a
+    /// header that only the host sets, or `configure` tried to publish.
     #[error("messaging denied: {0} (the host's log names the line to add to presence.toml)")]
     Denied(String),
     /// More than the host or the NATS server takes.
     #[error("messaging limit: {0}")]
     TooLarge(String),
-    /// NATS cannot be reached. Whether the message was sent is not known, but most likely not.
+    /// NATS cannot be reached: the message was not sent, or nobody knows whether it was.
     #[error("messaging unavailable: {0}")]
     Unavailable(String),
     /// [`Message::json`] was given what can't be JSON.

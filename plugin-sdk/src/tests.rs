@@ -124,6 +124,8 @@ fn keys_come_page_by_page() {
     }
     let keys: Vec<String> = bucket.keys("a/").collect::<Result<_, _>>().unwrap();
     assert_eq!(keys, (0..8).map(|number| format!("a/{number}")).collect::<Vec<_>>());
+    let rest: Vec<String> = bucket.keys_after("a/", "a/4").collect::<Result<_, _>>().unwrap();
+    assert_eq!(rest, ["a/5", "a/6", "a/7"]);
     testing::keyvalue::disturb(Some(Fault::Before(1)));
     let found: Vec<_> = bucket.keys("a/").collect();
     testing::keyvalue::disturb(None);

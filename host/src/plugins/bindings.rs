@@ -17,4 +17,5 @@ wasmtime::component::bindgen!({
 });
 
 pub use exports::presence::plugin as hooks;
-pub use presence::plugin::{keyvalue, log, messaging, presence, types};
+pub use presence::plugin::presence as statuses;
+pub use presence::plugin::{keyvalue, log, messaging, types};

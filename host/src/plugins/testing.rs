@@ -80,6 +80,7 @@ pub(crate) fn settings(name: &str, path: PathBuf) -> PluginSettings {
         path,
         config: "{}".to_owned(),
         initial: Initial::Current,
+        interval: None,
         grants: Grants::default(),
         limits: Limits { memory: 16 << 20, deadline: Duration::from_millis(200), log: 4096 },
         delivery: DeliverySettings {

@@ -45,6 +45,31 @@ async fn two_hosts_see_the_same_and_no_increment_is_lost() {
 }
 
 #[tokio::test]
+async fn of_two_hosts_that_compare_and_set_one_wins_every_time() {
+    let (Some(one), Some(other)) = (client().await, client().await) else { return };
+    let prefix = fresh();
+    let hosts = [open(&one, &prefix).await, open(&other, &prefix).await];
+    let mut expected = None;
+    for round in 0..50_u32 {
+        let value = |host: u8| format!("{round} {host}").into_bytes();
+        let (first, second) = futures_util::join!(
+            hosts[0].compare_and_set(BUCKET, "k", expected, value(0)),
+            hosts[1].compare_and_set(BUCKET, "k", expected, value(1)),
+        );
+        let (winner, version) = match (first.unwrap(), second.unwrap()) {
+            (Some(version), None) => (0, version),
+            (None, Some(version)) => (1, version),
+            both => panic!("round {round}: {both:?}"),
+        };
+        for host in &hosts {
+            let entry = host.get(BUCKET, "k").await.unwrap().unwrap();
+            assert_eq!((entry.value, entry.version), (value(winner), version), "round {round}");
+        }
+        expected = Some(version);
+    }
+}
+
+#[tokio::test]
 async fn a_bucket_is_bounded_in_keys() {
     let Some(client) = client().await else { return };
     let store = open(&client, &fresh()).await.with_max_keys(10);
