@@ -22,6 +22,7 @@ pub mod bindings {
             path: ["wit/0.1.0", "wit/sdk"],
             world: "presence:sdk/imports",
             generate_unused_types: true,
+            generate_all,
         });
     }
 
@@ -32,6 +33,7 @@ pub mod bindings {
                     path: ["wit/0.1.0", "wit/sdk"],
                     world: $world,
                     pub_export_macro: true,
+                    generate_all,
                     with: {
                         "presence:plugin/types@0.1.0": crate::guest::bindings::imports::presence::plugin::types,
                     },
@@ -59,6 +61,7 @@ pub mod bindings {
             path: ["wit/0.1.0", "wit/sdk"],
             world: "presence:sdk/configure",
             pub_export_macro: true,
+            generate_all,
         });
         pub use self::exports::presence::plugin::configure::Guest;
     }
