@@ -15,8 +15,10 @@ use crate::driver::{Driver, DriverConfig, Ending, Event, Handle};
 use crate::gateway::{self, AdminDeps, BindError, Listeners};
 use crate::plugins::keyvalue::memory::MemoryKeyValue;
 use crate::plugins::keyvalue::nats::NatsKeyValue;
-use crate::plugins::keyvalue::{KeyValue, KeyValueError};
-use crate::plugins::{self, CompileMode, PluginError, PluginSet};
+use crate::plugins::keyvalue::KeyValueError;
+use crate::plugins::messaging::nats::NatsMessaging;
+use crate::plugins::presence::StoreStatuses;
+use crate::plugins::{self, Backends, CompileMode, PluginError, PluginSet};
 use crate::settings::{ClusterSettings, Initial, Settings, StoreKind};
 use crate::store::SharedStore;
 use crate::store::memory::MemoryStore;
@@ -46,15 +48,24 @@ pub enum BuildError {
     KeyValue(#[from] KeyValueError),
 }
 
-/// The store of documents, and that of the plugins' own keys beside it.
-async fn open_store(cluster: &ClusterSettings) -> Result<(SharedStore, Arc<dyn KeyValue>), BuildError> {
+/// The store of documents, and what plugins are given beside it.
+async fn open_store(cluster: &ClusterSettings) -> Result<(SharedStore, Backends), BuildError> {
     let layout = Layout { partitions: cluster.partitions, leaves: cluster.leaves };
     match &cluster.store {
-        StoreKind::Memory => Ok((Arc::new(MemoryStore::new()), Arc::new(MemoryKeyValue::default()))),
+        StoreKind::Memory => {
+            let store: SharedStore = Arc::new(MemoryStore::new());
+            let statuses = Arc::new(StoreStatuses::new(store.clone(), layout));
+            let keyvalue = Arc::new(MemoryKeyValue::default());
+            Ok((store, Backends { keyvalue, messaging: None, statuses }))
+        }
         StoreKind::Nats(nats) => {
             let store = NatsStore::connect(nats, layout).await?;
             let keyvalue = NatsKeyValue::open(store.client().clone(), &nats.prefix, nats.replicas).await?;
-            Ok((Arc::new(store), Arc::new(keyvalue)))
+            let messaging = NatsMessaging::new(store.publisher());
+            let store: SharedStore = Arc::new(store);
+            let statuses = Arc::new(StoreStatuses::new(store.clone(), layout));
+            let (keyvalue, messaging) = (Arc::new(keyvalue), Arc::new(messaging));
+            Ok((store, Backends { keyvalue, messaging: Some(messaging), statuses }))
         }
     }
 }
@@ -78,11 +89,11 @@ impl App {
     /// Connects to the store, loads the plugins, then binds.
     pub async fn build(settings: Settings, compile: CompileMode) -> Result<App, BuildError> {
         let clock = Clock::machine();
-        let (store, keyvalue) = open_store(&settings.cluster).await?;
+        let (store, backends) = open_store(&settings.cluster).await?;
         let deps = plugins::Deps {
             data_dir: settings.host.data_dir.clone(),
             store: store.clone(),
-            keyvalue,
+            backends,
             compile,
             clock: clock.clone(),
         };

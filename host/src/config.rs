@@ -10,6 +10,7 @@ use crate::settings::{ClusterSettings, HostSettings, PresenceSettings, Settings,
 
 mod auth;
 mod cluster;
+mod messaging;
 mod plugin;
 mod reader;
 mod values;

@@ -13,12 +13,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use presence_core::events::Hook;
 use presence_core::ids::{InstanceId, PartitionId, Sequence, SessionId, UserId};
 use presence_core::time::Tick;
 
 mod admission;
+mod backends;
 mod bindings;
 mod cache;
 mod compile;
@@ -36,10 +38,12 @@ mod limits;
 mod linker;
 mod loading;
 mod log;
+pub mod messaging;
 pub mod metrics;
 mod outcomes;
 mod permit;
 mod plugin;
+pub mod presence;
 mod problem;
 mod registry;
 mod stdio;
@@ -51,6 +55,7 @@ mod watch;
 mod worker;
 mod yardstick;
 
+pub use backends::Backends;
 pub use compile::{COMPILE_VERB, CompileError, CompileMode, compile_in_this_process};
 pub use loading::PluginDescription;
 pub use problem::{PluginError, Problem};
@@ -61,7 +66,8 @@ pub use yardstick::time_bare_calls;
 pub use presence_core::delivery::Payload as Event;
 
 /// What became of an event, once for each event given to `submit`, whatever the number of plugins: it comes when
-/// every plugin that exports the hook has taken it, rejected it or given it up (at once when there is none).
+/// every plugin that exports the hook has taken it, rejected it or given it up (at once when there is none). A tick has
+/// none: nobody waits for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// A session hook is settled everywhere.
@@ -103,6 +109,9 @@ pub trait Plugins: Send + Sync + 'static {
     /// Names of the plugins and the hooks each exports.
     fn hooks(&self) -> Vec<(Arc<str>, BTreeSet<Hook>)>;
 
+    /// Names of the plugins that export `tick`, and the interval of each.
+    fn intervals(&self) -> Vec<(Arc<str>, Duration)>;
+
     /// Queues an event for every plugin that exports its hook. Never blocks.
     fn submit(&self, event: Event);
 
@@ -113,7 +122,7 @@ pub trait Plugins: Send + Sync + 'static {
     /// then are cut off, which uses no attempt. Before the first call nothing holds them back.
     fn permit(&self, until: Tick);
 
-    /// The partition goes to another instance: its waiting status hooks are dropped without an [`Outcome::Status`] (the
+    /// The partition goes to another instance: its waiting status hooks and ticks are dropped without an [`Outcome::Status`] (the
     /// next owner repeats them), running ones end by themselves or, with `cut`, at once.
     /// [`Outcome::Withdrawn`] follows when none is left.
     fn withdraw(&self, partition: PartitionId, cut: bool);

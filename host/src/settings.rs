@@ -218,6 +218,8 @@ pub struct PluginSettings {
     pub config: String,
     /// What a new plugin is told of present users.
     pub initial: Initial,
+    /// How often `tick` runs, 1 s to 1 d; none: not said.
+    pub interval: Option<Duration>,
     /// `[plugin.grants]`
     pub grants: Grants,
     /// `[plugin.limits]`
@@ -233,10 +235,21 @@ impl std::fmt::Debug for PluginSettings {
             .field("name", &self.name)
             .field("path", &self.path)
             .field("initial", &self.initial)
+            .field("interval", &self.interval)
             .field("grants", &self.grants)
             .field("limits", &self.limits)
             .field("delivery", &self.delivery)
             .finish_non_exhaustive()
+    }
+}
+
+impl PluginSettings {
+    /// How often `tick` runs, if nothing is said.
+    pub const INTERVAL: Duration = Duration::from_secs(60);
+
+    /// How often `tick` runs.
+    pub fn interval(&self) -> Duration {
+        self.interval.unwrap_or(PluginSettings::INTERVAL)
     }
 }
 
@@ -256,6 +269,10 @@ pub struct Grants {
     pub http: Vec<HttpGrant>,
     /// Buckets of the plugin's own keyvalue.
     pub keyvalue: Vec<String>,
+    /// Patterns of NATS subjects that may be published to, each with a first token that is no wildcard.
+    pub messaging: Vec<String>,
+    /// Whether statuses of users may be looked up.
+    pub presence: bool,
 }
 
 /// One origin.

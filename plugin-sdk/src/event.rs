@@ -137,6 +137,16 @@ pub enum Scope {
     },
 }
 
+/// The interval of the plugin has passed once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tick {
+    /// For when this one is, in milliseconds since 1970, UTC: a multiple of the interval. Ticks may be left out (while
+    /// no host is there, or while one fails for longer than the interval); none is due before an older one.
+    pub due: u64,
+    /// The `interval` of the plugin's entry in presence.toml, in milliseconds.
+    pub interval_ms: u64,
+}
+
 /// About the call itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {

@@ -18,16 +18,22 @@ use crate::event;
 #[allow(missing_docs, unsafe_code, clippy::all)]
 pub mod bindings {
     pub mod imports {
-        wit_bindgen::generate!({ path: "wit", world: "sdk-imports", generate_unused_types: true });
+        wit_bindgen::generate!({
+            path: ["wit/0.1.0", "wit/sdk"],
+            world: "presence:sdk/imports",
+            generate_unused_types: true,
+            generate_all,
+        });
     }
 
     macro_rules! export {
         ($name:ident, $world:literal, $event:path) => {
             pub mod $name {
                 wit_bindgen::generate!({
-                    path: "wit",
+                    path: ["wit/0.1.0", "wit/sdk"],
                     world: $world,
                     pub_export_macro: true,
+                    generate_all,
                     with: {
                         "presence:plugin/types@0.1.0": crate::guest::bindings::imports::presence::plugin::types,
                     },
@@ -38,25 +44,31 @@ pub mod bindings {
         };
     }
 
-    export!(session_connected, "sdk-session-connected", crate::guest::types::Session);
+    export!(session_connected, "presence:sdk/session-connected", crate::guest::types::Session);
     export!(
         session_disconnected,
-        "sdk-session-disconnected",
+        "presence:sdk/session-disconnected",
         self::exports::presence::plugin::session_disconnected::Disconnect
     );
-    export!(cleanup, "sdk-cleanup", self::exports::presence::plugin::cleanup::Sweep);
-    export!(user_online, "sdk-user-online", crate::guest::types::StatusChange);
-    export!(user_idle, "sdk-user-idle", crate::guest::types::StatusChange);
-    export!(user_offline, "sdk-user-offline", crate::guest::types::StatusChange);
+    export!(cleanup, "presence:sdk/cleanup", self::exports::presence::plugin::cleanup::Sweep);
+    export!(user_online, "presence:sdk/user-online", crate::guest::types::StatusChange);
+    export!(user_idle, "presence:sdk/user-idle", crate::guest::types::StatusChange);
+    export!(user_offline, "presence:sdk/user-offline", crate::guest::types::StatusChange);
+    export!(tick, "presence:sdk/tick", self::exports::presence::plugin::tick::Beat);
 
     pub mod configure {
-        wit_bindgen::generate!({ path: "wit", world: "sdk-configure", pub_export_macro: true });
+        wit_bindgen::generate!({
+            path: ["wit/0.1.0", "wit/sdk"],
+            world: "presence:sdk/configure",
+            pub_export_macro: true,
+            generate_all,
+        });
         pub use self::exports::presence::plugin::configure::Guest;
     }
 }
 
 pub use bindings::imports::presence::plugin::types::{Context, HookError};
-pub(crate) use bindings::imports::presence::plugin::{keyvalue, log, types};
+pub(crate) use bindings::imports::presence::plugin::{keyvalue, log, messaging, presence, types};
 
 /// The one plugin of this guest, once it is made.
 pub struct State<T>(RefCell<Option<T>>);
@@ -273,5 +285,13 @@ impl Plain for bindings::cleanup::Event {
             },
         };
         event::Cleanup { cause: self.cause, scope, chunk: self.chunk, last: self.last }
+    }
+}
+
+impl Plain for bindings::tick::Event {
+    type Plain = event::Tick;
+
+    fn plain(self) -> event::Tick {
+        event::Tick { due: self.due, interval_ms: self.interval_ms }
     }
 }

@@ -100,6 +100,11 @@ impl Bucket {
     pub fn keys(&self, prefix: impl Into<String>) -> Keys<'_> {
         Keys { bucket: self, prefix: prefix.into(), page: Vec::new().into_iter(), next: None, done: false }
     }
+
+    /// The same, of the keys that come after `after` only: to go on where an earlier call stopped.
+    pub fn keys_after(&self, prefix: impl Into<String>, after: impl Into<String>) -> Keys<'_> {
+        Keys { next: Some(after.into()), ..self.keys(prefix) }
+    }
 }
 
 /// The keys of a bucket; see [`Bucket::keys`]. Ends after the first error.

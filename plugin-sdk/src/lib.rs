@@ -38,6 +38,7 @@
 //! | `session_disconnected` | [`SessionDisconnected`] |
 //! | `cleanup` | [`Cleanup`] |
 //! | `user_online`, `user_idle`, `user_offline` | [`StatusChange`] |
+//! | `tick` | [`Tick`]: every `interval`, on one host of the deployment |
 //!
 //! Each is `fn name(&self, ctx: &Context, event: &Event) -> HookResult` (`&mut self` works as well). Only those that
 //! are there are exported. Any function but these and `configure` belongs in another impl block: a misspelt hook is
@@ -61,12 +62,17 @@
 //! deadline or some number of calls: what has to last belongs in [`keyvalue`]. Every event may come more than once:
 //! drop repeats by [`Context::event_id`], or status changes by user and revision.
 //!
+//! # What a plugin may call
+//! [`log`], [`http`], [`keyvalue`], [`messaging`] and [`presence`]. All but the log need a grant in presence.toml.
+//!
 //! This crate knows the contract (`presence:plugin`) and WASI, and nothing of the host behind them.
 
 pub mod event;
 pub mod http;
 pub mod keyvalue;
 pub mod log;
+pub mod messaging;
+pub mod presence;
 pub mod time;
 
 #[cfg(target_family = "wasm")]
@@ -79,7 +85,7 @@ mod tests;
 
 pub use event::{
     Attributes, Cleanup, Context, HookError, HookResult, Scope, Session, SessionDisconnected, Status,
-    StatusChange,
+    StatusChange, Tick,
 };
 pub use presence_plugin_macros::plugin;
 
@@ -88,7 +94,8 @@ pub use presence_plugin_macros::plugin;
 #[doc(hidden)]
 pub mod __private {
     pub use crate::guest::bindings::{
-        cleanup, configure, session_connected, session_disconnected, user_idle, user_offline, user_online,
+        cleanup, configure, session_connected, session_disconnected, tick, user_idle, user_offline,
+        user_online,
     };
     pub use crate::guest::{Context, HookError, State, configure as make, handle};
 }

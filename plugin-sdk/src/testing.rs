@@ -1,6 +1,6 @@
 //! Fakes of what the host offers, so that a plugin's logic is tested natively with `cargo test`.
 //!
-//! Natively [`crate::keyvalue`] and [`crate::http`] work on these. All are local to the thread, so tests do not see
+//! Natively [`crate::keyvalue`], [`crate::http`], [`crate::messaging`] and [`crate::presence`] work on these. All are local to the thread, so tests do not see
 //! each other; [`reset`] empties them. Not there on wasm targets.
 
 use std::cell::{Cell, RefCell};
@@ -8,10 +8,18 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::http::{self, Response};
 
-/// Empties the fakes of this thread: no keys, no requests, no answers, the real clock.
+pub use messaging::{Message, messages, refuse_messages};
+pub use presence::{refuse_lookups, set_status, set_user};
+
+pub(crate) mod messaging;
+pub(crate) mod presence;
+
+/// Empties the fakes of this thread: no keys, no requests, no answers, no messages, no statuses, the real clock.
 pub fn reset() {
     keyvalue::FAKE.take();
     HTTP.take();
+    messaging::reset();
+    presence::reset();
     NOW_MS.set(None);
 }
 

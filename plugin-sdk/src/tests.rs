@@ -2,7 +2,8 @@
 
 use crate::keyvalue::{self, Bucket};
 use crate::testing::{self, keyvalue::Fault};
-use crate::{Attributes, Cleanup, HookError, Scope, Session, Status, StatusChange};
+use crate::{Attributes, Cleanup, HookError, Scope, Session, Status, StatusChange, Tick};
+use crate::{messaging, presence};
 
 fn session() -> Session {
     let attributes: Attributes = [("user-agent", "x"), ("meta.app", "web")].into_iter().collect();
@@ -50,6 +51,43 @@ fn events_are_the_contracts_records_in_snake_case() {
         serde_json::to_string(&change).unwrap(),
         r#"{"user":"bob","previous":null,"current":"offline","since":1,"revision":2,"sessions":0,"last_seen":3}"#
     );
+    assert_eq!(
+        serde_json::to_string(&Tick { due: 120_000, interval_ms: 60_000 }).unwrap(),
+        r#"{"due":120000,"interval_ms":60000}"#
+    );
+}
+
+#[test]
+fn messages_are_kept_for_the_test() {
+    testing::reset();
+    let message = || messaging::Message::to("app.a").header("x", "y");
+    message().json(&Tick { due: 1, interval_ms: 1 }).publish().unwrap();
+    let sent = testing::messages();
+    assert_eq!((sent.len(), &*sent[0].subject, &sent[0].json()["due"]), (1, "app.a", &serde_json::json!(1)));
+    assert_eq!(sent[0].headers, [("x".to_string(), "y".to_string())]);
+    let error = message().payload(vec![0; messaging::MAX_PAYLOAD + 1]).publish().unwrap_err();
+    assert!(!HookError::from(error).is_retry(), "what is too large stays so");
+    let unwritable = std::collections::BTreeMap::from([((1, 2), 3)]);
+    let error = message().json(&unwritable).publish().unwrap_err();
+    assert!(matches!(error, messaging::Error::Invalid(_)), "{error}");
+    testing::refuse_messages(Some(messaging::Error::Unavailable("away".to_string())));
+    assert!(HookError::from(message().publish().unwrap_err()).is_retry());
+    assert_eq!(testing::messages(), []);
+}
+
+#[test]
+fn look_ups_answer_what_the_test_has_set_in_the_order_of_the_question() {
+    testing::reset();
+    testing::set_now_ms(7);
+    testing::set_status("alice", Status::Online);
+    testing::set_status("alice", Status::Offline);
+    let users: Vec<String> = (0..presence::MAX_USERS).map(|number| format!("u{number}")).collect();
+    let found = presence::lookup(users.into_iter().chain(["alice".to_string()])).unwrap();
+    assert_eq!((found.len(), &*found[3].user, found[3].revision), (presence::MAX_USERS + 1, "u3", 0));
+    let alice = found.last().unwrap();
+    assert_eq!((alice.since, alice.revision, alice.last_seen), (Some(7), 2, Some(7)));
+    testing::refuse_lookups(Some(presence::Error::Denied("no".to_string())));
+    assert!(HookError::from(presence::status("alice").unwrap_err()).is_retry());
 }
 
 #[test]
@@ -86,6 +124,8 @@ fn keys_come_page_by_page() {
     }
     let keys: Vec<String> = bucket.keys("a/").collect::<Result<_, _>>().unwrap();
     assert_eq!(keys, (0..8).map(|number| format!("a/{number}")).collect::<Vec<_>>());
+    let rest: Vec<String> = bucket.keys_after("a/", "a/4").collect::<Result<_, _>>().unwrap();
+    assert_eq!(rest, ["a/5", "a/6", "a/7"]);
     testing::keyvalue::disturb(Some(Fault::Before(1)));
     let found: Vec<_> = bucket.keys("a/").collect();
     testing::keyvalue::disturb(None);

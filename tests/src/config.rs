@@ -62,6 +62,8 @@ pub struct Plugin {
     path: PathBuf,
     config: String,
     origins: Vec<String>,
+    interval: String,
+    grants: String,
     delivery: String,
     limits: String,
 }
@@ -74,6 +76,8 @@ impl Plugin {
             path: path.into(),
             config: "{}".to_owned(),
             origins: Vec::new(),
+            interval: String::new(),
+            grants: String::new(),
             delivery: "backoff = \"20ms\"\nmax_backoff = \"200ms\"\n".to_owned(),
             limits: String::new(),
         }
@@ -98,6 +102,11 @@ impl Plugin {
         Plugin::at("hostile", guest("guest-hostile")).config(&format!("{{ rules = [{{ {rule} }}] }}"))
     }
 
+    /// The guest that publishes, looks up and ticks (see tests/guests/courier).
+    pub fn courier(name: &str) -> Plugin {
+        Plugin::at(name, guest("guest-courier"))
+    }
+
     /// Its `config`, as an inline table.
     pub fn config(mut self, table: &str) -> Plugin {
         self.config = table.to_owned();
@@ -107,6 +116,18 @@ impl Plugin {
     /// A grant for one origin.
     pub fn may_reach(mut self, origin: impl Into<String>) -> Plugin {
         self.origins.push(origin.into());
+        self
+    }
+
+    /// How often it ticks.
+    pub fn interval(mut self, interval: &str) -> Plugin {
+        self.interval = format!("interval = \"{interval}\"\n");
+        self
+    }
+
+    /// More lines of `[plugin.grants]`.
+    pub fn grants(mut self, lines: &str) -> Plugin {
+        self.grants = format!("{lines}\n");
         self
     }
 
@@ -130,9 +151,11 @@ impl From<Plugin> for String {
         // Writing to a String can't fail.
         let _ = write!(
             text,
-            "config = {}\n[plugin.grants]\nhttp = [{}]\n[plugin.limits]\n{}[plugin.delivery]\n{}",
+            "config = {}\n{}[plugin.grants]\nhttp = [{}]\n{}[plugin.limits]\n{}[plugin.delivery]\n{}",
             plugin.config,
+            plugin.interval,
             origins.join(", "),
+            plugin.grants,
             plugin.limits,
             plugin.delivery
         );

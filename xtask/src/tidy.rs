@@ -4,6 +4,7 @@
 mod code;
 mod core_crate;
 mod links;
+mod published;
 
 use std::fmt;
 use std::fs;
@@ -62,6 +63,7 @@ pub fn check(root: &Path) -> anyhow::Result<()> {
             faults.extend(core_crate::manifest_faults(&name, &read(&file)?));
         }
     }
+    faults.extend(published::faults(root)?);
     for fault in &faults {
         eprintln!("{fault}");
     }

@@ -1,7 +1,7 @@
 //! The queues of one plugin: what runs next, what is tried again, what is given up.
 //!
 //! ```text
-//!  handle_event ──▶ lanes (one per user for statuses, one per session) ──ready──▶ poll_job ──▶ a guest
+//!  handle_event ──▶ lanes (one per user for statuses, one per session, one for ticks) ──ready──▶ poll_job ──▶ a guest
 //!                     ▲ backoff                                                                  │
 //!                     └───────────────────────────── handle_verdict ◀────────────────────────────┘
 //!                                                         └──▶ poll_settled
@@ -14,6 +14,8 @@
 //!   than what waits or runs of its user gives way at once, so no user's news go back;
 //! - **session hooks are events**: so many attempts, then a dead letter; a full queue makes a dead letter at once;
 //! - a trap uses up an attempt in every class: the plugin is broken, not the receiver;
+//! - **ticks** are statuses of the plugin itself: they have one lane, a newer one takes the place of what waits there, and
+//!   nobody waits for one that is to be repeated;
 //! - **cleanup** is a barrier: running calls end first, later ones wait while it runs; in backoff only `everything`
 //!   holds others back;
 //! - **the permit** ([`Delivery::handle_permit`]): status hooks and cleanups start only if their deadline lies within
@@ -157,6 +159,14 @@ impl Delivery {
                     _ => self.append(lane, payload),
                 }
             }
+            Payload::Tick(beat) => match self.lanes.find(&payload) {
+                Some(lane) if self.lanes.get(lane).revision() >= beat.due.0 => {
+                    self.counters.coalesced += 1;
+                    self.settled.push_back(Settled { payload, settlement: Settlement::Superseded });
+                }
+                Some(lane) => self.replace(lane, payload),
+                None => self.append(None, payload),
+            },
         }
     }
 
@@ -274,9 +284,13 @@ impl Delivery {
         self.breaker.is_open()
     }
 
-    /// Events that are not done with.
+    /// Events that are not done with. A tick counts only while it runs: it may be left out, so nobody waits for it.
     pub fn unsettled(&self) -> usize {
-        self.waiting
+        let ticks = self.lanes.ticks().map_or(0, |lane| {
+            let running = usize::from(lane.state == State::Running);
+            lane.rest.len() + 1 - running
+        });
+        self.waiting - ticks
     }
 
     /// Some of them: the event, attempts made, the last error or what it waits for.
@@ -308,7 +322,7 @@ impl Delivery {
         }
     }
 
-    /// The newest transition takes the place of all that wait in the lane; a running head is left alone.
+    /// The newest takes the place of all that wait in the lane; a running head is left alone.
     fn replace(&mut self, lane: u32, payload: Payload) {
         let entry = self.lanes.get_mut(lane);
         let mut items = Vec::new();
@@ -328,12 +342,13 @@ impl Delivery {
     /// Reports what gave way; what took its place tells of the status before the first of them.
     fn supersede(&mut self, lane: u32, items: Vec<Item>) {
         let previous = match items.first().map(|item| &item.payload) {
-            Some(Payload::Status(transition)) => transition.previous,
-            _ => return,
+            Some(Payload::Status(transition)) => Some(transition.previous),
+            Some(_) => None,
+            None => return,
         };
         let entry = self.lanes.get_mut(lane);
         let kept = if entry.state == State::Running { entry.rest.back_mut() } else { Some(&mut entry.head) };
-        if let Some(Item { payload: Payload::Status(transition), .. }) = kept
+        if let (Some(Item { payload: Payload::Status(transition), .. }), Some(previous)) = (kept, previous)
             && transition.previous != previous
         {
             Arc::make_mut(transition).previous = previous;

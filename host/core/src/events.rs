@@ -160,6 +160,17 @@ pub struct Sweep {
     pub run: Arc<str>,
 }
 
+/// What the hook `tick` tells: the interval of one plugin has passed once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// A multiple of the interval since 1970.
+    pub due: Timestamp,
+    /// In milliseconds.
+    pub interval_ms: u64,
+    /// That of the plugin's name: its owner runs the tick.
+    pub partition: PartitionId,
+}
+
 /// What a cleanup is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -174,7 +185,7 @@ pub enum Scope {
     },
 }
 
-/// The six functions a plugin may export.
+/// The functions a plugin may export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hook {
     /// A session was opened.
@@ -189,17 +200,20 @@ pub enum Hook {
     UserIdle,
     /// A user went offline.
     UserOffline,
+    /// An interval has passed.
+    Tick,
 }
 
 impl Hook {
-    /// All six, in the order of the contract.
-    pub const ALL: [Hook; 6] = [
+    /// All of them, in the order of the contract.
+    pub const ALL: [Hook; 7] = [
         Hook::SessionConnected,
         Hook::SessionDisconnected,
         Hook::Cleanup,
         Hook::UserOnline,
         Hook::UserIdle,
         Hook::UserOffline,
+        Hook::Tick,
     ];
 
     /// The name in the contract: `session-connected`, …
@@ -211,6 +225,7 @@ impl Hook {
             Hook::UserOnline => "user-online",
             Hook::UserIdle => "user-idle",
             Hook::UserOffline => "user-offline",
+            Hook::Tick => "tick",
         }
     }
 }

@@ -8,6 +8,7 @@
 //!                 ▲                               │                │
 //!  leases ──▶ Membership (claims, boot)           ▼                ▼
 //!                                              Watchers        Checkpoints
+//!  owned partitions ──▶ Ticks ──▶ Delivery
 //! ```
 //!
 //! Inputs enter through `handle_*`, effects leave through `poll_*`, and `now` is always an argument. This crate
@@ -23,6 +24,7 @@ mod index;
 pub mod membership;
 pub mod retry;
 pub mod sessions;
+pub mod ticks;
 pub mod time;
 pub mod timers;
 pub mod tracker;

@@ -83,7 +83,9 @@ fn grants(grants: &Grants) -> String {
         format!("http {}://{host}:{}", grant.scheme, grant.port)
     });
     let keyvalue = grants.keyvalue.iter().map(|bucket| format!("keyvalue {bucket}"));
-    let all: Vec<String> = http.chain(keyvalue).collect();
+    let messaging = grants.messaging.iter().map(|subject| format!("messaging {subject}"));
+    let presence = grants.presence.then(|| "presence".to_owned());
+    let all: Vec<String> = http.chain(keyvalue).chain(messaging).chain(presence).collect();
     if all.is_empty() { "none".into() } else { all.join(", ") }
 }
 

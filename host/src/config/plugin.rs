@@ -57,7 +57,8 @@ fn read_plugin(
         }
         _ => Initial::Current,
     };
-    let grants = read_grants(&mut table.table("grants"));
+    let interval = read_interval(table);
+    let grants = read_grants(&mut table.table("grants"), cluster);
     let limits = read_limits(&mut table.table("limits"), cluster);
     let delivery = read_delivery(&mut table.table("delivery"));
     Some(PluginSettings {
@@ -65,13 +66,24 @@ fn read_plugin(
         path: path_of(folder, &path?),
         config: config.map_or("{}".into(), |found| found.value.to_string()),
         initial,
+        interval,
         grants,
         limits,
         delivery,
     })
 }
 
-fn read_grants(table: &mut Table<'_, '_>) -> Grants {
+/// None: the file does not say.
+fn read_interval(table: &mut Table<'_, '_>) -> Option<Duration> {
+    table.any("interval")?;
+    let interval = table.duration("interval", PluginSettings::INTERVAL);
+    if !(Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&interval.value) {
+        table.wrong(&interval, "must be from \"1s\" to \"1d\"");
+    }
+    Some(interval.value)
+}
+
+fn read_grants(table: &mut Table<'_, '_>, cluster: &ClusterSettings) -> Grants {
     let mut http: Vec<HttpGrant> = Vec::new();
     for item in table.items("http") {
         if let Some(mut inner) = table.item_table(&item) {
@@ -101,7 +113,9 @@ fn read_grants(table: &mut Table<'_, '_>) -> Grants {
             keyvalue.push(bucket.value);
         }
     }
-    Grants { http, keyvalue }
+    let messaging = super::messaging::read(table, cluster);
+    let presence = table.boolean("presence", false);
+    Grants { http, keyvalue, messaging, presence }
 }
 
 fn read_origin_table(table: &mut Table<'_, '_>) -> Option<HttpGrant> {

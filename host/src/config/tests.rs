@@ -290,3 +290,47 @@ proptest! {
         }
     }
 }
+
+/// One plugin with these lines in front of its tables, and these of its grants.
+fn plugin(cluster: &str, lines: &str, grants: &str) -> String {
+    format!("{cluster}\n[[plugin]]\nname = \"p\"\npath = \"p.wasm\"\n{lines}\n[plugin.grants]\n{grants}\n")
+}
+
+const NATS: &str = "[cluster]\nstore = \"nats\"\nurls = [\"nats://a\"]\nprefix = \"mine\"";
+
+#[test]
+fn subjects_of_messages_are_the_applications_own() {
+    let granted = check(&plugin(NATS, "", r#"messaging = ["app.presence.>", "app.*.x"]"#)).unwrap();
+    assert_eq!(granted.plugins[0].grants.messaging, ["app.presence.>", "app.*.x"]);
+    let bad = [">", "*.x", "$SYS.>", "_INBOX.x", "mine.>", "mine", "a b", "a..b", "a.>.b"];
+    let list: Vec<String> = bad.iter().map(|subject| format!("{subject:?}")).collect();
+    let told = errors(&plugin(NATS, "", &format!("messaging = [{}]", list.join(", "))));
+    assert_eq!(told.len(), bad.len(), "{told:#?}");
+    for (told, subject) in told.iter().zip(bad) {
+        assert!(told.contains("plugin.grants.messaging"), "{told}");
+        assert!(told.contains(&format!("\"{subject}\" can't be granted: ")), "{told}");
+    }
+    let twice = errors(&plugin(NATS, "", r#"messaging = ["a", "a"]"#));
+    assert!(twice[0].contains("grants \"a\" twice"), "{twice:?}");
+}
+
+#[test]
+fn messages_need_nats() {
+    let told = errors(&plugin("", "", r#"messaging = ["app.x"]"#));
+    assert_eq!(told.len(), 1);
+    assert!(told[0].contains("needs cluster.store = \"nats\""), "{told:?}");
+    assert!(check(&plugin("", "", "messaging = []")).is_ok());
+}
+
+#[test]
+fn intervals_and_look_ups_are_read() {
+    let read = |lines: &str, grants: &str| check(&plugin("", lines, grants)).unwrap().plugins.remove(0);
+    let none = read("", "");
+    assert_eq!((none.interval, none.interval(), none.grants.presence), (None, Duration::from_secs(60), false));
+    let day = read("interval = \"1d\"", "presence = true");
+    assert_eq!((day.interval, day.grants.presence), (Some(Duration::from_secs(86_400)), true));
+    for interval in ["999ms", "2d", "0s"] {
+        let told = errors(&plugin("", &format!("interval = \"{interval}\""), ""));
+        assert!(told[0].contains("must be from \"1s\" to \"1d\""), "{told:?}");
+    }
+}

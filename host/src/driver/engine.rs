@@ -13,6 +13,7 @@ use presence_core::events::Hook;
 use presence_core::ids::{InstanceId, PartitionId, Sequence, UserId};
 use presence_core::membership::{Membership, MembershipConfig};
 use presence_core::sessions::{LocalSessions, SessionKey, SessionsConfig};
+use presence_core::ticks::Ticks;
 use presence_core::time::{Now, Tick};
 use presence_core::watchers::Watchers;
 use tokio::sync::mpsc;
@@ -91,6 +92,8 @@ pub struct Driver {
     pub(super) status_plugins: BTreeMap<Hook, Vec<Arc<str>>>,
     /// All of them.
     pub(super) listeners: Vec<Arc<str>>,
+    /// When which plugin's tick is due.
+    pub(super) ticks: Ticks,
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) sessions: LocalSessions,
     pub(super) watchers: Watchers,
@@ -209,6 +212,8 @@ impl Driver {
         let listeners =
             hooks.iter().filter(|(_, hooks)| status_hooks.iter().any(|hook| hooks.contains(hook)));
         let listeners = listeners.map(|(plugin, _)| plugin.clone()).collect();
+        let mut ticks = Ticks::new(config.layout);
+        ticks.handle_plugins(clock.now(), plugins.intervals());
         let notices = store.notices();
         Driver {
             sessions: LocalSessions::new(sessions_config, config.instance),
@@ -221,6 +226,7 @@ impl Driver {
             plugins,
             status_plugins,
             listeners,
+            ticks,
             events,
             partitions: BTreeMap::new(),
             touched: BTreeSet::new(),
@@ -378,6 +384,7 @@ impl Driver {
                     self.touched.insert(*id);
                 }
             }
+            self.tell_ticks(now);
             self.write_checkpoints(now);
             self.reread_partitions(now);
         }
@@ -413,6 +420,9 @@ impl Driver {
         for tick in
             [self.sessions.poll_timeout(), self.membership.poll_timeout(now), drain].into_iter().flatten()
         {
+            due = due.min(tick);
+        }
+        if let Some(tick) = self.ticks.poll_timeout(now).filter(|_| acts) {
             due = due.min(tick);
         }
         for partition in self.partitions.values().filter(|_| acts) {

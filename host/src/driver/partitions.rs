@@ -29,6 +29,7 @@ const REREAD_PARTITION: Duration = Duration::from_secs(600);
 impl Driver {
     /// The partition is this host's from now on.
     pub(super) fn own(&mut self, now: Now, id: PartitionId, claim: Sequence) {
+        self.ticks.handle_owned(now, id);
         if let Some(partition) = self.partitions.get_mut(&id) {
             // The store was recreated: what is known here is written back, and the documents are read twice, since
             // not every host has written its own again yet.
@@ -409,11 +410,22 @@ impl Driver {
         }
     }
 
+    /// Ticks that are due. A host that is about to leave begins none: whoever comes next goes on.
+    pub(super) fn tell_ticks(&mut self, now: Now) {
+        while let Some((plugin, beat)) = self.ticks.poll_beat(now) {
+            let fenced = self.partitions.get(&beat.partition).is_none_or(|partition| partition.fenced);
+            if self.drain.is_none() && !fenced {
+                self.plugins.submit_to(&plugin, plugins::Event::Tick(beat));
+            }
+        }
+    }
+
     /// Hands a partition over: first its running hooks end.
     pub(super) fn surrender(&mut self, _now: Now, id: PartitionId) {
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         tracing::debug!(partition = %id, "handing over a partition");
         partition.tracker.handle_surrender();
+        self.ticks.handle_lost(id);
         partition.surrender = Some(Surrender::default());
         self.plugins.withdraw(id, false);
     }
@@ -467,6 +479,7 @@ impl Driver {
     /// The partition is this host's no more.
     pub(super) fn lose(&mut self, id: PartitionId) {
         let Some(mut partition) = self.partitions.remove(&id) else { return };
+        self.ticks.handle_lost(id);
         let surrendered = partition.surrender.is_some_and(|surrender| surrender.checkpointing);
         if !surrendered {
             tracing::debug!(partition = %id, "a partition went to another instance");

@@ -150,7 +150,7 @@ fn import_problem(name: &str) -> Option<Problem> {
     };
     if package == PACKAGE {
         return match (series, interface) {
-            (Some(CONTRACT_SERIES), "log" | "keyvalue") => None,
+            (Some(CONTRACT_SERIES), "log" | "keyvalue" | "messaging" | "presence") => None,
             (Some(CONTRACT_SERIES), _) => unknown(),
             (series, _) => Some(Problem::ImportVersion {
                 import: name.to_owned(),
@@ -233,7 +233,7 @@ mod tests {
                 (import "wasi:cli/run@0.2.0" (instance (export "run" (func))))
                 (import "wasi:io/poll@0.3.0" (instance (export "poll" (func))))
                 (import "presence:plugin/log@0.2.0" (instance (export "log" (func))))
-                (import "presence:plugin/messaging@0.1.0" (instance (export "send" (func))))
+                (import "presence:plugin/calendar@0.1.0" (instance (export "send" (func))))
                 (import "naked" (func))
                 {EXPORT}
                 (export "presence:plugin/user-online@0.2.0" (instance $e))
@@ -244,7 +244,7 @@ mod tests {
             "imports `wasi:cli/run@0.2.0`",
             "imports `wasi:io/poll@0.3.0`",
             "imports `presence:plugin/log@0.2.0`, but this host speaks version 0.1.0 of the contract: upgrade",
-            "imports `presence:plugin/messaging@0.1.0`",
+            "imports `presence:plugin/calendar@0.1.0`",
             "imports `naked`",
             "exports `presence:plugin/user-online@0.2.0`, but this host speaks version 0.1.0",
             "exports `presence:plugin/user-onlin@0.1.0`, a hook that this host does not know",

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use presence_core::delivery::Payload;
-use presence_core::events::{Hook, Scope, Session, SessionChange, SessionEvent, Sweep, Transition};
+use presence_core::events::{Beat, Hook, Scope, Session, SessionChange, SessionEvent, Sweep, Transition};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -20,7 +20,8 @@ const DIGEST: &str = "sha256-";
 /// - `<plugin>:<hook>:<user>:<revision>` for a status,
 /// - `<plugin>:<hook>:<session>` for a session,
 /// - `<plugin>:cleanup:<instance>:<chunk>` for a lost instance (and `:<run>`, if it is lost once more),
-/// - `<plugin>:cleanup:everything:<run>:<chunk>` for a fresh start.
+/// - `<plugin>:cleanup:everything:<run>:<chunk>` for a fresh start,
+/// - `<plugin>:tick:<due>` for a tick.
 ///
 /// A user, session or run with other characters, or longer than 64 bytes, stands there as `sha256-` and the first
 /// 32 hexadecimal digits of its SHA-256; a dot in a plugin's name as `~`. (Dots separate what a webhook signs.)
@@ -53,6 +54,7 @@ pub(super) fn write_event_id(id: &mut String, plugin: &str, payload: &Payload) {
                 _ = write!(id, ":{}", sweep.chunk);
             }
         },
+        Payload::Tick(beat) => _ = write!(id, "{}", beat.due.0),
     }
 }
 
@@ -79,7 +81,12 @@ pub(super) fn event_json(payload: &Payload) -> Value {
         Payload::Status(transition) => status_json(transition),
         Payload::Session(event) => session_event_json(event),
         Payload::Cleanup(sweep) => sweep_json(sweep),
+        Payload::Tick(beat) => beat_json(beat),
     }
+}
+
+fn beat_json(beat: &Beat) -> Value {
+    json!({ "due": beat.due, "interval_ms": beat.interval_ms })
 }
 
 fn status_json(transition: &Transition) -> Value {
@@ -139,7 +146,8 @@ mod tests {
     use std::sync::Arc;
 
     use presence_core::events::labels;
-    use presence_core::ids::InstanceId;
+    use presence_core::ids::{InstanceId, PartitionId};
+    use presence_core::time::Timestamp;
 
     use super::*;
     use crate::plugins::testing::{session_event, transition};
@@ -156,6 +164,15 @@ mod tests {
         let longest =
             event_id(&"p".repeat(64), &Payload::Status(transition(&"x".repeat(64), u64::MAX).into()));
         assert!(longest.len() <= 200 && longest.is_ascii());
+    }
+
+    #[test]
+    fn a_tick_is_its_plugin_and_when_it_is_due() {
+        let beat = Beat { due: Timestamp(120_000), interval_ms: 60_000, partition: PartitionId(7) };
+        let payload = Payload::Tick(beat);
+        assert_eq!(event_id("a.b", &payload), "a~b:tick:120000");
+        assert_eq!(event_json(&payload), json!({ "due": 120_000, "interval_ms": 60_000 }));
+        assert_eq!(describe("p", &payload, "waiting"), "p tick - p:tick:120000 (waiting)");
     }
 
     fn session_of(user: &str) -> Session {

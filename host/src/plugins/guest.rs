@@ -11,7 +11,7 @@ use wasmtime::{Store, WasmBacktrace};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::bindings::hooks::cleanup;
+use super::bindings::hooks::{cleanup, tick};
 use super::bindings::types;
 use super::convert::{SessionTexts, status_change, sweep};
 use super::http::Outbound;
@@ -19,6 +19,8 @@ use super::keyvalue::host::GrantedBuckets;
 use super::limits::GuestLimits;
 use super::loading::Loaded;
 use super::log::{CallLog, Printable, Stream};
+use super::messaging::host::Publishing;
+use super::presence::host::GrantedStatuses;
 use super::problem::Problem;
 use super::stdio::Output;
 use super::watch::{Expired, Watch, Yielded};
@@ -43,6 +45,8 @@ pub struct GuestState {
     http_context: WasiHttpCtx,
     outbound: Outbound,
     pub(super) buckets: GrantedBuckets,
+    pub(super) publishing: Publishing,
+    pub(super) statuses: GrantedStatuses,
     pub(super) log: Arc<CallLog>,
     limits: GuestLimits,
     deadline: Instant,
@@ -158,7 +162,9 @@ impl Guest {
         self.calls += 1;
         let deadline = now + self.deadline;
         let time_left = watch.bounds.left().map_or(self.deadline, |left| left.min(self.deadline));
-        self.store.data_mut().deadline = deadline;
+        let state = self.store.data_mut();
+        state.deadline = deadline;
+        state.publishing.begin(occasion.event_id);
         self.store.set_epoch_deadline(1);
         self.store.data().log.begin(Some(payload.hook()));
         let context = types::Context {
@@ -211,8 +217,10 @@ fn new_store(loaded: &Loaded, yielded: Yielded) -> Store<GuestState> {
         wasi,
         table,
         http_context: WasiHttpCtx::new(),
-        outbound: Outbound(loaded.http().clone()),
-        buckets: loaded.buckets().clone(),
+        outbound: Outbound(loaded.capabilities().http.clone()),
+        buckets: loaded.capabilities().buckets.clone(),
+        publishing: Publishing::new(loaded.capabilities().subjects.clone()),
+        statuses: loaded.capabilities().statuses.clone(),
         log,
         limits: GuestLimits::new(settings.limits.memory),
         deadline: Instant::now(),
@@ -268,6 +276,9 @@ async fn dispatch(
                     call!(session_disconnected, texts.disconnect(reason, *duration_ms))
                 }
             }
+        }
+        Payload::Tick(beat) => {
+            call!(tick, tick::Beat { due: beat.due.0, interval_ms: beat.interval_ms })
         }
         Payload::Cleanup(event) => match &event.scope {
             Scope::Everything => call!(cleanup, sweep(event, cleanup::Scope::Everything)),

@@ -13,11 +13,13 @@ use super::compile::CompileMode;
 use super::denials::Denials;
 use super::engine::GuestRuntime;
 use super::guest::{CUT, Failure, Guest, GuestState, HookIndices, NoGuest};
+use super::backends::Backends;
 use super::http::HttpAccess;
-use super::keyvalue::KeyValue;
 use super::keyvalue::host::GrantedBuckets;
 use super::linker::new_linker;
+use super::messaging::host::GrantedSubjects;
 use super::permit::Bounds;
+use super::presence::host::GrantedStatuses;
 use super::problem::{MAX_FILE_BYTES, PluginError, Problem};
 use super::watch::Watch;
 use crate::settings::{Grants, Limits, PluginSettings};
@@ -57,8 +59,15 @@ pub(super) struct Loaded {
     pub(super) description: PluginDescription,
     instance_pre: InstancePre<GuestState>,
     indices: HookIndices,
-    http: Arc<HttpAccess>,
-    buckets: GrantedBuckets,
+    capabilities: Capabilities,
+}
+
+/// What the imports of one plugin lead to, with its grants.
+pub(super) struct Capabilities {
+    pub(super) http: Arc<HttpAccess>,
+    pub(super) buckets: GrantedBuckets,
+    pub(super) subjects: GrantedSubjects,
+    pub(super) statuses: GrantedStatuses,
 }
 
 impl Loaded {
@@ -70,12 +79,8 @@ impl Loaded {
         &self.indices
     }
 
-    pub(super) fn http(&self) -> &Arc<HttpAccess> {
-        &self.http
-    }
-
-    pub(super) fn buckets(&self) -> &GrantedBuckets {
-        &self.buckets
+    pub(super) fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
     }
 }
 
@@ -86,7 +91,7 @@ pub(super) struct Loader {
     cache: CodeCache,
     compile: CompileMode,
     compilers: Semaphore,
-    keyvalue: Arc<dyn KeyValue>,
+    backends: Backends,
 }
 
 impl Loader {
@@ -94,11 +99,11 @@ impl Loader {
         runtime: Arc<GuestRuntime>,
         data_dir: &Path,
         compile: CompileMode,
-        keyvalue: Arc<dyn KeyValue>,
+        backends: Backends,
     ) -> Result<Loader, Problem> {
         let linker = new_linker(runtime.engine()).map_err(|error| Problem::Host(format!("{error:#}")))?;
         let cache = CodeCache::open(data_dir).map_err(Problem::Compile)?;
-        Ok(Loader { runtime, linker, cache, compile, compilers: Semaphore::new(MAX_COMPILERS), keyvalue })
+        Ok(Loader { runtime, linker, cache, compile, compilers: Semaphore::new(MAX_COMPILERS), backends })
     }
 
     /// Loads one plugin; all that is wrong with it at once.
@@ -129,36 +134,42 @@ impl Loader {
         };
         let compiled = compiled.map_err(Problem::Compile).map_err(one)?;
         let admitted = admission::examine(engine, &compiled.component)?;
+        if settings.interval.is_some() && !admitted.hooks.contains(&Hook::Tick) {
+            return Err(one(Problem::IntervalWithoutTick));
+        }
         let instance_pre = self
             .linker
             .instantiate_pre(&compiled.component)
             .map_err(|error| one(Problem::Link(format!("{error:#}"))))?;
         let indices = HookIndices::find(&instance_pre, &admitted)?;
         let name: Arc<str> = settings.name.as_str().into();
-        let (http, buckets) = self.capabilities(&name, &settings.grants).map_err(one)?;
+        let capabilities = self.capabilities(&name, &settings.grants).map_err(one)?;
         let description = describe(settings, digest, bytes.len(), admitted, compiled.cached);
         let settings = settings.clone();
-        let loaded = Loaded { name, generation, settings, description, instance_pre, indices, http, buckets };
+        let loaded = Loaded { name, generation, settings, description, instance_pre, indices, capabilities };
         let loaded = Arc::new(loaded);
         self.try_out(loaded.clone()).await?;
         Ok(loaded)
     }
 
-    fn capabilities(
-        &self,
-        name: &Arc<str>,
-        grants: &Grants,
-    ) -> Result<(Arc<HttpAccess>, GrantedBuckets), Problem> {
+    fn capabilities(&self, name: &Arc<str>, grants: &Grants) -> Result<Capabilities, Problem> {
         let denials = Arc::new(Denials::new(name.clone()));
         let http = HttpAccess::new(name.clone(), grants.http.clone(), denials.clone())
             .map_err(Problem::Certificates)?;
         let buckets = GrantedBuckets {
-            store: self.keyvalue.clone(),
+            store: self.backends.keyvalue.clone(),
             plugin: name.clone(),
             granted: grants.keyvalue.clone().into(),
-            denials,
+            denials: denials.clone(),
         };
-        Ok((Arc::new(http), buckets))
+        let subjects = GrantedSubjects {
+            broker: self.backends.messaging.clone(),
+            granted: grants.messaging.clone().into(),
+            denials: denials.clone(),
+        };
+        let statuses =
+            GrantedStatuses { statuses: self.backends.statuses.clone(), granted: grants.presence, denials };
+        Ok(Capabilities { http: Arc::new(http), buckets, subjects, statuses })
     }
 
     /// Brings a guest to life and lets it go: types, memory and configuration are found wanting now or never.

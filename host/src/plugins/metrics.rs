@@ -30,7 +30,7 @@ pub struct PluginMetrics {
     pub hooks: Vec<HookMetrics>,
     /// Attempts that were put off to be repeated.
     pub retries: u64,
-    /// Older transitions that gave way to newer ones.
+    /// Older transitions and ticks that gave way to newer ones.
     pub coalesced: u64,
     /// Events that found the queue full.
     pub overflowed: u64,
@@ -122,7 +122,7 @@ impl FailureKind {
 /// What is counted while hooks run.
 #[derive(Default)]
 pub(super) struct PluginCounters {
-    hooks: [HookCounters; 6],
+    hooks: [HookCounters; Hook::ALL.len()],
     pub(super) dead_letters: AtomicU64,
     /// On their way to the store.
     pub(super) dead_letters_open: AtomicUsize,

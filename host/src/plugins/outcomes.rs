@@ -50,14 +50,14 @@ impl Shared {
             Payload::Cleanup(sweep) if sweep.scope == Scope::Everything => {
                 Some(Shared::Everything(sweep.run.clone()))
             }
-            Payload::Cleanup(_) | Payload::Status(_) => None,
+            Payload::Cleanup(_) | Payload::Status(_) | Payload::Tick(_) => None,
         }
     }
 
     fn instance(payload: &Payload) -> Option<InstanceId> {
         match payload {
             Payload::Session(event) => Some(event.session.instance),
-            Payload::Cleanup(_) | Payload::Status(_) => None,
+            Payload::Cleanup(_) | Payload::Status(_) | Payload::Tick(_) => None,
         }
     }
 

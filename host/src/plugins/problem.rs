@@ -64,9 +64,12 @@ pub enum Problem {
     /// Nothing to call.
     #[error(
         "it exports no hook: expected at least one of session-connected, session-disconnected, cleanup, user-online, \
-         user-idle, user-offline{0}"
+         user-idle, user-offline, tick{0}"
     )]
     NoHook(String),
+    /// An interval that nothing would ever run at.
+    #[error("`interval` is set, but it exports no `tick`: remove the line, or export the hook")]
+    IntervalWithoutTick,
     /// Imports and what is offered do not fit.
     #[error("it can't be linked: {0}")]
     Link(String),

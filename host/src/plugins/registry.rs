@@ -13,11 +13,10 @@ use presence_core::ids::{InstanceId, PartitionId};
 use presence_core::time::Tick;
 use tokio::task::JoinHandle;
 
+use super::backends::Backends;
 use super::compile::CompileMode;
 use super::dead_letters::DeadLetters;
 use super::engine::GuestRuntime;
-use super::keyvalue::KeyValue;
-use super::keyvalue::memory::MemoryKeyValue;
 use super::loading::{Loaded, Loader, PluginDescription};
 use super::metrics::PluginMetrics;
 use super::outcomes::Outcomes;
@@ -39,8 +38,8 @@ pub struct Deps {
     pub data_dir: PathBuf,
     /// Where dead letters go.
     pub store: SharedStore,
-    /// Where plugins keep what outlives their guests.
-    pub keyvalue: Arc<dyn KeyValue>,
+    /// Where what plugins call leads to.
+    pub backends: Backends,
     /// Where plugins are compiled.
     pub compile: CompileMode,
     /// For deadlines of retries and times of dead letters.
@@ -68,7 +67,7 @@ impl PluginSet {
     pub async fn load(settings: &[PluginSettings], deps: Deps) -> Result<PluginSet, Vec<PluginError>> {
         let host_failed = |problem| vec![for_all(&deps.data_dir, problem)];
         let (runtime, loader) =
-            loader(&deps.data_dir, deps.compile.clone(), deps.keyvalue.clone()).map_err(host_failed)?;
+            loader(&deps.data_dir, deps.compile.clone(), deps.backends.clone()).map_err(host_failed)?;
         let (mut loaded, mut errors) = (Vec::new(), Vec::new());
         for ended in load_all(&loader, settings).await {
             match ended {
@@ -124,6 +123,11 @@ impl PluginSet {
 impl Plugins for PluginSet {
     fn hooks(&self) -> Vec<(Arc<str>, BTreeSet<Hook>)> {
         self.plugins.iter().map(|plugin| (plugin.name.clone(), plugin.hooks.clone())).collect()
+    }
+
+    fn intervals(&self) -> Vec<(Arc<str>, Duration)> {
+        let ticking = self.plugins.iter().filter(|plugin| plugin.hooks.contains(&Hook::Tick));
+        ticking.map(|plugin| (plugin.name.clone(), plugin.loaded().settings.interval())).collect()
     }
 
     fn submit(&self, event: Payload) {
@@ -192,7 +196,7 @@ pub async fn check(
     data_dir: &Path,
     compile: CompileMode,
 ) -> Vec<Result<PluginDescription, PluginError>> {
-    match loader(data_dir, compile, Arc::new(MemoryKeyValue::default())) {
+    match loader(data_dir, compile, Backends::for_trials()) {
         Err(problem) => vec![Err(for_all(data_dir, problem))],
         Ok((_runtime, loader)) => {
             let ended = load_all(&loader, settings).await;
@@ -204,10 +208,10 @@ pub async fn check(
 pub(super) fn loader(
     data_dir: &Path,
     compile: CompileMode,
-    keyvalue: Arc<dyn KeyValue>,
+    backends: Backends,
 ) -> Result<(Arc<GuestRuntime>, Loader), Problem> {
     let runtime = Arc::new(GuestRuntime::start().map_err(|error| Problem::Host(error.to_string()))?);
-    let loader = Loader::new(runtime.clone(), data_dir, compile, keyvalue)?;
+    let loader = Loader::new(runtime.clone(), data_dir, compile, backends)?;
     Ok((runtime, loader))
 }
 

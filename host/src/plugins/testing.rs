@@ -49,7 +49,7 @@ impl Drop for Folder {
 /// A core module as a component of one of the worlds beside this file.
 fn component(module: &str, world: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
-    let contract = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-sdk/wit");
+    let contract = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-sdk/wit/0.1.0");
     resolve.push_dir(contract).unwrap();
     for (name, text) in
         [("wasi.wit", include_str!("testing/wasi.wit")), ("clocks.wit", include_str!("testing/clocks.wit"))]
@@ -80,6 +80,7 @@ pub(crate) fn settings(name: &str, path: PathBuf) -> PluginSettings {
         path,
         config: "{}".to_owned(),
         initial: Initial::Current,
+        interval: None,
         grants: Grants::default(),
         limits: Limits { memory: 16 << 20, deadline: Duration::from_millis(200), log: 4096 },
         delivery: DeliverySettings {

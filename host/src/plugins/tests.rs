@@ -10,12 +10,11 @@ use presence_core::events::{Hook, Scope, Sweep, labels};
 use presence_core::ids::{InstanceId, PartitionId, SessionId};
 use presence_core::time::Tick;
 
-use super::keyvalue::memory::MemoryKeyValue;
 use super::metrics::{FailureKind, PluginMetrics};
 use super::testing::{
     Folder, LetterBox, letter_box, quiet_component, session_event, settings, transition, zoo_component,
 };
-use super::{CompileMode, Deps, Outcome, PluginSet, Plugins, check};
+use super::{Backends, CompileMode, Deps, Outcome, PluginSet, Plugins, check};
 use crate::clock::Clock;
 use crate::settings::PluginSettings;
 
@@ -101,7 +100,7 @@ fn deps(folder: &Folder, letters: Arc<LetterBox>) -> Deps {
     Deps {
         data_dir: folder.path().join("data"),
         store: letters,
-        keyvalue: Arc::new(MemoryKeyValue::default()),
+        backends: Backends::for_trials(),
         compile: CompileMode::InProcess,
         clock: Clock::machine(),
     }

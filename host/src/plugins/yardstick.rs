@@ -1,14 +1,13 @@
 //! The bare typed call, measured beside the whole dispatch path by `cargo xtask bench`. Nothing else uses it.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use presence_core::delivery::Payload;
 
+use super::backends::Backends;
 use super::compile::CompileMode;
 use super::guest::Guest;
-use super::keyvalue::memory::MemoryKeyValue;
 use super::permit::Bounds;
 use super::problem::{PluginError, Problem};
 use super::registry::loader;
@@ -29,7 +28,7 @@ pub async fn time_bare_calls(
         path: settings.path.clone(),
         problems: vec![problem],
     };
-    let (runtime, loader) = loader(data_dir, compile, Arc::new(MemoryKeyValue::default())).map_err(failed)?;
+    let (runtime, loader) = loader(data_dir, compile, Backends::for_trials()).map_err(failed)?;
     let loaded = loader.load(settings, 1).await?;
     let measure = async move {
         let mut guest = Guest::start(&loaded, &mut Watch::new(Bounds::none()))

@@ -38,11 +38,13 @@ mod follow;
 mod letters;
 mod link;
 mod notices;
+mod publisher;
 mod read;
 mod streams;
 mod write;
 
 pub use connection::NatsError;
+pub use publisher::Publisher;
 pub use streams::Mismatch;
 
 /// A [`Store`] over JetStream.

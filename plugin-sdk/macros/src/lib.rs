@@ -9,13 +9,14 @@ use syn::spanned::Spanned;
 use syn::{Error, ImplItem, ImplItemFn, ItemImpl, Type, parse_macro_input};
 
 /// The hook functions and the type of the event each is told.
-const HOOKS: [(&str, &str); 6] = [
+const HOOKS: [(&str, &str); 7] = [
     ("session_connected", "Session"),
     ("session_disconnected", "SessionDisconnected"),
     ("cleanup", "Cleanup"),
     ("user_online", "StatusChange"),
     ("user_idle", "StatusChange"),
     ("user_offline", "StatusChange"),
+    ("tick", "Tick"),
 ];
 
 /// Makes a type a plugin: put it on the impl block with the type's hook functions.

@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
 use crate::figures::Figures;
 use crate::record::{Fate, Pending, Step, UserRecord};
 
+/// Users' documents lie under this and the user.
+pub const USERS: &str = "user/";
 /// Roll-ups of one day. One for each guest that is likely to be at work at once, and then some.
 const SHARDS: u64 = 16;
 /// How many notes a roll-up holds before those that have served are dropped. Few in tests: it happens all the time.
@@ -103,6 +105,10 @@ impl Ledger {
             let Some(step) = fold(&mut record) else {
                 return Ok(record);
             };
+            if version.is_none() {
+                // Numbers never come back, also not to a user who was forgotten.
+                record.sequence = time::now_ms();
+            }
             if step.delta != Figures::default() {
                 record.figures += step.delta;
                 record.sequence += 1;
@@ -162,7 +168,8 @@ impl Ledger {
         Ok(())
     }
 
-    fn read<T: Default + DeserializeOwned>(&self, key: &str) -> Result<(T, Option<u64>), Error> {
+    /// Reads a document, and its version if it is there.
+    pub fn read<T: Default + DeserializeOwned>(&self, key: &str) -> Result<(T, Option<u64>), Error> {
         let Some(entry) = self.bucket.get(key)? else {
             return Ok((T::default(), None));
         };
@@ -171,8 +178,8 @@ impl Ledger {
         Ok((document, Some(entry.version)))
     }
 
-    /// False if another writer won.
-    fn write(&self, key: &str, expected: Option<u64>, document: &impl Serialize) -> Result<bool, Error> {
+    /// Writes a document. False if another writer won.
+    pub fn write(&self, key: &str, expected: Option<u64>, document: &impl Serialize) -> Result<bool, Error> {
         let value = serde_json::to_vec(document)
             .map_err(|error| Error::Damaged { key: key.to_string(), text: error.to_string() })?;
         Ok(self.bucket.compare_and_set(key, expected, value)?.is_some())
@@ -180,7 +187,7 @@ impl Ledger {
 }
 
 fn user_key(user: &str) -> String {
-    format!("user/{user}")
+    format!("{USERS}{user}")
 }
 
 /// The key of a user's roll-up for the day of this time.

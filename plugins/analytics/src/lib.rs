@@ -1,4 +1,5 @@
-//! Counts sessions, the time they lasted, changes of status and the time spent in each status, per user and per day.
+//! Counts sessions, the time they lasted, changes of status and the time spent in each status, per user and per day; and,
+//! once an interval, who is there now.
 //!
 //! # What it keeps
 //! All in one bucket of keyvalue (`config.bucket`, by default `analytics`; it needs a grant under `keyvalue`), as JSON
@@ -18,7 +19,17 @@
 //!   was opened, a change of status and the time before it on the day of the change. (`applied` is for the plugin.)
 //! - `user/<user>`: `figures` of one user for all time, and the `status` it has had since `since` (milliseconds since
 //!   1970): the time since then is in no figure yet. (The rest is for the plugin.)
+//! - `hour/<hour>` (`2026-11-25T17`) and `day/<day>`: who was there, as counted by the ticks of that UTC hour or day:
+//!   `at`, when it was counted last, `now`, what was counted then, and `peak`, the greatest of each number; the numbers
+//!   are `users` (known), `online`, `idle` and `sessions` (open). The newest 744 hours (31 days) and 400 days are kept.
+//! - `round`: how far the present count has come.
 //! - `open/<session>`: a session that has not ended, with its `user` and `connected_at`.
+//!
+//! # Ticks
+//! Each tick (`interval` in presence.toml, by default a minute) goes through the users' documents, as far as it comes
+//! within its deadline; the next one goes on from there, and when all are seen, the count is written. On the way, users who
+//! have been offline without a session for `config.forget_after_days` (90; 0: never) are forgotten: their documents go,
+//! what they added to the days stays. Who comes back later begins anew.
 //!
 //! # Why the figures are right
 //! Events come more than once, side by side, and a guest may be thrown away between any two steps. Each event is
@@ -26,14 +37,17 @@
 //! revision of a status, the id of a session. What it adds to the day's roll-up waits in the same document until it
 //! is there, and is marked there, so it gets there once: see `ledger.rs`. The user's sessions that ended are
 //! remembered for an hour, and the newest 32 for ever; a repeat that comes later than that counts again. A session
-//! beyond the first 700 or so that one user has open at once is counted when it ends.
+//! beyond the first 700 or so that one user has open at once is counted when it ends. Forgetting is not guarded: what a
+//! user does in the very moment in which it is forgotten, after all that time, may be counted nowhere.
 
 mod figures;
 mod ledger;
 mod record;
+mod rounds;
 
 use presence_plugin::{
-    Cleanup, Context, HookError, HookResult, Scope, Session, SessionDisconnected, StatusChange, log, time,
+    Cleanup, Context, HookError, HookResult, Scope, Session, SessionDisconnected, StatusChange, Tick, log,
+    time,
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -48,20 +62,24 @@ use record::Fate;
 pub struct Config {
     /// The bucket that holds the figures.
     pub bucket: String,
+    /// Users who have been offline for so long are forgotten; 0: nobody is.
+    pub forget_after_days: u32,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { bucket: "analytics".to_string() }
+        Config { bucket: "analytics".to_string(), forget_after_days: 90 }
     }
 }
 
 /// The plugin.
 pub struct Analytics {
     ledger: Ledger,
+    /// In milliseconds; none: nobody is forgotten.
+    forget_after: Option<u64>,
 }
 
-/// What is left of a call when a long cleanup stops and asks to be called again.
+/// What is left of a call when a long cleanup stops and asks to be called again, or a tick leaves the rest to the next.
 const LAST_MOMENT: Duration = Duration::from_millis(200);
 
 /// Under `open/<session>`: what closing the session takes.
@@ -77,7 +95,9 @@ impl Analytics {
         if config.bucket.is_empty() {
             return Err("config.bucket: it is empty; leave it out for `analytics`".to_string());
         }
-        Ok(Analytics { ledger: Ledger::new(&config.bucket) })
+        let days = u64::from(config.forget_after_days);
+        let forget_after = (days > 0).then_some(days * 24 * 60 * 60 * 1000);
+        Ok(Analytics { ledger: Ledger::new(&config.bucket), forget_after })
     }
 
     fn session_connected(&self, _: &Context, event: &Session) -> HookResult {
@@ -115,6 +135,11 @@ impl Analytics {
 
     fn user_offline(&self, _: &Context, event: &StatusChange) -> HookResult {
         Ok(self.ledger.status(event)?)
+    }
+
+    fn tick(&self, _: &Context, event: &Tick) -> HookResult {
+        let out_of_time = || time::remaining().is_some_and(|left| left < LAST_MOMENT);
+        Ok(rounds::go_on(&self.ledger, event.due, self.forget_after, out_of_time)?)
     }
 }
 

@@ -81,6 +81,20 @@ impl UserRecord {
         self.closed.iter().any(|closed| closed.id == session)
     }
 
+    /// Sessions that have not ended.
+    pub fn open_sessions(&self) -> u64 {
+        self.open.len() as u64
+    }
+
+    /// Since when nothing can be expected of this user, in milliseconds since 1970; none: there is a session, or a
+    /// status other than offline, or something on its way.
+    pub fn gone_since(&self) -> Option<u64> {
+        if !self.open.is_empty() || self.pending.is_some() || !matches!(self.status, None | Some(Status::Offline)) {
+            return None;
+        }
+        Some(self.closed.last().map_or(0, |closed| closed.at).max(self.since))
+    }
+
     /// Takes in what became of a session. None: nothing new.
     pub fn session(&mut self, session: &str, connected_at: u64, fate: Fate, now_ms: u64) -> Option<Step> {
         let open = self.open.iter().position(|id| id == session);

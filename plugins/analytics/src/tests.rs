@@ -449,6 +449,128 @@ fn notes_are_dropped_once_they_have_served() {
     }
 }
 
+fn tick(plugin: &Analytics, due: u64) {
+    plugin.tick(&Context::default(), &Tick { due, interval_ms: 60_000 }).unwrap();
+}
+
+/// Ticks until the round is at its end.
+fn round(plugin: &Analytics, due: u64) {
+    tick(plugin, due);
+    while !keys("round").is_empty() {
+        tick(plugin, due);
+    }
+}
+
+fn attendance(key: &str) -> rounds::Attendance {
+    serde_json::from_value(document(key)).unwrap()
+}
+
+fn census(users: u64, online: u64, idle: u64, sessions: u64) -> rounds::Census {
+    rounds::Census { users, online, idle, sessions }
+}
+
+#[test]
+fn ticks_count_who_is_there_by_the_hour_and_the_day() {
+    let plugin = plugin();
+    let t = MIDNIGHT + 17 * 3_600_000;
+    for user in 0..10 {
+        let name = format!("u{user}");
+        tell(&plugin, &connected(&format!("s{user}"), &name, t)).unwrap();
+        tell(&plugin, &status(&name, None, if user < 7 { Status::Online } else { Status::Idle }, t)).unwrap();
+    }
+    tick(&plugin, t + 60_000);
+    assert_eq!((keys("hour/"), keys("round")), (vec![], vec!["round".to_string()]), "it takes several ticks");
+    round(&plugin, t + 120_000);
+    let first = census(10, 7, 3, 10);
+    let expected = rounds::Attendance { at: t + 120_000, now: first, peak: first };
+    assert_eq!(attendance("hour/2025-11-25T17"), expected);
+    assert_eq!(attendance("day/2025-11-25"), expected);
+    for user in 0..7 {
+        tell(&plugin, &disconnected(&format!("s{user}"), &format!("u{user}"), t, 1)).unwrap();
+        tell(&plugin, &status(&format!("u{user}"), Some(Status::Online), Status::Idle, t + 5)).unwrap();
+    }
+    round(&plugin, t + 180_000);
+    let second = census(10, 0, 10, 3);
+    let expected = rounds::Attendance { at: t + 180_000, now: second, peak: census(10, 7, 10, 10) };
+    assert_eq!(attendance("hour/2025-11-25T17"), expected);
+    round(&plugin, t + 180_000);
+    assert_eq!(attendance("hour/2025-11-25T17"), expected, "a repeat says the same");
+    round(&plugin, t + 3_600_000);
+    assert_eq!(attendance("hour/2025-11-25T18").peak, second);
+    assert_eq!(attendance("day/2025-11-25").peak, census(10, 7, 10, 10));
+}
+
+#[test]
+fn users_who_are_long_gone_are_forgotten_and_the_days_keep_what_they_did() {
+    let plugin = plugin();
+    let t = MIDNIGHT;
+    for user in ["gone", "back", "here", "open"] {
+        tell(&plugin, &connected(user, user, t)).unwrap();
+        tell(&plugin, &status(user, None, Status::Online, t)).unwrap();
+    }
+    for user in ["gone", "back"] {
+        tell(&plugin, &disconnected(user, user, t, 10)).unwrap();
+        tell(&plugin, &status(user, Some(Status::Online), Status::Offline, t + 10)).unwrap();
+    }
+    tell(&plugin, &status("open", Some(Status::Online), Status::Offline, t + 10)).unwrap();
+    let all_time = sum("rollup/");
+    round(&plugin, t + 90 * DAY_MS);
+    assert_eq!(keys("user/").len(), 4, "not yet");
+    testing::set_now_ms(t + 91 * DAY_MS);
+    tell(&plugin, &status("back", Some(Status::Offline), Status::Online, t + 91 * DAY_MS)).unwrap();
+    round(&plugin, t + 91 * DAY_MS);
+    assert_eq!(keys("user/"), ["user/back", "user/here", "user/open"], "a session is open, or a status is not offline");
+    let now = sum("rollup/");
+    assert_eq!(now.sessions_started, all_time.sessions_started);
+    tell(&plugin, &connected("again", "gone", t + 91 * DAY_MS)).unwrap();
+    assert_eq!(figures("user/gone").sessions_started, 1, "begins anew");
+    assert_eq!(sum("rollup/").sessions_started, all_time.sessions_started + 1);
+}
+
+#[test]
+fn nobody_is_forgotten_if_that_is_what_is_wanted() {
+    let config = Config { forget_after_days: 0, ..Config::default() };
+    testing::reset();
+    testing::set_now_ms(MIDNIGHT);
+    let plugin = Analytics::configure(config).unwrap();
+    tell(&plugin, &status("alice", None, Status::Offline, MIDNIGHT)).unwrap();
+    round(&plugin, MIDNIGHT + 10_000 * DAY_MS);
+    assert_eq!(keys("user/").len(), 1);
+}
+
+#[test]
+fn hours_and_days_are_bounded() {
+    let plugin = plugin();
+    for hour in 0..40 {
+        tick(&plugin, MIDNIGHT + hour * 3_600_000);
+    }
+    assert_eq!(keys("hour/").len(), 30);
+    assert_eq!(keys("hour/")[0], "hour/2025-11-25T10");
+    for day in 0..20 {
+        tick(&plugin, MIDNIGHT + day * DAY_MS);
+    }
+    assert_eq!(keys("day/").len(), 10);
+    assert_eq!(keys("day/")[0], "day/2025-12-05");
+}
+
+#[test]
+fn a_tick_that_is_cut_off_anywhere_is_made_good_by_the_next() {
+    for fault in (0..30).flat_map(|step| [disturb::Fault::Before(step), disturb::Fault::After(step)]) {
+        let plugin = plugin();
+        for user in 0..6 {
+            tell(&plugin, &status(&format!("u{user}"), None, Status::Online, MIDNIGHT)).unwrap();
+        }
+        disturb::disturb(Some(fault));
+        // It may be cut off, or have come to its end.
+        let _ = plugin.tick(&Context::default(), &Tick { due: MIDNIGHT + 60_000, interval_ms: 60_000 });
+        disturb::disturb(None);
+        round(&plugin, MIDNIGHT + 120_000);
+        round(&plugin, MIDNIGHT + 180_000);
+        assert_eq!(attendance("day/2025-11-25").now, census(6, 6, 0, 0), "{fault:?}");
+        assert_eq!(attendance("day/2025-11-25").peak, census(6, 6, 0, 0), "{fault:?}");
+    }
+}
+
 #[test]
 fn foreign_documents_are_not_overwritten() {
     let plugin = plugin();

@@ -73,7 +73,7 @@ impl Shared {
             Payload::Cleanup(sweep) if sweep.scope == Scope::Everything => {
                 Some(Shared::Everything(sweep.run.clone()))
             }
-            Payload::Cleanup(_) | Payload::Status(_) => None,
+            Payload::Cleanup(_) | Payload::Status(_) | Payload::Tick(_) => None,
         }
     }
 
@@ -286,7 +286,7 @@ impl State {
                 }
                 Scope::Everything => return,
             },
-            Payload::Session(_) => return,
+            Payload::Session(_) | Payload::Tick(_) => return,
         });
     }
 }
@@ -295,6 +295,10 @@ impl Plugins for SimPlugins {
     fn hooks(&self) -> Vec<(Arc<str>, BTreeSet<Hook>)> {
         let state = lock(&self.state);
         state.plugins.iter().map(|one| (one.shared_name.clone(), one.hooks.clone())).collect()
+    }
+
+    fn intervals(&self) -> Vec<(Arc<str>, Duration)> {
+        Vec::new()
     }
 
     fn submit(&self, event: Payload) {

@@ -176,6 +176,7 @@ impl Receiver {
                     Told::Dead => counts.dead += 1,
                 }
             }
+            Payload::Tick(_) => {}
             Payload::Cleanup(sweep) => {
                 if told == Told::Started {
                     return;
@@ -254,6 +255,7 @@ impl fmt::Display for Event<'_> {
                 let (id, instance) = (session(&event.session.id), short(event.session.instance));
                 write!(f, "{hook} {} {id} of {instance}", event.session.user)
             }
+            Payload::Tick(beat) => write!(f, "{hook} {}", beat.due.0),
             Payload::Cleanup(sweep) => match &sweep.scope {
                 Scope::Everything => write!(f, "{hook} everything {}", sweep.run),
                 Scope::Lost { instance, sessions } => {

@@ -12,7 +12,7 @@ use presence_core::time::Timestamp;
 use presence_host::clock::Clock;
 use presence_host::plugins::keyvalue::memory::MemoryKeyValue;
 use presence_host::plugins::keyvalue::{Answer, Bucket, Entry, KeyValue, Page};
-use presence_host::plugins::{CompileMode, Deps, Event, PluginSet, Plugins};
+use presence_host::plugins::{Backends, CompileMode, Deps, Event, PluginSet, Plugins};
 use presence_host::settings::{DeliverySettings, Grants, Initial, Limits, PluginSettings};
 use presence_host::store::memory::MemoryStore;
 use presence_tests::{Folder, WAIT, shipped_plugin};
@@ -90,7 +90,8 @@ fn settings() -> PluginSettings {
         path: shipped_plugin("analytics"),
         config: "{}".into(),
         initial: Initial::Nothing,
-        grants: Grants { http: Vec::new(), keyvalue: vec!["analytics".into()] },
+        interval: None,
+        grants: Grants { keyvalue: vec!["analytics".into()], ..Grants::default() },
         limits: Limits { memory: 32 << 20, deadline: Duration::from_millis(100), log: 64 << 10 },
         delivery: DeliverySettings {
             concurrency: 8,
@@ -173,7 +174,7 @@ async fn figures_are_exact_with_eight_guests_that_are_killed_again_and_again() {
     let deps = Deps {
         data_dir: folder.path().to_owned(),
         store: Arc::new(MemoryStore::new()),
-        keyvalue: keyvalue.clone(),
+        backends: Backends { keyvalue: keyvalue.clone(), ..Backends::for_trials() },
         compile: CompileMode::InProcess,
         clock: Clock::machine(),
     };

@@ -1,5 +1,4 @@
-//! Keyvalue over a real NATS server: the conformance suite, and what is NATS's own. Uses the server at
-//! `PRESENCE_TEST_NATS_URL` and does nothing without it.
+//! Keyvalue over a real NATS server: the conformance suite, two hosts at once, and what is NATS's own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -8,13 +7,12 @@ use futures_util::future::join_all;
 use presence_host::plugins::keyvalue::conformance::{self, SharedKeyValue};
 use presence_host::plugins::keyvalue::nats::NatsKeyValue;
 use presence_host::plugins::keyvalue::{Bucket, KeyValue, KeyValueError};
+use presence_tests::NatsServer;
 
 const BUCKET: Bucket<'static> = Bucket { plugin: "p", bucket: "b" };
 
-/// None: no server for tests.
-async fn client() -> Option<async_nats::Client> {
-    let url = std::env::var("PRESENCE_TEST_NATS_URL").ok()?;
-    Some(async_nats::connect(url).await.unwrap())
+async fn client(server: &NatsServer) -> async_nats::Client {
+    async_nats::connect(server.url()).await.unwrap()
 }
 
 fn fresh() -> String {
@@ -28,15 +26,17 @@ async fn open(client: &async_nats::Client, prefix: &str) -> NatsKeyValue {
 
 #[tokio::test]
 async fn keyvalue_over_nats_passes_the_conformance_suite() {
-    let Some(client) = client().await else { return };
+    let server = NatsServer::start().await;
+    let client = client(&server).await;
     conformance::run_all(async || Arc::new(open(&client, &fresh()).await) as SharedKeyValue).await;
 }
 
 #[tokio::test]
 async fn two_hosts_see_the_same_and_no_increment_is_lost() {
-    let Some(client) = client().await else { return };
+    let server = NatsServer::start().await;
+    let (one, other) = (client(&server).await, client(&server).await);
     let prefix = fresh();
-    let hosts = [open(&client, &prefix).await, open(&client, &prefix).await];
+    let hosts = [open(&one, &prefix).await, open(&other, &prefix).await];
     let added = join_all((0..40).map(|number| hosts[number % 2].increment(BUCKET, "n", 1))).await;
     assert!(added.iter().all(Result::is_ok), "{added:?}");
     assert_eq!(hosts[0].increment(BUCKET, "n", 0).await, Ok(40));
@@ -45,8 +45,35 @@ async fn two_hosts_see_the_same_and_no_increment_is_lost() {
 }
 
 #[tokio::test]
+async fn of_two_hosts_that_compare_and_set_one_wins_every_time() {
+    let server = NatsServer::start().await;
+    let (one, other) = (client(&server).await, client(&server).await);
+    let prefix = fresh();
+    let hosts = [open(&one, &prefix).await, open(&other, &prefix).await];
+    let mut expected = None;
+    for round in 0..50_u32 {
+        let value = |host: u8| format!("{round} {host}").into_bytes();
+        let (first, second) = futures_util::join!(
+            hosts[0].compare_and_set(BUCKET, "k", expected, value(0)),
+            hosts[1].compare_and_set(BUCKET, "k", expected, value(1)),
+        );
+        let (winner, version) = match (first.unwrap(), second.unwrap()) {
+            (Some(version), None) => (0, version),
+            (None, Some(version)) => (1, version),
+            both => panic!("round {round}: {both:?}"),
+        };
+        for host in &hosts {
+            let entry = host.get(BUCKET, "k").await.unwrap().unwrap();
+            assert_eq!((entry.value, entry.version), (value(winner), version), "round {round}");
+        }
+        expected = Some(version);
+    }
+}
+
+#[tokio::test]
 async fn a_bucket_is_bounded_in_keys() {
-    let Some(client) = client().await else { return };
+    let server = NatsServer::start().await;
+    let client = client(&server).await;
     let store = open(&client, &fresh()).await.with_max_keys(10);
     for number in 0..10 {
         store.set(BUCKET, &number.to_string(), Vec::new()).await.unwrap();
@@ -68,7 +95,8 @@ async fn a_bucket_is_bounded_in_keys() {
 
 #[tokio::test]
 async fn a_stream_that_was_taken_away_is_made_anew_and_versions_go_on() {
-    let Some(client) = client().await else { return };
+    let server = NatsServer::start().await;
+    let client = client(&server).await;
     let prefix = fresh();
     let store = open(&client, &prefix).await;
     let before = store.set(BUCKET, "k", b"1".to_vec()).await.unwrap();

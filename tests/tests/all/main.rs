@@ -7,6 +7,7 @@ mod chaos;
 mod cluster;
 mod commands;
 mod hostile;
+mod imports;
 mod keyvalue_nats;
 mod nats_daemon;
 mod nats_store;

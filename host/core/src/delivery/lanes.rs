@@ -1,5 +1,5 @@
-//! The lanes of a plugin: events of one user's status, or of one session, that run one after the other. It stores, it
-//! decides nothing.
+//! The lanes of a plugin: events of one user's status, or of one session, or ticks, that run one after the other. It
+//! stores, it decides nothing.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -50,12 +50,13 @@ pub(super) struct Lane {
     pub(super) state: State,
     /// The head runs and was withdrawn or dropped meanwhile: it is not repeated.
     pub(super) leaving: bool,
-    /// Of the user; none in a session's lane. Here so that a withdrawal need not visit every transition.
+    /// Of the user, or of the plugin's name in the lane of ticks; none in a session's lane. Here so that a withdrawal need not visit every transition.
     pub(super) partition: Option<PartitionId>,
 }
 
 impl Lane {
-    /// The revision of the newest transition; 0 in a session's lane, and where nothing stays.
+    /// The revision of the newest transition, when the newest tick is due; 0 in a session's lane, and where nothing
+    /// stays.
     pub(super) fn revision(&self) -> u64 {
         let newest = match self.rest.back() {
             None if self.leaving => return 0,
@@ -64,10 +65,12 @@ impl Lane {
         };
         match &newest.payload {
             Payload::Status(transition) => transition.revision,
+            Payload::Tick(beat) => beat.due.0,
             _ => 0,
         }
     }
 
+    /// Whether it belongs to a partition: then calls need the permit and `retry` has no end.
     pub(super) fn is_status(&self) -> bool {
         self.partition.is_some()
     }
@@ -87,6 +90,7 @@ fn same(one: &Payload, other: &Payload) -> bool {
     match (one, other) {
         (Payload::Status(one), Payload::Status(other)) => one.user == other.user,
         (Payload::Session(one), Payload::Session(other)) => one.session.id == other.session.id,
+        (Payload::Tick(_), Payload::Tick(_)) => true,
         _ => false,
     }
 }
@@ -102,7 +106,7 @@ impl Lanes {
         match payload {
             Payload::Status(transition) => transition.user.hash(&mut state),
             Payload::Session(event) => event.session.id.hash(&mut state),
-            Payload::Cleanup(_) => {}
+            Payload::Cleanup(_) | Payload::Tick(_) => {}
         }
         state.finish()
     }
@@ -115,11 +119,19 @@ impl Lanes {
         self.index.find(Self::hash(&self.hasher, payload), found).copied()
     }
 
+    /// The lane of ticks, if there is one that waits or runs.
+    pub(super) fn ticks(&self) -> Option<&Lane> {
+        let lane = |slot: &u32| self.slots[*slot as usize].as_ref();
+        let ticks = |slot: &u32| lane(slot).is_some_and(|lane| matches!(lane.head.payload, Payload::Tick(_)));
+        self.index.find(self.hasher.build_hasher().finish(), ticks).and_then(lane)
+    }
+
     /// A new lane, ready.
     pub(super) fn insert(&mut self, item: Item) -> u32 {
         let hash = Self::hash(&self.hasher, &item.payload);
         let partition = match &item.payload {
             Payload::Status(transition) => Some(transition.partition),
+            Payload::Tick(beat) => Some(beat.partition),
             _ => None,
         };
         let (rest, state) = (VecDeque::new(), State::Ready);

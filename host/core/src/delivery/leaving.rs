@@ -90,7 +90,7 @@ impl Delivery {
     /// A call that left has ended without a settlement.
     pub(super) fn drop_head(&mut self, lane: u32) {
         match self.take_head(lane) {
-            Payload::Status(_) => self.counters.withdrawn += 1,
+            Payload::Status(_) | Payload::Tick(_) => self.counters.withdrawn += 1,
             _ => self.counters.dropped += 1,
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::events::{Attributes, Session, SessionEvent, Status, Sweep, Transition};
+use crate::events::{Attributes, Beat, Session, SessionEvent, Status, Sweep, Transition};
 use crate::ids::{InstanceId, PartitionId, Sequence, SessionId, UserId};
 use crate::time::Timestamp;
 
@@ -82,7 +82,12 @@ fn name(payload: &Payload) -> String {
             format!("{} {id}", event.hook())
         }
         Payload::Cleanup(sweep) => format!("cleanup {}", sweep.chunk),
+        Payload::Tick(beat) => format!("tick {}", beat.due.0),
     }
+}
+
+fn tick(due: u64) -> Payload {
+    Payload::Tick(Beat { due: Timestamp(due), interval_ms: 10, partition: PartitionId(1) })
 }
 
 fn retry() -> Verdict {
@@ -726,7 +731,76 @@ fn lane_of(payload: &Payload) -> String {
         Payload::Status(transition) => transition.user.to_string(),
         Payload::Session(event) => event.session.id.to_string(),
         Payload::Cleanup(_) => "cleanup".into(),
+        Payload::Tick(_) => "tick".into(),
     }
+}
+
+#[test]
+fn of_ticks_one_waits_and_the_newest_stays() {
+    let mut delivery = Delivery::new(config(), 1);
+    for due in [10, 20] {
+        delivery.handle_event(Tick(0), tick(due));
+    }
+    delivery.handle_event(Tick(0), tick(15));
+    let superseded = |due: u64| (format!("tick {due}"), Settlement::Superseded);
+    assert_eq!(settled(&mut delivery), [superseded(10), superseded(15)]);
+    let running = jobs(&mut delivery, 0);
+    assert_eq!(names(&running), [("tick 20", 1)]);
+    for due in [30, 40] {
+        delivery.handle_event(Tick(0), tick(due));
+    }
+    assert_eq!((names(&jobs(&mut delivery, 0)), settled(&mut delivery)), (vec![], vec![superseded(30)]));
+    delivery.handle_verdict(Tick(0), running[0].0, Verdict::Delivered);
+    assert_eq!(names(&jobs(&mut delivery, 0)), [("tick 40", 1)]);
+    assert_eq!((settled(&mut delivery).len(), delivery.counters().coalesced), (1, 3));
+}
+
+#[test]
+fn a_failed_tick_is_repeated_until_the_next_takes_its_place() {
+    let mut delivery = Delivery::new(config(), 1);
+    delivery.handle_event(Tick(0), tick(10));
+    let first = jobs(&mut delivery, 0);
+    assert_eq!(delivery.unsettled(), 1);
+    delivery.handle_verdict(Tick(0), first[0].0, retry());
+    assert_eq!((delivery.unsettled(), delivery.depth().backing_off), (0, 1), "nobody waits for it");
+    let again = jobs(&mut delivery, 100);
+    assert_eq!(names(&again), [("tick 10", 2)]);
+    delivery.handle_verdict(Tick(100), again[0].0, retry());
+    delivery.handle_event(Tick(101), tick(20));
+    assert_eq!(settled(&mut delivery), [("tick 10".to_owned(), Settlement::Superseded)]);
+    assert_eq!(names(&jobs(&mut delivery, 100)), [], "the pause stays");
+    assert_eq!(names(&jobs(&mut delivery, 1000)), [("tick 20", 1)]);
+}
+
+#[test]
+fn a_tick_that_traps_is_given_up_after_its_attempts() {
+    let mut delivery = Delivery::new(config(), 1);
+    delivery.handle_event(Tick(0), tick(10));
+    for _ in 0..3 {
+        let job = jobs(&mut delivery, 100_000);
+        delivery.handle_verdict(Tick(0), job[0].0, Verdict::Trapped("boom".into()));
+    }
+    let expected = ("tick 10".to_owned(), dead(DeadLetterReason::Crashed, "boom", 3));
+    assert_eq!(settled(&mut delivery), [expected]);
+}
+
+#[test]
+fn ticks_need_the_permit_and_leave_with_their_partition() {
+    let mut delivery = Delivery::new(config(), 1);
+    delivery.handle_permit(Tick(1000));
+    delivery.handle_event(Tick(0), tick(10));
+    assert_eq!((jobs(&mut delivery, 0), delivery.depth().withheld), (vec![], 1));
+    assert_eq!((delivery.handle_withdraw(PartitionId(0)), delivery.depth().withheld), (0, 1));
+    delivery.handle_withdraw(PartitionId(1));
+    assert_eq!((delivery.depth(), delivery.counters().withdrawn), (Depth::default(), 1));
+    delivery.handle_permit(Tick(10_000));
+    delivery.handle_event(Tick(0), tick(20));
+    let running = jobs(&mut delivery, 0);
+    assert_eq!(delivery.handle_withdraw(PartitionId(1)), 1);
+    delivery.handle_event(Tick(0), tick(20));
+    delivery.handle_verdict(Tick(0), running[0].0, retry());
+    assert_eq!(names(&jobs(&mut delivery, 0)), [("tick 20", 1)], "of the next ownership");
+    assert_eq!((settled(&mut delivery), delivery.counters().withdrawn), (vec![], 2));
 }
 
 proptest! {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::events::{Hook, SessionEvent, Sweep, Transition};
+use crate::events::{Beat, Hook, SessionEvent, Sweep, Transition};
 use crate::ids::UserId;
 
 /// `[plugin.delivery]`
@@ -34,6 +34,8 @@ pub enum Payload {
     Status(Arc<Transition>),
     /// Hook `cleanup`.
     Cleanup(Arc<Sweep>),
+    /// Hook `tick`.
+    Tick(Beat),
 }
 
 impl Payload {
@@ -43,20 +45,21 @@ impl Payload {
             Payload::Session(event) => event.hook(),
             Payload::Status(transition) => transition.hook(),
             Payload::Cleanup(_) => Hook::Cleanup,
+            Payload::Tick(_) => Hook::Tick,
         }
     }
 
     /// Whether the call needs a permit: it acts for the cluster, not for this host's connections alone.
     pub fn needs_permit(&self) -> bool {
-        matches!(self, Payload::Status(_) | Payload::Cleanup(_))
+        matches!(self, Payload::Status(_) | Payload::Cleanup(_) | Payload::Tick(_))
     }
 
-    /// The user; none for a cleanup.
+    /// The user; none for a cleanup or a tick.
     pub fn user(&self) -> Option<&UserId> {
         match self {
             Payload::Session(event) => Some(&event.session.user),
             Payload::Status(transition) => Some(&transition.user),
-            Payload::Cleanup(_) => None,
+            Payload::Cleanup(_) | Payload::Tick(_) => None,
         }
     }
 }
@@ -114,7 +117,7 @@ pub enum Settlement {
         /// How many attempts were made.
         attempts: u32,
     },
-    /// A newer transition of the same user took its place.
+    /// A newer transition of the same user, or a newer tick, took its place.
     Superseded,
 }
 
@@ -158,13 +161,13 @@ pub struct Depth {
 pub struct Counters {
     /// Attempts that will be repeated.
     pub retries: u64,
-    /// Transitions that gave way to a newer one.
+    /// Transitions and ticks that gave way to a newer one.
     pub coalesced: u64,
     /// Session events that found the queue full.
     pub overflowed: u64,
     /// Session events that were dropped because their instance was declared dead.
     pub dropped: u64,
-    /// Transitions that were dropped because their partition went to another instance.
+    /// Transitions and ticks that were dropped because their partition went to another instance.
     pub withdrawn: u64,
     /// How often the breaker opened.
     pub breaker_opened: u64,

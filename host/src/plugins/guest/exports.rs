@@ -65,6 +65,7 @@ exports! {
     user_online: has(Hook::UserOnline),
     user_idle: has(Hook::UserIdle),
     user_offline: has(Hook::UserOffline),
+    tick: has(Hook::Tick),
     configure: |admitted: &Admitted| admitted.configurable,
 }
 

@@ -84,6 +84,8 @@ enum Command {
     /// A request whose answer nobody waits for.
     Tell(Outgoing),
     Publish(Outgoing),
+    /// A message, and the request behind it whose answer says that the server has taken it.
+    Deliver(Outgoing, Outgoing, Answering, Instant),
     Subscribe(Subject, oneshot::Sender<Subscriber>),
 }
 
@@ -149,6 +151,15 @@ impl Link {
         let (answer, receiver) = oneshot::channel();
         // If the task is gone, so is the sender of the answer, which says it.
         let _ = self.queue(lane).send(Command::Request(message, answer, Instant::now()));
+        Answer(receiver)
+    }
+
+    /// Sends a message without an answer and right behind it a request, whose answer says that the server has read
+    /// both. A refusal of the message's subject is the answer as well.
+    pub(super) fn deliver(&self, message: Outgoing, proof: Outgoing) -> Answer {
+        let (answer, receiver) = oneshot::channel();
+        // If the task is gone, so is the sender of the answer, which says it.
+        let _ = self.bulk.send(Command::Deliver(message, proof, answer, Instant::now()));
         Answer(receiver)
     }
 
@@ -268,6 +279,15 @@ impl Task {
                 Command::Request(message, answer, asked) => {
                     self.request(message, (answer, asked), lane, connected);
                 }
+                Command::Deliver(message, proof, answer, asked) => {
+                    let subject = message.subject.clone();
+                    let Some(answer) = sendable(answer, asked, connected) else { continue };
+                    match self.send(message, None) {
+                        Ok(()) => self.ask(proof, subject, answer, lane),
+                        // Whoever doesn't wait for it any more needs no answer.
+                        Err(error) => drop(answer.send(Err(error))),
+                    }
+                }
                 Command::Publish(_) | Command::Tell(_) if !connected => {}
                 Command::Publish(message) => note_dropped(self.send(message, None)),
                 Command::Tell(message) => {
@@ -295,19 +315,14 @@ impl Task {
         lane: Lane,
         connected: bool,
     ) {
-        if answer.is_closed() {
-            return;
-        }
-        if !connected {
-            // Whoever doesn't wait for it any more needs no answer.
-            let _ = answer.send(Err(LinkError::NotSent("there is no connection to NATS".into())));
-            return;
-        }
-        if asked.elapsed() > SEND_TIMEOUT {
-            let _ = answer.send(Err(LinkError::NotSent("too many requests wait for NATS".into())));
-            return;
-        }
         let subject = message.subject.clone();
+        if let Some(answer) = sendable(answer, asked, connected) {
+            self.ask(message, subject, answer, lane);
+        }
+    }
+
+    /// Sends a request; `subject` is what a refusal would name.
+    fn ask(&mut self, message: Outgoing, subject: Subject, answer: Answering, lane: Lane) {
         let number = self.first + self.unanswered.len() as u64;
         let reply = Subject::from(format!("{}{number}", self.inbox));
         match self.send(message, Some(reply)) {
@@ -431,6 +446,22 @@ impl Task {
             Event::Draining | Event::Closed => {}
         }
     }
+}
+
+/// The answer, if the request is to be sent; else it is told why not.
+fn sendable(answer: Answering, asked: Instant, connected: bool) -> Option<Answering> {
+    let why = if answer.is_closed() {
+        return None;
+    } else if !connected {
+        "there is no connection to NATS"
+    } else if asked.elapsed() > SEND_TIMEOUT {
+        "too many requests wait for NATS"
+    } else {
+        return Some(answer);
+    };
+    // Whoever doesn't wait for it any more needs no answer.
+    let _ = answer.send(Err(LinkError::NotSent(why.into())));
+    None
 }
 
 fn note_dropped(sent: Result<(), LinkError>) {

@@ -9,8 +9,9 @@ use presence_core::events::{Status, Transition};
 use presence_core::ids::{PartitionId, Sequence, UserId};
 use presence_core::time::Timestamp;
 use presence_host::clock::Clock;
-use presence_host::plugins::keyvalue::memory::MemoryKeyValue;
-use presence_host::plugins::{CompileMode, Deps, Event, Outcome, PluginSet, Plugins, time_bare_calls};
+use presence_host::plugins::{
+    Backends, CompileMode, Deps, Event, Outcome, PluginSet, Plugins, time_bare_calls,
+};
 use presence_host::settings::{DeliverySettings, Grants, Initial, Limits, PluginSettings};
 use presence_host::store::memory::MemoryStore;
 
@@ -25,6 +26,7 @@ fn settings(guest: PathBuf) -> PluginSettings {
         path: guest,
         config: "{}".into(),
         initial: Initial::Nothing,
+        interval: None,
         grants: Grants::default(),
         limits: Limits { memory: 32 << 20, deadline: Duration::from_secs(2), log: 64 << 10 },
         delivery: DeliverySettings {
@@ -58,7 +60,7 @@ pub async fn run() -> anyhow::Result<()> {
     let deps = Deps {
         data_dir: data_dir.clone(),
         store: Arc::new(MemoryStore::new()),
-        keyvalue: Arc::new(MemoryKeyValue::default()),
+        backends: Backends::for_trials(),
         compile: CompileMode::InProcess,
         clock: Clock::machine(),
     };
