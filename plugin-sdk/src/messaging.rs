@@ -115,11 +115,7 @@ mod backend {
     use super::Error;
     use crate::guest::messaging as host;
 
-    pub(super) fn publish(
-        subject: &str,
-        payload: &[u8],
-        headers: &[(String, String)],
-    ) -> Result<(), Error> {
+    pub(super) fn publish(subject: &str, payload: &[u8], headers: &[(String, String)]) -> Result<(), Error> {
         host::publish(subject, payload, headers).map_err(|error| match error {
             host::Error::Denied(text) => Error::Denied(text),
             host::Error::TooLarge(text) => Error::TooLarge(text),

@@ -70,7 +70,7 @@ pub struct Membership {
     boot: Option<(Sequence, BootRecord)>,
     /// A write of `boot` is on its way.
     boot_writing: bool,
-    /// One was refused: what is known of `boot` is not what is there. It is being read.
+    /// One was refused: what is known of `boot` is not what is there. It is being read, unless the watch shows it first.
     boot_stale: bool,
     /// The generation that this instance belongs to; 0 before it has joined one.
     joined: u64,
@@ -728,6 +728,7 @@ impl Membership {
             }
             (Key::Boot, Document::Boot(record)) if self.boot.is_none_or(|(known, _)| known < sequence) => {
                 self.boot = Some((sequence, *record));
+                self.boot_stale = false;
                 self.boot_seen(*record);
             }
             (Key::Meta, Document::Meta(meta)) if meta.epoch != self.epoch && !self.is_over() => {

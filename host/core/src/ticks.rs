@@ -120,7 +120,9 @@ mod tests {
     }
 
     fn due(ticks: &mut Ticks, now: Now) -> Vec<(String, u64)> {
-        std::iter::from_fn(|| ticks.poll_beat(now)).map(|(name, beat)| (name.to_string(), beat.due.0)).collect()
+        std::iter::from_fn(|| ticks.poll_beat(now))
+            .map(|(name, beat)| (name.to_string(), beat.due.0))
+            .collect()
     }
 
     #[test]
@@ -172,7 +174,11 @@ mod tests {
         ticks.handle_owned(Now::at(0), partition_of("a"));
         ticks.handle_owned(Now::at(0), partition_of("b"));
         set(&mut ticks, MINUTE + 1, &[("a", MINUTE), ("b", 10)]);
-        assert_eq!(due(&mut ticks, Now::at(MINUTE + 9)), [("a".to_owned(), MINUTE)], "b begins at the next one");
+        assert_eq!(
+            due(&mut ticks, Now::at(MINUTE + 9)),
+            [("a".to_owned(), MINUTE)],
+            "b begins at the next one"
+        );
         set(&mut ticks, MINUTE + 9, &[("b", 10)]);
         assert_eq!(due(&mut ticks, Now::at(MINUTE + 10)), [("b".to_owned(), MINUTE + 10)]);
     }

@@ -10,7 +10,10 @@ pub(super) fn read(table: &mut Table<'_, '_>, cluster: &ClusterSettings) -> Vec<
         StoreKind::Nats(nats) => nats.prefix.as_str(),
         StoreKind::Memory => {
             if let Some(first) = found.first() {
-                table.wrong(first, "needs cluster.store = \"nats\": messages go over NATS, and this host has none");
+                table.wrong(
+                    first,
+                    "needs cluster.store = \"nats\": messages go over NATS, and this host has none",
+                );
             }
             return Vec::new();
         }

@@ -326,7 +326,10 @@ fn messages_need_nats() {
 fn intervals_and_look_ups_are_read() {
     let read = |lines: &str, grants: &str| check(&plugin("", lines, grants)).unwrap().plugins.remove(0);
     let none = read("", "");
-    assert_eq!((none.interval, none.interval(), none.grants.presence), (None, Duration::from_secs(60), false));
+    assert_eq!(
+        (none.interval, none.interval(), none.grants.presence),
+        (None, Duration::from_secs(60), false)
+    );
     let day = read("interval = \"1d\"", "presence = true");
     assert_eq!((day.interval, day.grants.presence), (Some(Duration::from_secs(86_400)), true));
     for interval in ["999ms", "2d", "0s"] {

@@ -8,12 +8,12 @@ use tokio::sync::Semaphore;
 use wasmtime::component::{InstancePre, Linker};
 
 use super::admission::{self, Admitted};
+use super::backends::Backends;
 use super::cache::{CodeCache, hex};
 use super::compile::CompileMode;
 use super::denials::Denials;
 use super::engine::GuestRuntime;
 use super::guest::{CUT, Failure, Guest, GuestState, HookIndices, NoGuest};
-use super::backends::Backends;
 use super::http::HttpAccess;
 use super::keyvalue::host::GrantedBuckets;
 use super::linker::new_linker;

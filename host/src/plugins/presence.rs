@@ -102,7 +102,8 @@ mod tests {
         let nobody = UserId::new("nobody").unwrap();
         let asked = [&users[..], &[nobody]].concat();
         let found = StoreStatuses::new(store, layout).lookup(asked).await.unwrap();
-        let revisions: Vec<u64> = found.iter().map(|record| record.map_or(0, |record| record.revision)).collect();
+        let revisions: Vec<u64> =
+            found.iter().map(|record| record.map_or(0, |record| record.revision)).collect();
         assert_eq!(revisions, (1..=100).chain([0]).collect::<Vec<_>>());
     }
 }

@@ -89,7 +89,10 @@ impl UserRecord {
     /// Since when nothing can be expected of this user, in milliseconds since 1970; none: there is a session, or a
     /// status other than offline, or something on its way.
     pub fn gone_since(&self) -> Option<u64> {
-        if !self.open.is_empty() || self.pending.is_some() || !matches!(self.status, None | Some(Status::Offline)) {
+        if !self.open.is_empty()
+            || self.pending.is_some()
+            || !matches!(self.status, None | Some(Status::Offline))
+        {
             return None;
         }
         Some(self.closed.last().map_or(0, |closed| closed.at).max(self.since))

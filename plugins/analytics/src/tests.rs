@@ -519,7 +519,11 @@ fn users_who_are_long_gone_are_forgotten_and_the_days_keep_what_they_did() {
     testing::set_now_ms(t + 91 * DAY_MS);
     tell(&plugin, &status("back", Some(Status::Offline), Status::Online, t + 91 * DAY_MS)).unwrap();
     round(&plugin, t + 91 * DAY_MS);
-    assert_eq!(keys("user/"), ["user/back", "user/here", "user/open"], "a session is open, or a status is not offline");
+    assert_eq!(
+        keys("user/"),
+        ["user/back", "user/here", "user/open"],
+        "a session is open, or a status is not offline"
+    );
     let now = sum("rollup/");
     assert_eq!(now.sessions_started, all_time.sessions_started);
     tell(&plugin, &connected("again", "gone", t + 91 * DAY_MS)).unwrap();

@@ -38,7 +38,10 @@ async fn messages_go_where_they_are_granted_and_nowhere_else() {
     let header = |name: &str| headers.get(name).map(|value| value.as_str().to_owned()).unwrap_or_default();
     let event = document["event_id"].as_str().unwrap();
     assert!(event.starts_with("courier:user-online:alice:"), "{event}");
-    assert_eq!((header("Presence-Event-Id"), header("Nats-Msg-Id")), (event.to_owned(), format!("{event}#0")));
+    assert_eq!(
+        (header("Presence-Event-Id"), header("Nats-Msg-Id")),
+        (event.to_owned(), format!("{event}#0"))
+    );
     assert_eq!(header("Hook"), "user-online");
     let line = r#"messaging = [\"app.presence.>\", \"app.other\"]"#;
     host.until_logged(&["plugin `stray` was denied", line]).await;
@@ -124,7 +127,8 @@ async fn a_look_up_needs_its_grant() {
 async fn ticks(host: &Daemon) -> u64 {
     let metrics = host.get("/metrics").await.body;
     let line = metrics.lines().find(|line| line.contains("hook_calls") && line.contains(r#"hook="tick""#));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("no ticks in:\n{metrics}"))
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
+        .unwrap_or_else(|| panic!("no ticks in:\n{metrics}"))
 }
 
 /// How many partitions a host owns, as another sees it.
@@ -184,7 +188,8 @@ async fn one_host_alone_ticks_too_and_what_fails_is_repeated() {
     receiver.until_attempts(3).await;
     receiver.answer(presence_tests::Mood::Status(204));
     until("a tick is heard", async || (!heard(&receiver, "tick").is_empty()).then_some(())).await;
-    let ended = tokio::time::timeout(Duration::from_secs(20), host.stop()).await.expect("a tick holds up no stop");
+    let ended =
+        tokio::time::timeout(Duration::from_secs(20), host.stop()).await.expect("a tick holds up no stop");
     ended.with_code(0);
 }
 

@@ -40,7 +40,8 @@ fn differences(list: &str, found: &BTreeMap<String, String>) -> Vec<Fault> {
         match text.split_once("  ") {
             Some((digest, name)) => _ = published.insert(name, digest),
             None => {
-                let fault = Fault::new(&Path::new(FOLDER).join(LIST), line, "must be `<sha256>  <version>/<file>`");
+                let fault =
+                    Fault::new(&Path::new(FOLDER).join(LIST), line, "must be `<sha256>  <version>/<file>`");
                 faults.push(fault);
             }
         }
@@ -50,7 +51,10 @@ fn differences(list: &str, found: &BTreeMap<String, String>) -> Vec<Fault> {
         match found.get(*name) {
             None => fault(name, "is published and must stay: plugins are built against it"),
             Some(actual) if actual != digest => {
-                fault(name, "is published and was changed: new things go into a new version, in a folder of its own");
+                fault(
+                    name,
+                    "is published and was changed: new things go into a new version, in a folder of its own",
+                );
             }
             Some(_) => {}
         }
@@ -91,7 +95,9 @@ mod tests {
         assert_eq!(told(LIST_OF_ONE, &others), [] as [&str; 0]);
         let changed = told(LIST_OF_ONE, &[("0.1.0/presence-plugin.wit", "ab")]);
         assert_eq!(changed.len(), 1);
-        assert!(changed[0].starts_with("plugin-sdk/wit/0.1.0/presence-plugin.wit: is published and was changed"));
+        assert!(
+            changed[0].starts_with("plugin-sdk/wit/0.1.0/presence-plugin.wit: is published and was changed")
+        );
         assert!(told(LIST_OF_ONE, &[])[0].contains("must stay"));
         let added = told(LIST_OF_ONE, &[contract, ("0.1.0/more.wit", "bb")]);
         assert!(added[0].starts_with("plugin-sdk/wit/0.1.0/more.wit: was added"), "{added:?}");

@@ -297,6 +297,35 @@ fn a_boot_record_that_was_refused_is_read_before_anything_is_decided_from_it() {
 }
 
 #[test]
+fn who_was_second_to_declare_waits_for_the_first_however_he_hears_of_him() {
+    let mut member = cleaner();
+    let other = InstanceId(2);
+    let record = InstanceRecord {
+        host: "other".into(),
+        state: InstanceState::Joining,
+        started_at: Timestamp(1),
+        renewal: 1,
+        plugins: 0,
+        cleanup: None,
+    };
+    member.handle_update(Now::at(1), &update(Key::Instance(other), 5, Document::Instance(record)));
+    member.handle_everything_settled("1-7-0");
+    member.handle_all_purged();
+    let Some(MembershipEffect::Write { key, document, .. }) = member.poll_effect() else {
+        panic!("no write")
+    };
+    member.handle_written(Now::at(2), &key, &document, Err(NotWritten::Conflict(Sequence(6))));
+    let cleaning = BootRecord { generation: 8, phase: BootPhase::Cleaning, by: other, start: 8 };
+    member.handle_update(Now::at(2), &update(Key::Boot, 6, Document::Boot(cleaning)));
+    let open = BootRecord { phase: BootPhase::Open, ..cleaning };
+    member.handle_update(Now::at(2), &update(Key::Boot, 7, Document::Boot(open)));
+    let declares = std::iter::from_fn(|| member.poll_effect())
+        .any(|effect| matches!(effect, MembershipEffect::Declare { .. }));
+    assert!(!declares, "it belongs to the other's start");
+    assert_eq!(member.generation(), 8);
+}
+
+#[test]
 fn a_cleanup_is_resumed_where_it_stands() {
     let mut world = three();
     world.sessions.insert(InstanceId(77), (1..=300).map(|id| session(id, 77)).collect());

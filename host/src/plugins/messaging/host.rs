@@ -155,7 +155,12 @@ mod tests {
         publishing
     }
 
-    fn refusal(publishing: &mut Publishing, subject: &str, payload: usize, headers: &[(&str, &str)]) -> String {
+    fn refusal(
+        publishing: &mut Publishing,
+        subject: &str,
+        payload: usize,
+        headers: &[(&str, &str)],
+    ) -> String {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         match publishing.check(subject.to_owned(), vec![0; payload], headers) {
             Ok(_) => "none".to_owned(),

@@ -20,10 +20,13 @@ impl NatsMessaging {
 impl Messaging for NatsMessaging {
     fn publish(&self, message: Message) -> BoxFuture<'_, Result<(), MessagingError>> {
         let Message { subject, headers, payload } = message;
-        let length = payload.len() + headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>();
+        let length =
+            payload.len() + headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>();
         let most = self.0.max_payload();
         if length > most {
-            let text = format!("the NATS server takes messages of at most {most} bytes, this one has about {length}");
+            let text = format!(
+                "the NATS server takes messages of at most {most} bytes, this one has about {length}"
+            );
             return std::future::ready(Err(MessagingError::TooLarge(text))).boxed();
         }
         let sent = self.0.publish(subject, headers, payload);

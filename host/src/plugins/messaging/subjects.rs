@@ -30,7 +30,10 @@ pub fn pattern_fault(pattern: &str, prefix: &str) -> Option<String> {
         return Some(format!("`{first}` is for NATS itself and its clients, never for plugins"));
     }
     if first == "*" || first == ">" {
-        return Some("its first token must be no wildcard: it would match subjects of NATS and of this deployment".to_owned());
+        return Some(
+            "its first token must be no wildcard: it would match subjects of NATS and of this deployment"
+                .to_owned(),
+        );
     }
     (first == prefix).then(|| format!("`{prefix}.` is where this deployment keeps its own (cluster.prefix)"))
 }
@@ -63,7 +66,8 @@ pub fn matches(pattern: &str, subject: &str) -> bool {
 /// The line of `[plugin.grants]` with one more subject.
 pub fn line_with_subject(granted: &[String], wanted: &str) -> String {
     let wanted = wanted.to_owned();
-    let entries: Vec<String> = granted.iter().chain([&wanted]).map(|subject| format!("{subject:?}")).collect();
+    let entries: Vec<String> =
+        granted.iter().chain([&wanted]).map(|subject| format!("{subject:?}")).collect();
     format!("messaging = [{}]", entries.join(", "))
 }
 
@@ -96,7 +100,21 @@ mod tests {
     #[test]
     fn what_is_no_subject_is_not_published_to() {
         let long = "a".repeat(257);
-        for subject in ["", ".", "a.", ".a", "a..b", "a b", "a.\tb", "a\r\nPUB x", "a\u{a0}", "app.*", "app.>", "a>b", &long] {
+        for subject in [
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "a b",
+            "a.\tb",
+            "a\r\nPUB x",
+            "a\u{a0}",
+            "app.*",
+            "app.>",
+            "a>b",
+            &long,
+        ] {
             assert!(subject_fault(subject).is_some(), "{subject:?}");
         }
         for subject in ["a", "app.presence.alice", "a.b-c_d.1", "ä.ö", "a.$x", &long[1..]] {
@@ -110,8 +128,24 @@ mod tests {
             assert_eq!(pattern_fault(pattern, "presence"), None, "{pattern}");
         }
         let bad = [
-            ">", "*", "*.x", "*.>", "$JS.API.>", "$SYS.>", "_INBOX.>", "_x", "presence.>", "presence.s.>",
-            "presence.*", "presence", "app.>.x", "app.a*", "app.>x", "app..x", "app. x", "",
+            ">",
+            "*",
+            "*.x",
+            "*.>",
+            "$JS.API.>",
+            "$SYS.>",
+            "_INBOX.>",
+            "_x",
+            "presence.>",
+            "presence.s.>",
+            "presence.*",
+            "presence",
+            "app.>.x",
+            "app.a*",
+            "app.>x",
+            "app..x",
+            "app. x",
+            "",
         ];
         for pattern in bad {
             assert!(pattern_fault(pattern, "presence").is_some(), "{pattern}");

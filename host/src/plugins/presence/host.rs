@@ -31,7 +31,9 @@ impl GrantedStatuses {
         }
         if users.len() > MAX_USERS {
             let count = users.len();
-            return Err(Error::TooLarge(format!("at most {MAX_USERS} users are asked for at once, not {count}")));
+            return Err(Error::TooLarge(format!(
+                "at most {MAX_USERS} users are asked for at once, not {count}"
+            )));
         }
         Ok(())
     }
@@ -61,7 +63,8 @@ impl statuses::Host for GuestState {
         let known = self.statuses.statuses.lookup(ids.iter().flatten().cloned().collect()).await?;
         let mut known = known.into_iter();
         let records = ids.iter().map(|id| id.as_ref().and_then(|_| known.next().flatten()));
-        let found: Vec<UserStatus> = users.into_iter().zip(records).map(|(user, record)| answer(user, record)).collect();
+        let found: Vec<UserStatus> =
+            users.into_iter().zip(records).map(|(user, record)| answer(user, record)).collect();
         Ok(found)
     }
 }

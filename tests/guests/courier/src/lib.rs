@@ -66,8 +66,11 @@ mod tests {
     fn carries_what_it_finds() {
         testing::reset();
         testing::set_status("bob", Status::Idle);
-        let config =
-            Config { subject: Some("app.x".to_string()), users: vec!["bob".to_string()], ..Config::default() };
+        let config = Config {
+            subject: Some("app.x".to_string()),
+            users: vec!["bob".to_string()],
+            ..Config::default()
+        };
         let courier = Courier::configure(config).unwrap();
         courier.tick(&Context::default(), &Tick { due: 60_000, interval_ms: 60_000 }).unwrap();
         let sent = testing::messages();
