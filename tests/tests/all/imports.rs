@@ -22,8 +22,11 @@ fn heard(receiver: &Receiver, hook: &str) -> Vec<Value> {
 async fn messages_go_where_they_are_granted_and_nowhere_else() {
     let mut nats = NatsServer::start().await;
     let granted = r#"messaging = ["app.presence.>"]"#;
-    let courier = Plugin::courier("courier").config(r#"{ subject = "app.presence.heard" }"#).grants(granted);
-    let stray = Plugin::courier("stray").config(r#"{ subject = "app.other" }"#).grants(granted);
+    let courier = |name: &str, subject: &str| {
+        let plugin = Plugin::courier(name).config(&format!("{{ subject = \"{subject}\" }}")).grants(granted);
+        plugin.interval("1d")
+    };
+    let (courier, stray) = (courier("courier", "app.presence.heard"), courier("stray", "app.other"));
     let host = config(&nats, "a").section(courier).section(stray).start().await;
     let listener = async_nats::connect(nats.url()).await.unwrap();
     let mut messages = listener.subscribe("app.>").await.unwrap();

@@ -53,7 +53,7 @@ async fn of_two_hosts_that_compare_and_set_one_wins_every_time() {
     let mut expected = None;
     for round in 0..50_u32 {
         let value = |host: u8| format!("{round} {host}").into_bytes();
-        let (first, second) = futures_util::join!(
+        let (first, second) = tokio::join!(
             hosts[0].compare_and_set(BUCKET, "k", expected, value(0)),
             hosts[1].compare_and_set(BUCKET, "k", expected, value(1)),
         );
