@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::authoring::AuthoringCommand;
 use crate::telemetry::LogFormat;
 
 /// Who is online, idle or offline, with WebAssembly hooks.
@@ -80,8 +81,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Look after plugins
-    #[command(subcommand, after_help = "Example:\n  presence plugin dead-letters")]
+    /// Write, test and look after plugins
+    #[command(subcommand, after_help = "Example:\n  presence plugin new greeter --lang rust")]
     Plugin(PluginCommand),
     /// Compile a plugin and write the code: what `serve` runs in a process of its own
     #[command(hide = true)]
@@ -96,6 +97,9 @@ pub enum Command {
 /// `presence plugin …`
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
+    /// What authors do.
+    #[command(flatten)]
+    Author(AuthoringCommand),
     /// List events that could not be delivered
     #[command(after_help = "Example:\n  presence plugin dead-letters --plugin webhook --hook user-online")]
     DeadLetters {

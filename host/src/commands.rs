@@ -1,4 +1,4 @@
-//! What the verbs of the command line do, and the exit codes: 0, 64 usage, 69 unavailable, 75 stopped with something
+//! What the verbs of the command line do, and the exit codes: 0, 1 a hook or a scenario failed, 64 usage, 69 unavailable, 75 stopped with something
 //! undelivered, 78 configuration.
 
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::driver::Ending;
 use crate::plugins::{self, CompileMode};
 use crate::settings::Settings;
 use crate::telemetry;
-use crate::{cluster, config, connect, dead_letters, users};
+use crate::{authoring, cluster, config, connect, dead_letters, users};
 
 mod check;
 
@@ -44,6 +44,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Partitions { admin, json } => {
             block_on(cluster::partitions(&admin.url, json)).unwrap_or_else(unavailable)
         }
+        Command::Plugin(PluginCommand::Author(command)) => block_on(authoring::run(command, compile_mode())),
         Command::Plugin(PluginCommand::DeadLetters { admin, plugin, hook, json }) => {
             let listed = dead_letters::run(&admin.url, plugin.as_deref(), hook.as_deref(), json);
             block_on(listed).unwrap_or_else(unavailable)

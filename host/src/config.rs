@@ -10,10 +10,15 @@ use crate::settings::{ClusterSettings, HostSettings, PresenceSettings, Settings,
 
 mod auth;
 mod cluster;
+mod local;
 mod messaging;
 mod plugin;
 mod reader;
+mod scenario;
 mod values;
+
+pub use local::{plain_plugin, plugin_config, plugin_name};
+pub use scenario::read as scenario;
 
 use reader::{Document, Found, Table};
 

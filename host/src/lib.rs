@@ -2,6 +2,7 @@
 
 mod admin_client;
 pub mod app;
+pub mod authoring;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

@@ -20,7 +20,7 @@ pub(super) fn read(
     tables.into_iter().filter_map(|mut table| read_plugin(&mut table, &mut names, folder, cluster)).collect()
 }
 
-fn is_plugin_name(name: &str) -> bool {
+pub(super) fn is_plugin_name(name: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     name.len() <= 64
         && name.bytes().next().is_some_and(word)
@@ -83,7 +83,7 @@ fn read_interval(table: &mut Table<'_, '_>) -> Option<Duration> {
     Some(interval.value)
 }
 
-fn read_grants(table: &mut Table<'_, '_>, cluster: &ClusterSettings) -> Grants {
+pub(super) fn read_grants(table: &mut Table<'_, '_>, cluster: &ClusterSettings) -> Grants {
     let mut http: Vec<HttpGrant> = Vec::new();
     for item in table.items("http") {
         if let Some(mut inner) = table.item_table(&item) {
@@ -168,7 +168,7 @@ pub(super) fn parse_origin(text: &str) -> Result<HttpGrant, String> {
     Ok(HttpGrant { scheme: scheme.to_owned(), host, port, addresses })
 }
 
-fn read_limits(table: &mut Table<'_, '_>, cluster: &ClusterSettings) -> Limits {
+pub(super) fn read_limits(table: &mut Table<'_, '_>, cluster: &ClusterSettings) -> Limits {
     let memory = table.size("memory", 32 << 20);
     if !(1 << 20..=4 << 30).contains(&memory.value) {
         table.wrong(&memory, "must be from \"1MiB\" to \"4GiB\"");
@@ -194,7 +194,7 @@ fn read_limits(table: &mut Table<'_, '_>, cluster: &ClusterSettings) -> Limits {
     Limits { memory: memory.value, deadline: deadline.value, log: log.value }
 }
 
-fn read_delivery(table: &mut Table<'_, '_>) -> DeliverySettings {
+pub(super) fn read_delivery(table: &mut Table<'_, '_>) -> DeliverySettings {
     let backoff = table.duration("backoff", Duration::from_millis(100));
     let max_backoff = table.duration("max_backoff", Duration::from_secs(30));
     if backoff.value.is_zero() {

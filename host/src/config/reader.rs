@@ -78,6 +78,11 @@ impl<'e> Document<'e> {
 }
 
 impl<'d, 'e> Table<'d, 'e> {
+    /// One that is not there: every key has its default.
+    pub(super) fn empty(document: &'d Document<'e>) -> Table<'d, 'e> {
+        Table { document, prefix: String::new(), line: 0, table: None, known: BTreeSet::new() }
+    }
+
     /// Something is wrong with a value.
     pub(super) fn wrong<T>(&self, found: &Found<T>, message: &str) {
         self.document.push(found.line, found.key.clone(), message.to_owned());
@@ -208,6 +213,28 @@ impl<'d, 'e> Table<'d, 'e> {
     /// Such as `"32MiB"`, in bytes.
     pub(super) fn size(&mut self, key: &str, default: u64) -> Found<u64> {
         self.parsed(key, default, "a size; write for example \"64KiB\" or \"32MiB\"", values::size)
+    }
+
+    /// The names of all keys, for a table whose author chooses them.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.table.into_iter().flat_map(|table| table.keys()).map(|key| key.get_ref().to_string()).collect()
+    }
+
+    /// Everything in it as JSON.
+    pub(super) fn all_json(&mut self) -> serde_json::Value {
+        let names = self.names();
+        let entries = names.into_iter().filter_map(|name| Some((name.clone(), self.json(&name)?.value)));
+        serde_json::Value::Object(entries.collect())
+    }
+
+    /// Where it stands.
+    pub(super) fn line(&self) -> usize {
+        self.line
+    }
+
+    /// Whether the key is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
     }
 
     /// Such as `"127.0.0.1:7070"`.

@@ -73,8 +73,14 @@ pub(super) fn check_header(bytes: &[u8]) -> Result<(), Problem> {
     }
 }
 
-/// Classifies every import and export.
+/// What a component offers and wants, if it may be loaded.
 pub(super) fn examine(engine: &Engine, component: &Component) -> Result<Admitted, Vec<Problem>> {
+    let (admitted, problems) = survey(engine, component);
+    if problems.is_empty() { Ok(admitted) } else { Err(problems) }
+}
+
+/// Classifies every import and export; also of a component that may not be loaded.
+pub(super) fn survey(engine: &Engine, component: &Component) -> (Admitted, Vec<Problem>) {
     let types = component.component_type();
     let mut problems = Vec::new();
     let mut admitted = Admitted::default();
@@ -100,7 +106,7 @@ pub(super) fn examine(engine: &Engine, component: &Component) -> Result<Admitted
     if admitted.hooks.is_empty() && !problems.iter().any(wrong_export) {
         problems.push(Problem::NoHook(instead(&others)));
     }
-    if problems.is_empty() { Ok(admitted) } else { Err(problems) }
+    (admitted, problems)
 }
 
 fn instead(others: &[String]) -> String {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::local::tape::{Entry, Tape};
+
 /// The same denial is told again after so long.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// So many different denials are told apart; a plugin can think of any number.
@@ -13,16 +15,28 @@ const MAX_KINDS: usize = 64;
 pub struct Denials {
     plugin: Arc<str>,
     told: Mutex<BTreeMap<String, Instant>>,
+    /// In local runs, instead of the log.
+    tape: Option<Arc<Tape>>,
 }
 
 impl Denials {
     /// Nothing denied yet.
     pub fn new(plugin: Arc<str>) -> Denials {
-        Denials { plugin, told: Mutex::default() }
+        Denials { plugin, told: Mutex::default(), tape: None }
+    }
+
+    /// For a local run: all denials are written there.
+    pub(super) fn with_tape(mut self, tape: Option<Arc<Tape>>) -> Denials {
+        self.tape = tape;
+        self
     }
 
     /// Logs a denial, unless the same one was logged a moment ago.
     pub fn tell(&self, what: &str, line: &str) {
+        if let Some(tape) = &self.tape {
+            tape.push(Entry::Denied { what: what.to_owned(), line: line.to_owned() });
+            return;
+        }
         if self.is_new(what, Instant::now()) {
             tracing::warn!(
                 plugin = %self.plugin,

@@ -9,6 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::cache::hex;
 
+pub mod reading;
+
 /// Parts of an id longer than this are replaced by a digest.
 const MAX_PART_BYTES: usize = 64;
 /// How a digest in an id begins. No part that is kept as it is begins so.

@@ -18,6 +18,7 @@ use super::http::Outbound;
 use super::keyvalue::host::GrantedBuckets;
 use super::limits::GuestLimits;
 use super::loading::Loaded;
+use super::local::StoppedClock;
 use super::log::{CallLog, Printable, Stream};
 use super::messaging::host::Publishing;
 use super::presence::host::GrantedStatuses;
@@ -194,6 +195,11 @@ impl Guest {
         self.store.data().log.end()
     }
 
+    /// Bytes over all its memories: the most it ever held, since nothing is given back.
+    pub(super) fn memory(&self) -> u64 {
+        self.store.data().limits.memory() as u64
+    }
+
     /// True when it has served long enough.
     pub(super) fn is_spent(&self) -> bool {
         self.calls >= MAX_CALLS
@@ -202,22 +208,28 @@ impl Guest {
 
 fn new_store(loaded: &Loaded, yielded: Yielded) -> Store<GuestState> {
     let settings = &loaded.settings;
-    let log = Arc::new(CallLog::new(loaded.name.clone(), settings.limits.log));
+    let mut log = CallLog::new(loaded.name.clone(), settings.limits.log);
+    if let Some(stand_ins) = loaded.stand_ins() {
+        log.tape = Some(stand_ins.tape.clone());
+    }
+    let log = Arc::new(log);
     let mut table = ResourceTable::new();
     table.set_max_capacity(MAX_RESOURCES);
     // Nothing of the host's environment, arguments, files or network.
-    let wasi = WasiCtx::builder()
-        .stdout(Output::new(log.clone(), Stream::Out))
+    let mut wasi = WasiCtx::builder();
+    wasi.stdout(Output::new(log.clone(), Stream::Out))
         .stderr(Output::new(log.clone(), Stream::Err))
         .allow_tcp(false)
         .allow_udp(false)
-        .allow_ip_name_lookup(false)
-        .build();
+        .allow_ip_name_lookup(false);
+    if let Some(now) = loaded.stand_ins().and_then(|stand_ins| stand_ins.now) {
+        wasi.wall_clock(StoppedClock(now));
+    }
     let state = GuestState {
-        wasi,
+        wasi: wasi.build(),
         table,
         http_context: WasiHttpCtx::new(),
-        outbound: Outbound(loaded.capabilities().http.clone()),
+        outbound: loaded.capabilities().outbound.clone(),
         buckets: loaded.capabilities().buckets.clone(),
         publishing: Publishing::new(loaded.capabilities().subjects.clone()),
         statuses: loaded.capabilities().statuses.clone(),

@@ -21,6 +21,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::denials::Denials;
 use super::grants::{self, Denied};
+use super::local::web::LocalHttp;
 use crate::settings::HttpGrant;
 
 mod body;
@@ -36,9 +37,9 @@ const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two pieces of an answer, unless the guest asks for less.
 const BETWEEN_BYTES_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest request body, in bytes.
-const MAX_REQUEST_BYTES: usize = 1 << 20;
+pub(super) const MAX_REQUEST_BYTES: usize = 1 << 20;
 /// The largest response body, in bytes.
-const MAX_RESPONSE_BYTES: usize = 1 << 20;
+pub(super) const MAX_RESPONSE_BYTES: usize = 1 << 20;
 /// Idle connections that are kept open for each origin, and for how long.
 const MAX_IDLE_CONNECTIONS: usize = 64;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
@@ -104,7 +105,7 @@ impl HttpAccess {
     }
 
     /// The client for a request, or why there is none; tells the operator what is missing.
-    fn admit(&self, request: &Request<WasiBody>) -> Result<usize, Error> {
+    pub(super) fn admit(&self, request: &Request<WasiBody>) -> Result<usize, Error> {
         if request.method() == Method::CONNECT {
             return Err(Error::HttpRequestMethodInvalid);
         }
@@ -133,7 +134,7 @@ impl HttpAccess {
         Error::DestinationIpProhibited
     }
 
-    async fn send(
+    pub(super) async fn send(
         &self,
         request: Request<WasiBody>,
         options: RequestOptions,
@@ -196,16 +197,35 @@ fn classify_io(error: &std::io::Error, connecting: bool) -> Error {
 }
 
 /// The view that wasmtime-wasi-http has of [`HttpAccess`].
-pub(super) struct Outbound(pub(super) Arc<HttpAccess>);
+#[derive(Clone)]
+pub(super) enum Outbound {
+    /// The daemon's way.
+    Network(Arc<HttpAccess>),
+    /// Of a local run.
+    Local(Arc<LocalHttp>),
+}
+
+impl Outbound {
+    async fn send(
+        &self,
+        request: Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Result<Response<WasiBody>, Error> {
+        match self {
+            Outbound::Network(access) => access.send(request, options).await,
+            Outbound::Local(local) => local.send(request, options).await,
+        }
+    }
+}
 
 type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Sent = Box<dyn Future<Output = Result<(Response<WasiBody>, Done), Error>> + Send>;
 
 impl WasiHttpHooks for Outbound {
     fn send_request(&mut self, request: Request<WasiBody>, options: Option<RequestOptions>, _: Done) -> Sent {
-        let access = self.0.clone();
+        let outbound = self.clone();
         Box::new(async move {
-            let response = access.send(request, options.unwrap_or_default()).await?;
+            let response = outbound.send(request, options.unwrap_or_default()).await?;
             // The client drives its connections itself: there is nothing left to wait for.
             Ok((response, Box::new(std::future::ready(Ok(()))) as Done))
         })

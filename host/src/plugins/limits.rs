@@ -28,6 +28,11 @@ impl GuestLimits {
         }
     }
 
+    /// Bytes over all memories.
+    pub(super) fn memory(&self) -> usize {
+        self.memory
+    }
+
     fn grow(total: &mut usize, limit: usize, current: usize, desired: usize) -> bool {
         let after = total.saturating_add(desired.saturating_sub(current));
         let fits = after <= limit;

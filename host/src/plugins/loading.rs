@@ -9,14 +9,16 @@ use wasmtime::component::{InstancePre, Linker};
 
 use super::admission::{self, Admitted};
 use super::backends::Backends;
+use super::backends::Backends;
 use super::cache::{CodeCache, hex};
 use super::compile::CompileMode;
 use super::denials::Denials;
 use super::engine::GuestRuntime;
 use super::guest::{CUT, Failure, Guest, GuestState, HookIndices, NoGuest};
-use super::http::HttpAccess;
+use super::http::{HttpAccess, Outbound};
 use super::keyvalue::host::GrantedBuckets;
 use super::linker::new_linker;
+use super::local::StandIns;
 use super::messaging::host::GrantedSubjects;
 use super::permit::Bounds;
 use super::presence::host::GrantedStatuses;
@@ -60,11 +62,12 @@ pub(super) struct Loaded {
     instance_pre: InstancePre<GuestState>,
     indices: HookIndices,
     capabilities: Capabilities,
+    stand_ins: Option<StandIns>,
 }
 
 /// What the imports of one plugin lead to, with its grants.
 pub(super) struct Capabilities {
-    pub(super) http: Arc<HttpAccess>,
+    pub(super) outbound: Outbound,
     pub(super) buckets: GrantedBuckets,
     pub(super) subjects: GrantedSubjects,
     pub(super) statuses: GrantedStatuses,
@@ -82,6 +85,11 @@ impl Loaded {
     pub(super) fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
+
+    /// Given in local runs.
+    pub(super) fn stand_ins(&self) -> Option<&StandIns> {
+        self.stand_ins.as_ref()
+    }
 }
 
 /// Loads plugins, any number at once.
@@ -92,6 +100,7 @@ pub(super) struct Loader {
     compile: CompileMode,
     compilers: Semaphore,
     backends: Backends,
+    stand_ins: Option<StandIns>,
 }
 
 impl Loader {
@@ -103,7 +112,14 @@ impl Loader {
     ) -> Result<Loader, Problem> {
         let linker = new_linker(runtime.engine()).map_err(|error| Problem::Host(format!("{error:#}")))?;
         let cache = CodeCache::open(data_dir).map_err(Problem::Compile)?;
-        Ok(Loader { runtime, linker, cache, compile, compilers: Semaphore::new(MAX_COMPILERS), backends })
+        let compilers = Semaphore::new(MAX_COMPILERS);
+        Ok(Loader { runtime, linker, cache, compile, compilers, backends, stand_ins: None })
+    }
+
+    /// For a local run: what it loads goes through these.
+    pub(super) fn with_stand_ins(mut self, stand_ins: StandIns) -> Loader {
+        self.stand_ins = Some(stand_ins);
+        self
     }
 
     /// Loads one plugin; all that is wrong with it at once.
@@ -146,14 +162,24 @@ impl Loader {
         let capabilities = self.capabilities(&name, &settings.grants).map_err(one)?;
         let description = describe(settings, digest, bytes.len(), admitted, compiled.cached);
         let settings = settings.clone();
-        let loaded = Loaded { name, generation, settings, description, instance_pre, indices, capabilities };
-        let loaded = Arc::new(loaded);
+        let stand_ins = self.stand_ins.clone();
+        let loaded = Arc::new(Loaded {
+            name,
+            generation,
+            settings,
+            description,
+            instance_pre,
+            indices,
+            capabilities,
+            stand_ins,
+        });
         self.try_out(loaded.clone()).await?;
         Ok(loaded)
     }
 
     fn capabilities(&self, name: &Arc<str>, grants: &Grants) -> Result<Capabilities, Problem> {
-        let denials = Arc::new(Denials::new(name.clone()));
+        let tape = self.stand_ins.as_ref().map(|stand_ins| stand_ins.tape.clone());
+        let denials = Arc::new(Denials::new(name.clone()).with_tape(tape));
         let http = HttpAccess::new(name.clone(), grants.http.clone(), denials.clone())
             .map_err(Problem::Certificates)?;
         let buckets = GrantedBuckets {
@@ -162,6 +188,11 @@ impl Loader {
             granted: grants.keyvalue.clone().into(),
             denials: denials.clone(),
         };
+        let http = Arc::new(http);
+        let outbound = match &self.stand_ins {
+            None => Outbound::Network(http),
+            Some(stand_ins) => stand_ins.outbound(http),
+        };
         let subjects = GrantedSubjects {
             broker: self.backends.messaging.clone(),
             granted: grants.messaging.clone().into(),
@@ -169,7 +200,7 @@ impl Loader {
         };
         let statuses =
             GrantedStatuses { statuses: self.backends.statuses.clone(), granted: grants.presence, denials };
-        Ok(Capabilities { http: Arc::new(http), buckets, subjects, statuses })
+        Ok(Capabilities { outbound, buckets, subjects, statuses })
     }
 
     /// Brings a guest to life and lets it go: types, memory and configuration are found wanting now or never.

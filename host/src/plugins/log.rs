@@ -10,6 +10,7 @@ use presence_core::events::Hook;
 
 use super::bindings::log;
 use super::guest::GuestState;
+use super::local::tape::{Entry, Tape};
 
 /// Each line costs so much beside its text: empty lines are not free.
 const LINE_COST: u64 = 16;
@@ -35,6 +36,8 @@ pub struct CallLog {
     /// True when `partial` may hold something: spares the lock at the end of quiet calls.
     printed: AtomicBool,
     partial: Mutex<[Vec<u8>; 2]>,
+    /// In local runs, instead of tracing.
+    pub(super) tape: Option<Arc<Tape>>,
 }
 
 impl CallLog {
@@ -48,6 +51,7 @@ impl CallLog {
             hook: AtomicU8::new(0),
             printed: AtomicBool::new(false),
             partial: Mutex::default(),
+            tape: None,
         }
     }
 
@@ -111,6 +115,11 @@ impl CallLog {
         }
         let text = String::from_utf8_lossy(line);
         let (plugin, hook, text) = (&*self.plugin, self.hook_name(), Printable(&text));
+        if let Some(tape) = &self.tape {
+            let level = if stream == Stream::Out { "stdout" } else { "stderr" };
+            tape.push(Entry::Log { level, text: text.to_string() });
+            return;
+        }
         match stream {
             Stream::Out => {
                 tracing::info!(target: "presence::guest", plugin, hook, stream = "stdout", "{text}")
@@ -133,6 +142,10 @@ impl CallLog {
         }
         let (plugin, hook, fields, message) =
             (&*self.plugin, self.hook_name(), Fields(fields), Printable(message));
+        if let Some(tape) = &self.tape {
+            tape.push(Entry::Log { level: name_of(level), text: format!("{message}{fields}") });
+            return;
+        }
         macro_rules! event {
             ($level:ident) => {
                 tracing::$level!(target: "presence::guest", plugin, hook, "{message}{fields}")
@@ -145,6 +158,16 @@ impl CallLog {
             log::Level::Debug => event!(debug),
             log::Level::Trace => event!(trace),
         }
+    }
+}
+
+fn name_of(level: log::Level) -> &'static str {
+    match level {
+        log::Level::Error => "error",
+        log::Level::Warn => "warn",
+        log::Level::Info => "info",
+        log::Level::Debug => "debug",
+        log::Level::Trace => "trace",
     }
 }
 
