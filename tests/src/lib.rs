@@ -14,6 +14,7 @@
 //! # }
 //! ```
 
+mod certificates;
 pub mod chaos;
 mod client;
 mod config;
@@ -27,6 +28,7 @@ pub mod simulation;
 mod waiting;
 mod webhook;
 
+pub use certificates::Authority;
 pub use client::{Client, Refusal};
 pub use config::{Config, Plugin};
 pub use daemon::Daemon;
