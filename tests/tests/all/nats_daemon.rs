@@ -1,6 +1,6 @@
 //! One daemon over NATS: it serves as it does in memory, and what is wrong with NATS is said in words and exit codes.
 
-use presence_tests::{Authority, Daemon, NatsServer, Plugin, ProfileService};
+use presence_tests::{Authority, Daemon, Folder, NatsServer, Operator, Plugin, ProfileService};
 
 fn over(server: &NatsServer, more: &str) -> String {
     format!("[cluster]\nstore = \"nats\"\nurls = [\"{}\"]\ninstance_ttl = \"4s\"\n{more}", server.url())
@@ -70,4 +70,26 @@ async fn a_daemon_serves_over_tls_with_certificates_of_both_sides() {
         text.display()
     );
     Daemon::with(wrong_file).refused().await.with_code(78).says(&["nats.conf", "no certificate"]);
+}
+
+#[tokio::test]
+async fn a_daemon_shows_its_credentials_file() {
+    let (operator, stranger) = (Operator::new(), Operator::new());
+    let server = NatsServer::with(&operator.nats_lines()).await;
+    let folder = Folder::new();
+    let config = |credentials: String| {
+        let file = folder.file("presence.creds", credentials);
+        Daemon::with(over(&server, &format!("credentials_file = \"{}\"", file.display())))
+    };
+    let daemon = config(operator.credentials()).start().await;
+    let _alice = daemon.client("alice").await;
+    daemon.until_status("alice", "online").await;
+    daemon.stop().await.with_code(0);
+    for wrong in [stranger.credentials(), operator.expired_credentials(), operator.mismatched_credentials()] {
+        let expected = [server.url(), "refuses the credentials".to_owned()];
+        let refused = config(wrong).refused().await.with_code(69).says(&[&expected[0], &expected[1]]);
+        assert!(!refused.output().contains("SU"), "no seed is printed: {}", refused.output());
+    }
+    Daemon::with(over(&server, "")).refused().await.with_code(69).says(&["refuses the credentials"]);
+    config("hello".into()).refused().await.with_code(78).says(&["presence.creds"]);
 }
