@@ -122,7 +122,7 @@ pub struct Census {
     pub reads: u64,
     /// How long the cleanups after dead instances that ended here took together.
     pub cleanup_time: Duration,
-    /// By how much the own clock is off, in milliseconds; 0 when it is right.
+    /// The store's clock minus the own one, in milliseconds, as last compared; 0 for a store in this process.
     pub clock_offset_ms: i64,
     /// The lease is not confirmed: the store is away.
     pub away: bool,

@@ -14,12 +14,14 @@
 //! # }
 //! ```
 
+mod certificates;
 pub mod chaos;
 mod client;
 mod config;
 mod daemon;
 mod http;
 mod nats;
+mod operator;
 mod profiles;
 mod programs;
 mod receiver;
@@ -27,11 +29,13 @@ pub mod simulation;
 mod waiting;
 mod webhook;
 
+pub use certificates::Authority;
 pub use client::{Client, Refusal};
 pub use config::{Config, Plugin};
 pub use daemon::Daemon;
 pub use http::{Answer, ask};
 pub use nats::{NatsCluster, NatsServer};
+pub use operator::Operator;
 pub use profiles::ProfileService;
 pub use programs::{Ended, Folder, Program, Terminal, guest, presence, shipped_plugin};
 pub use receiver::{Mood, Receiver, Request};

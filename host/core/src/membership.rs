@@ -613,10 +613,12 @@ impl Membership {
         std::iter::once(own).chain(others).collect()
     }
 
-    /// Totals, and how many are suspects now.
+    /// Totals, and how things are now.
     pub fn counters(&self) -> MembershipCounters {
         let suspects = self.peers.suspects() as u64;
-        MembershipCounters { suspects, cleaning: self.cleanups.running() as u64, ..self.counters }
+        let other_plugins = self.peers.with_other_plugins(self.config.plugins) as u64;
+        let cleaning = self.cleanups.running() as u64;
+        MembershipCounters { suspects, other_plugins, cleaning, ..self.counters }
     }
 
     /// A word for people.
@@ -986,18 +988,21 @@ impl Membership {
             // Else the store was recreated and its boot is about to be written again.
             return;
         }
-        let cleaner_lives = phase == Some(BootPhase::Cleaning)
-            && boot.is_some_and(|boot| {
-                self.peers.get(boot.by).is_some_and(|peer| peer.is_alive() && !peer.suspect)
-            });
+        let starter_lives = boot
+            .is_some_and(|boot| self.peers.get(boot.by).is_some_and(|peer| peer.is_alive() && !peer.suspect));
         if let Some((_, own)) = self.boot.filter(|(_, boot)| boot.by == self.instance)
             && phase == Some(BootPhase::Cleaning)
         {
             // The answer was lost.
             self.begin(now, own);
-        } else if cleaner_lives {
+        } else if starter_lives && phase == Some(BootPhase::Cleaning) {
             self.phase = Phase::WaitingForBoot;
-        } else if phase == Some(BootPhase::Open) && self.phase == Phase::WaitingForBoot {
+        } else if phase == Some(BootPhase::Open) && (starter_lives || self.phase == Phase::WaitingForBoot) {
+            // Who has opened it may not know yet, and still be joining.
+            self.claim(now);
+        } else if phase == Some(BootPhase::Open) && boot.is_some_and(|boot| boot.by == self.instance) {
+            // The answer was lost, and the write that was repeated was refused.
+            self.cleanups.close_all(self.instance, &self.peers);
             self.claim(now);
         } else if self.may_begin(now, phase) {
             let last = self.boot.map_or(Sequence(0), |(sequence, _)| sequence);

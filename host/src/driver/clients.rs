@@ -142,7 +142,7 @@ impl Driver {
             gaps: self.gaps,
             reads: self.loads,
             cleanup_time: self.cleanup_time,
-            clock_offset_ms: self.clock_off.unwrap_or(0),
+            clock_offset_ms: self.clock_offset,
             away: self.away_since.is_some(),
             ..Census::default()
         };

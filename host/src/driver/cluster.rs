@@ -18,6 +18,9 @@ use crate::store::{Followed, Put, StoreError};
 /// Clocks may differ by so much, in milliseconds.
 const MAX_CLOCK_OFFSET: i64 = 1000;
 
+/// A clock that is wrong is compared again after so long.
+const WRONG_CLOCK_PAUSE: Duration = Duration::from_secs(1);
+
 /// A document whose write was without an answer is written again after so long.
 const DOUBTS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(60)];
 
@@ -306,8 +309,12 @@ impl Driver {
             (Some(_), None) if offset.is_some() => tracing::info!("this machine's clock is right again"),
             _ => {}
         }
-        if offset.is_some() {
+        if let Some(offset) = offset {
+            self.clock_offset = offset;
             self.clock_off = off;
+            if off.is_some() {
+                self.clock_due = self.clock_due.min(self.clock.now().tick + WRONG_CLOCK_PAUSE);
+            }
         }
     }
 

@@ -144,7 +144,9 @@ pub struct Driver {
     pub(super) reread_due: Tick,
     pub(super) survey_due: Tick,
     pub(super) point_due: Tick,
-    /// By how much the own clock differs from the store's, if that is too much.
+    /// By how much the own clock differed from the store's when they were last compared.
+    pub(super) clock_offset: i64,
+    /// The same, if it is too much.
     pub(super) clock_off: Option<i64>,
     /// Since when the lease has been without confirmation.
     pub(super) away_since: Option<Tick>,
@@ -257,6 +259,7 @@ impl Driver {
             reread_due: Tick(0),
             survey_due: Tick(0),
             point_due: Tick(0),
+            clock_offset: 0,
             clock_off: None,
             away_since: None,
             away_told: false,

@@ -132,6 +132,11 @@ fn write_census(encoder: &mut DescriptorEncoder<'_>, census: &Census) -> fmt::Re
             "Instances whose lease ran out and whom nobody has judged yet",
             census.membership.suspects,
         ),
+        (
+            "instances_with_other_plugins",
+            "Living instances that run other plugins than this one",
+            census.membership.other_plugins,
+        ),
         ("cleanups_running", "Cleanups after dead instances under way here", census.membership.cleaning),
         ("store_away", "1 while the own lease is not confirmed", u64::from(census.away)),
         ("watched_users", "Users that clients of this host watch", census.watched),
@@ -139,7 +144,9 @@ fn write_census(encoder: &mut DescriptorEncoder<'_>, census: &Census) -> fmt::Re
     ] {
         encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&count)?;
     }
-    Ok(())
+    let help = "The store's clock minus that of this machine, in milliseconds; beyond 1000 either way the host is not ready";
+    let mut offset = encoder.encode_descriptor("clock_offset_milliseconds", help, None, MetricType::Gauge)?;
+    offset.encode_gauge(&census.clock_offset_ms)
 }
 
 type OfCensus = fn(&Census) -> u64;
@@ -254,6 +261,7 @@ fn write_hooks(encoder: &mut DescriptorEncoder<'_>, hooks: &[(&PluginMetrics, &H
 pub(super) mod tests {
     use presence_core::events::Hook;
     use presence_core::ids::PartitionId;
+    use presence_core::membership::MembershipCounters;
 
     use super::*;
     use crate::gateway::protocol::ErrorCode;
@@ -306,6 +314,8 @@ pub(super) mod tests {
             partitions: vec![PartitionId(0), PartitionId(9)],
             watched: 6,
             coalesced: 2,
+            clock_offset_ms: -3_600_000,
+            membership: MembershipCounters { other_plugins: 1, ..Default::default() },
             ..Census::default()
         };
         let figures = webhook();
@@ -316,6 +326,8 @@ pub(super) mod tests {
             "presence_transitions_total{status=\"online\"} 5",
             "presence_partitions_owned 2",
             "presence_watched_users 6",
+            "presence_instances_with_other_plugins 1",
+            "presence_clock_offset_milliseconds -3600000",
             "presence_transitions_coalesced_total 2",
             "presence_gateway_sessions_opened_total 1",
             "presence_gateway_connections_refused_total{reason=\"unauthorized\"} 1",

@@ -9,13 +9,13 @@ use presence_core::events::{Attributes, Status};
 use presence_core::ids::{InstanceId, SessionId, UserId};
 use presence_host::driver::{Connection, Event, Outbox, Outgoing};
 use presence_host::gateway::NewSession;
-use tokio::sync::watch;
+
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::journal::{lock, millis};
 use super::plan::rng;
 use super::truth::{session, short};
-use super::world::{Phase, Up, World};
+use super::world::{Up, World};
 
 /// What the simulation knows of connections.
 #[derive(Default)]
@@ -54,7 +54,6 @@ pub(super) struct Client {
     number: u32,
     user: UserId,
     random: fastrand::Rng,
-    phase: watch::Receiver<Phase>,
     /// Whether it is connected when all is at rest.
     stays: bool,
 }
@@ -73,9 +72,8 @@ impl Client {
         let mut random = rng(world.seed, &format!("client {number}"));
         let users = world.plan.users;
         let user = user(if number < users { number } else { random.u32(0..users) });
-        let phase = world.phase.subscribe();
         let stays = random.u8(..) < 150;
-        Client { world, number, user, random, phase, stays }
+        Client { world, number, user, random, stays }
     }
 
     /// Lives until the run ends.
@@ -98,7 +96,7 @@ impl Client {
     }
 
     fn is_quiet(&self) -> bool {
-        *self.phase.borrow() == Phase::Quiet
+        self.world.quiet.is()
     }
 
     fn name(&self) -> String {
@@ -152,12 +150,12 @@ impl Client {
             if quiet && !self.stays {
                 return self.close(connected).await;
             }
-            let gone = connected.up.gone.clone();
+            let (gone, world) = (connected.up.gone.clone(), self.world.clone());
             let ended = tokio::select! {
                 biased;
                 () = gone.wait() => true,
                 () = connected.outbox.filled() => self.read(&mut connected).await,
-                _ = self.phase.changed() => false,
+                () = world.quiet.wait(), if !quiet => false,
                 () = sleep_until(next), if !quiet => {
                     next = Instant::now() + millis(&mut self.random, 50..=8_000);
                     self.act(&mut connected).await

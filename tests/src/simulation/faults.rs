@@ -9,7 +9,7 @@ use super::journal::{lock, millis};
 use super::plan::{TTL, rng};
 use super::plugins::PLUGINS;
 use super::receiver::Mood;
-use super::world::{Phase, World};
+use super::world::World;
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -172,7 +172,7 @@ fn restart(world: &Arc<World>, host: u32, after: Duration) {
             }
             up.gone.wait().await;
         }
-        if *world.phase.borrow() == Phase::Chaos {
+        if !world.quiet.is() {
             world.start_host(host);
         }
     });
@@ -249,7 +249,7 @@ fn plugin(world: &Arc<World>, random: &mut fastrand::Rng) -> bool {
 
 /// No more faults. Some hosts stay down, at least one is there.
 async fn settle(world: &Arc<World>, random: &mut fastrand::Rng) {
-    world.phase.send_replace(Phase::Quiet);
+    world.quiet.set();
     world.journal.note(format_args!("==== quiet"));
     lock(&world.links).heal();
     for (_, up) in world.running() {

@@ -9,7 +9,7 @@ use presence_core::ids::InstanceId;
 use presence_host::clock::Clock;
 use presence_host::driver::{Driver, DriverConfig, Ending, Event, Handle};
 use presence_host::store::SharedStore;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::clients::People;
 use super::clock::SimClock;
@@ -24,15 +24,6 @@ use super::truth::{Origin, Truth};
 
 /// So many events wait for a driver.
 const EVENT_QUEUE: usize = 256;
-
-/// What is going on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Faults happen, people come and go.
-    Chaos,
-    /// Nothing happens any more.
-    Quiet,
-}
 
 /// A host, by its latest run.
 #[derive(Clone)]
@@ -49,18 +40,19 @@ pub(super) struct Up {
     pub(super) switch: Arc<Switch>,
     pub(super) clock: Arc<SimClock>,
     /// Told when the process has ended.
-    pub(super) gone: Arc<Gone>,
+    pub(super) gone: Arc<Once>,
     pub(super) draining: bool,
 }
 
-/// The end of a process, for those who are connected to it.
+/// Something that happens once, for those who wait for it. They are woken in the order in which they came to wait, which a
+/// channel of tokio's leaves to chance.
 #[derive(Default)]
-pub(super) struct Gone {
+pub(super) struct Once {
     is: std::sync::atomic::AtomicBool,
     told: Notify,
 }
 
-impl Gone {
+impl Once {
     pub(super) async fn wait(&self) {
         loop {
             let told = self.told.notified();
@@ -77,7 +69,7 @@ impl Gone {
         self.is.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    fn set(&self) {
+    pub(super) fn set(&self) {
         self.is.store(true, std::sync::atomic::Ordering::Relaxed);
         self.told.notify_waiters();
     }
@@ -94,7 +86,8 @@ pub(super) struct World {
     pub(super) receiver: Mutex<Receiver>,
     pub(super) hosts: Mutex<BTreeMap<u32, Host>>,
     pub(super) people: Mutex<People>,
-    pub(super) phase: watch::Sender<Phase>,
+    /// No faults happen any more.
+    pub(super) quiet: Once,
 }
 
 impl World {
@@ -111,7 +104,7 @@ impl World {
             receiver: Mutex::default(),
             hosts: Mutex::default(),
             people: Mutex::default(),
-            phase: watch::Sender::new(Phase::Chaos),
+            quiet: Once::default(),
         }
     }
 
@@ -140,7 +133,7 @@ impl World {
         self.journal.note(format_args!("---- {origin} starts as {}", super::truth::short(config.instance)));
         let driver = Driver::new(config, Clock::of(clock.clone()), store, plugins.clone(), events);
         let switch = Arc::new(Switch::default());
-        let gone = Arc::new(Gone::default());
+        let gone = Arc::new(Once::default());
         tokio::spawn(Task::new(switch.clone(), plugins.work()));
         let (world, process) = (self.clone(), Task::new(switch.clone(), driver.run()));
         let up = Up { handle, switch: switch.clone(), clock, gone: gone.clone(), draining: false };
@@ -152,7 +145,7 @@ impl World {
         lock(&self.hosts).insert(number, Host { origin, up: Some(up) });
     }
 
-    fn ended(self: &Arc<World>, origin: Origin, ending: End<Ending>, gone: &Gone) {
+    fn ended(self: &Arc<World>, origin: Origin, ending: End<Ending>, gone: &Once) {
         match ending {
             End::Killed => self.journal.note(format_args!("---- {origin} is dead")),
             End::Spinning => {

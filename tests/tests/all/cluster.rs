@@ -9,6 +9,10 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+mod documents;
+mod economy;
+mod plugin_sets;
+
 const TTL: Duration = Duration::from_secs(4);
 
 /// NATS, a receiver, and the configuration that all hosts share.

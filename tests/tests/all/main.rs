@@ -4,6 +4,7 @@
 mod admin;
 mod analytics;
 mod chaos;
+mod clocks;
 mod cluster;
 mod commands;
 mod hostile;

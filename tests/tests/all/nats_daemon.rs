@@ -1,6 +1,6 @@
 //! One daemon over NATS: it serves as it does in memory, and what is wrong with NATS is said in words and exit codes.
 
-use presence_tests::{Daemon, NatsServer, Plugin, ProfileService};
+use presence_tests::{Authority, Daemon, Folder, NatsServer, Operator, Plugin, ProfileService};
 
 fn over(server: &NatsServer, more: &str) -> String {
     format!("[cluster]\nstore = \"nats\"\nurls = [\"{}\"]\ninstance_ttl = \"4s\"\n{more}", server.url())
@@ -40,4 +40,56 @@ async fn what_is_wrong_with_nats_is_an_exit_code_and_words() {
     let away = format!("[cluster]\nstore = \"nats\"\nurls = [\"{url}\"]\n");
     Daemon::with(away.as_str()).check().await.with_code(0);
     Daemon::with(away).refused().await.with_code(69).says(&[&url, "not reachable"]);
+}
+
+#[tokio::test]
+async fn a_daemon_serves_over_tls_with_certificates_of_both_sides() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let server = NatsServer::with(&authority.nats_lines("127.0.0.1", true)).await;
+    let (certificate, key) = authority.issue("presence");
+    let config = |authority: &Authority| {
+        Daemon::with(format!(
+            "[cluster]\nstore = \"nats\"\nurls = [\"tls://{}\"]\ninstance_ttl = \"4s\"\ntls_ca_file = \"{}\"\n\
+             tls_cert_file = \"{}\"\ntls_key_file = \"{}\"",
+            server.address(),
+            authority.file().display(),
+            certificate.display(),
+            key.display()
+        ))
+    };
+    let daemon = config(&authority).start().await;
+    let _alice = daemon.client("alice").await;
+    daemon.until_status("alice", "online").await;
+    daemon.stop().await.with_code(0);
+    let expected = ["do not trust each other", "tls_ca_file", &server.address().to_string()];
+    config(&other).refused().await.with_code(69).says(&expected);
+    let text = server.folder().join("nats.conf");
+    let wrong_file = format!(
+        "[cluster]\nstore = \"nats\"\nurls = [\"tls://{}\"]\ntls_ca_file = \"{}\"",
+        server.address(),
+        text.display()
+    );
+    Daemon::with(wrong_file).refused().await.with_code(78).says(&["nats.conf", "no certificate"]);
+}
+
+#[tokio::test]
+async fn a_daemon_shows_its_credentials_file() {
+    let (operator, stranger) = (Operator::new(), Operator::new());
+    let server = NatsServer::with(&operator.nats_lines()).await;
+    let folder = Folder::new();
+    let config = |credentials: String| {
+        let file = folder.file("presence.creds", credentials);
+        Daemon::with(over(&server, &format!("credentials_file = \"{}\"", file.display())))
+    };
+    let daemon = config(operator.credentials()).start().await;
+    let _alice = daemon.client("alice").await;
+    daemon.until_status("alice", "online").await;
+    daemon.stop().await.with_code(0);
+    for wrong in [stranger.credentials(), operator.expired_credentials(), operator.mismatched_credentials()] {
+        let expected = [server.url(), "refuses the credentials".to_owned()];
+        let refused = config(wrong).refused().await.with_code(69).says(&[&expected[0], &expected[1]]);
+        assert!(!refused.output().contains("SU"), "no seed is printed: {}", refused.output());
+    }
+    Daemon::with(over(&server, "")).refused().await.with_code(69).says(&["refuses the credentials"]);
+    config("hello".into()).refused().await.with_code(78).says(&["presence.creds"]);
 }

@@ -22,6 +22,7 @@ mod differential;
 mod faults;
 mod large;
 mod refusals;
+mod tls;
 
 /// As the daemon would have them, under a prefix of the test's own.
 fn settings(urls: Vec<String>) -> NatsSettings {

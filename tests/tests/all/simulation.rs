@@ -5,7 +5,7 @@ use std::sync::Arc;
 use presence_tests::simulation::{Plant, Summary, run, store};
 
 /// So many seeds are run here; `cargo xtask sim` runs more.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 240;
 
 #[test]
 fn a_seed_says_everything() {
@@ -22,17 +22,32 @@ fn a_seed_says_everything() {
 
 #[test]
 fn invariants_hold_whatever_fails() {
+    const THREADS: u64 = 2;
+    let share = |first: u64| {
+        let mut summary = Summary::default();
+        for seed in (1_000_000 + first..1_000_000 + SEEDS).step_by(THREADS as usize) {
+            let report = run(seed, Plant::Nothing, false);
+            assert!(
+                report.violations.is_empty(),
+                "seed {seed}: {:#?}\n`cargo xtask sim --seed {seed}` shows the history",
+                report.violations
+            );
+            summary.add(&report);
+        }
+        summary
+    };
     let mut summary = Summary::default();
-    for seed in 1_000_000..1_000_000 + SEEDS {
-        let report = run(seed, Plant::Nothing, false);
-        assert!(
-            report.violations.is_empty(),
-            "seed {seed}: {:#?}\n`cargo xtask sim --seed {seed}` shows the history",
-            report.violations
-        );
-        summary.add(&report);
-    }
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|first| scope.spawn(move || share(first))).collect();
+        for thread in threads {
+            match thread.join() {
+                Ok(part) => summary.merge(&part),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    });
     println!("{summary}");
+    assert_eq!(summary.runs, SEEDS);
 }
 
 /// The first of so many seeds that finds what is planted, by this invariant.

@@ -82,6 +82,12 @@ impl Peers {
         self.known.values().filter(|peer| peer.suspect).count()
     }
 
+    /// How many living instances run other plugins than these. Who has not said which it runs is not counted.
+    pub(super) fn with_other_plugins(&self, plugins: u64) -> usize {
+        let others = |peer: &&Peer| ![0, plugins].contains(&peer.record.plugins);
+        self.known.values().filter(|peer| peer.is_alive() && !peer.suspect).filter(others).count()
+    }
+
     /// A record was read or changed.
     pub(super) fn take(
         &mut self,

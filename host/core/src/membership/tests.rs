@@ -205,6 +205,32 @@ fn i5_hosts_that_are_restarted_while_their_old_leases_run_are_cleaned_up_after_o
 }
 
 #[test]
+fn i5_a_fresh_start_whose_starter_has_no_answer_yet_is_joined() {
+    let mut world = World::new();
+    let starter = InstanceId(9);
+    let mut record = InstanceRecord {
+        host: "host-9".into(),
+        state: InstanceState::Joining,
+        started_at: Default::default(),
+        renewal: 0,
+        plugins: 1,
+        cleanup: None,
+    };
+    let boot = BootRecord { generation: 1, phase: BootPhase::Open, by: starter, start: 7 };
+    world.put(Key::Boot, Document::Boot(boot), &Expect::Any, None).unwrap();
+    let lease = Some(Duration::from_millis(TTL));
+    world.put(Key::Instance(starter), Document::Instance(record.clone()), &Expect::Any, lease).unwrap();
+    world.start(1);
+    for _ in 0..6 {
+        world.pass(TTL / 3);
+        record.renewal += 1;
+        world.put(Key::Instance(starter), Document::Instance(record.clone()), &Expect::Any, lease).unwrap();
+    }
+    assert_eq!(world.everything, [], "the starter lives: it has run the hook");
+    assert!(world.member(1).is_ready());
+}
+
+#[test]
 fn another_host_takes_over_the_fresh_start_of_one_that_dies() {
     let mut world = three();
     for number in 1..=3 {
@@ -483,6 +509,22 @@ fn two_hosts_of_one_name_are_told_of() {
     }
     assert!(world.host(1).log.iter().any(|line| line.starts_with("Namesake")), "{:?}", world.host(1).log);
     assert!(!world.host(2).log.iter().any(|line| line.starts_with("Namesake")));
+}
+
+#[test]
+fn hosts_that_run_other_plugins_are_told_of_and_counted_while_they_live() {
+    let mut world = three();
+    let mut record = world.instance_state(1).unwrap();
+    record.plugins = world.member(1).config.plugins ^ 77;
+    let lease = Some(Duration::from_millis(TTL));
+    let put = (Key::Instance(InstanceId(9)), Document::Instance(record));
+    world.put(put.0, put.1, &Expect::Any, lease).unwrap();
+    world.settle();
+    assert_eq!(world.member(1).counters().other_plugins, 1);
+    let told = world.host(2).log.iter().filter(|line| line.starts_with("OtherPlugins")).count();
+    assert_eq!(told, 1, "{:?}", world.host(2).log);
+    world.pass(TTL * 3);
+    assert_eq!(world.member(1).counters().other_plugins, 0);
 }
 
 #[test]

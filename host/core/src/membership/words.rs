@@ -257,6 +257,8 @@ pub struct MembershipCounters {
     pub suspected: u64,
     /// Suspects now.
     pub suspects: u64,
+    /// Living instances that run other plugins than this one, now.
+    pub other_plugins: u64,
     /// Attempts to declare an instance dead.
     pub judged: u64,
     /// Cleanups of dead instances that this one finished.

@@ -1,8 +1,12 @@
 //! Connecting: credentials, TLS, the version, JetStream, the streams. It knows nothing of documents.
 
+use std::error::Error as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::rustls::pki_types::pem::PemObject;
+use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -41,6 +45,16 @@ pub enum NatsError {
         /// All of them.
         urls: String,
         /// In the server's words.
+        why: String,
+    },
+    /// The server does not prove who it is, or the own certificate does not.
+    #[error(
+        "NATS at {urls} and this host do not trust each other ([cluster] tls_ca_file, tls_cert_file): {why}"
+    )]
+    Certificate {
+        /// All of them.
+        urls: String,
+        /// What TLS says.
         why: String,
     },
     /// A file of `[cluster]` can't be used.
@@ -143,7 +157,10 @@ async fn reach(
             Ok(Err(error)) if is_about_credentials(&error) => {
                 return Err(NatsError::Credentials { urls: urls.to_owned(), why: with_sources(&error) });
             }
-            Ok(Err(error)) => with_sources(&error),
+            Ok(Err(error)) if is_about_certificates(&error) => {
+                return Err(NatsError::Certificate { urls: urls.to_owned(), why: with_sources(&error) });
+            }
+            Ok(Err(error)) => format!("{}{}", with_sources(&error), hint(settings, &error)),
             Err(_) => "no answer".to_owned(),
         };
         if Instant::now() + PAUSE > deadline {
@@ -155,6 +172,39 @@ async fn reach(
 
 fn is_about_credentials(error: &ConnectError) -> bool {
     matches!(error.kind(), ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication)
+}
+
+/// A server that is not content with the own certificate ends the connection, and its reason is often lost with it.
+fn hint(settings: &NatsSettings, error: &ConnectError) -> &'static str {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let tls = &settings.tls;
+    let over_tls = tls.ca_file.is_some()
+        || tls.client.is_some()
+        || settings.urls.iter().any(|url| url.starts_with("tls://"));
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    let ended = cause.is_none_or(|cause| {
+        matches!(cause.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+    });
+    if over_tls && ended && error.kind() == ConnectErrorKind::Io {
+        "; perhaps the server wants another certificate than that of cluster.tls_cert_file, or misses one"
+    } else {
+        ""
+    }
+}
+
+/// True if TLS itself failed, not the connection below it.
+fn is_about_certificates(error: &ConnectError) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        // What an `io::Error` wraps is not its source.
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let inner = inner.map(|inner| inner as &dyn std::error::Error).unwrap_or(error);
+        if inner.is::<async_nats::rustls::Error>() {
+            return true;
+        }
+        cause = inner.source();
+    }
+    false
 }
 
 fn with_sources(error: &dyn std::error::Error) -> String {
@@ -174,7 +224,7 @@ async fn options(
     settings: &NatsSettings,
     events: &mpsc::UnboundedSender<Event>,
 ) -> Result<ConnectOptions, NatsError> {
-    let file = |path: &std::path::Path, error: &dyn std::error::Error| NatsError::File {
+    let file = |path: &Path, error: &dyn std::fmt::Display| NatsError::File {
         path: path.display().to_string(),
         why: error.to_string(),
     };
@@ -207,13 +257,29 @@ async fn options(
         NatsAuth::User { user, password } => options.user_and_password(user.clone(), password.clone()),
     };
     let tls = &settings.tls;
+    // A file without what it should hold would be taken for an empty one, which trusts nobody.
     if let Some(authority) = &tls.ca_file {
+        holds_certificates(authority).map_err(|why| file(authority, &why))?;
         options = options.add_root_certificates(authority.clone());
     }
     if let Some((certificate, key)) = &tls.client {
+        holds_certificates(certificate).map_err(|why| file(certificate, &why))?;
+        PrivateKeyDer::from_pem_file(key).map_err(|error| file(key, &error))?;
         options = options.add_client_certificate(certificate.clone(), key.clone());
     }
     Ok(options.require_tls(tls.ca_file.is_some() || tls.client.is_some()))
+}
+
+/// Says what is wrong with a PEM file of certificates.
+fn holds_certificates(path: &Path) -> Result<(), String> {
+    let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match certificates {
+        Ok(certificates) if certificates.is_empty() => {
+            Err("it holds no certificate in PEM format".to_owned())
+        }
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// The pause before the attempt of this number: doubling, and never in step with others.

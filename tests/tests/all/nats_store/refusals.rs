@@ -4,7 +4,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use super::*;
 
-async fn error(settings: &NatsSettings) -> NatsError {
+pub(super) async fn error(settings: &NatsSettings) -> NatsError {
     let started = std::time::Instant::now();
     let Err(error) = NatsStore::connect(settings, LAYOUT).await else { panic!("connected") };
     assert!(started.elapsed() < Duration::from_secs(20), "{error}");
@@ -12,7 +12,7 @@ async fn error(settings: &NatsSettings) -> NatsError {
 }
 
 #[track_caller]
-fn says(error: &NatsError, configuration: bool, texts: &[&str]) {
+pub(super) fn says(error: &NatsError, configuration: bool, texts: &[&str]) {
     assert_eq!(error.is_configuration(), configuration, "{error}");
     for text in texts {
         assert!(error.to_string().contains(text), "`{text}` is not in: {error}");
