@@ -731,6 +731,7 @@ impl Membership {
             (Key::Boot, Document::Boot(record)) if self.boot.is_none_or(|(known, _)| known < sequence) => {
                 self.boot = Some((sequence, *record));
                 self.boot_stale = false;
+                self.unsettled = true;
                 self.boot_seen(*record);
             }
             (Key::Meta, Document::Meta(meta)) if meta.epoch != self.epoch && !self.is_over() => {
@@ -874,7 +875,9 @@ impl Membership {
         if std::mem::take(&mut self.unsettled) && self.takes_part() {
             let own = Some((self.instance, self.state));
             let candidates = self.peers.candidates(own);
-            let active = self.lease.is_valid(now.tick);
+            // In a store that was recreated the boot comes before the claims, and so before any record: records of a
+            // deployment without one would pass for those of the next fresh start.
+            let active = self.lease.is_valid(now.tick) && self.boot.is_some();
             let timeout = self.config.handover_timeout;
             self.ownership.decide(now.tick, self.instance, &candidates, active, &self.peers, timeout);
             self.cleanups.decide(self.instance, &candidates, &self.peers);

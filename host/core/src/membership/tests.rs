@@ -459,6 +459,42 @@ fn a_recreated_store_is_filled_from_memory_and_is_no_fresh_start() {
 }
 
 #[test]
+fn in_a_recreated_store_the_boot_record_comes_before_any_claim() {
+    let mut world = World::new();
+    world.start(1);
+    world.pass(TTL);
+    let now = world.now();
+    let member = world.member(1);
+    let layout = member.config.layout;
+    let drain = |member: &mut Membership| std::iter::from_fn(|| member.poll_effect()).collect::<Vec<_>>();
+    let claims = |effects: &[MembershipEffect]| {
+        let claim =
+            |effect: &&MembershipEffect| matches!(effect, MembershipEffect::Write { key: Key::Owner(_), .. });
+        effects.iter().filter(claim).count()
+    };
+    let meta = Document::Meta(MetaRecord { format: FORMAT, layout, epoch: 77 });
+    member.handle_loaded(now, &[(Key::Meta, Sequence(1), meta)]);
+    member.handle_claims(now, &[]);
+    member.handle_timeout(now);
+    let effects = drain(member);
+    let boot = effects.iter().find_map(|effect| match effect {
+        MembershipEffect::Write { key: Key::Boot, document, .. } => Some(document.clone()),
+        _ => None,
+    });
+    let renewal = effects.iter().find_map(|effect| match effect {
+        MembershipEffect::Renew { record, .. } => Some(record.clone()),
+        _ => None,
+    });
+    let (boot, renewal) = (boot.unwrap(), renewal.unwrap());
+    member.handle_renewed(now, renewal.renewal, Some(Ok(Sequence(2))));
+    member.handle_update(now, &update(Key::Instance(InstanceId(1)), 2, Document::Instance(renewal)));
+    assert!(member.may_act(now));
+    assert_eq!(claims(&drain(member)), 0, "the boot record is not there yet");
+    member.handle_written(now, &Key::Boot, &boot, Ok(Sequence(3)));
+    assert_eq!(claims(&drain(member)), PARTITIONS as usize);
+}
+
+#[test]
 fn a_host_that_finds_a_fresh_start_in_a_recreated_store_comes_back_as_another_one() {
     let mut world = three();
     for number in 1..=3 {

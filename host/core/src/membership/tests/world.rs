@@ -176,6 +176,9 @@ impl World {
         expect: &Expect,
         lease: Option<Duration>,
     ) -> Result<Sequence, NotWritten> {
+        if let Document::Owner(Claim { instance: Some(_), .. }) = &document {
+            assert!(self.get(&Key::Boot).is_some(), "a claim in a store without a boot record");
+        }
         let held = match expect {
             Expect::Any => None,
             Expect::Last(sequence) => Some((&key, *sequence)),
