@@ -9,7 +9,6 @@ use wasmtime::component::{InstancePre, Linker};
 
 use super::admission::{self, Admitted};
 use super::backends::Backends;
-use super::backends::Backends;
 use super::cache::{CodeCache, hex};
 use super::compile::CompileMode;
 use super::denials::Denials;
