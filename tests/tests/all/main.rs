@@ -6,6 +6,7 @@ mod analytics;
 mod chaos;
 mod cluster;
 mod commands;
+mod dead_letters;
 mod hostile;
 mod imports;
 mod keyvalue_nats;
