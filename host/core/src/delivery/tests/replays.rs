@@ -40,7 +40,7 @@ fn a_replay_waits_behind_what_its_user_has_waiting_and_counts_its_attempts_anew(
 #[test]
 fn a_replay_older_than_the_users_news_is_told_to_nobody() {
     let mut delivery = Delivery::new(config(), 1);
-    let mut replay = |delivery: &mut Delivery, revision, newest| {
+    let replay = |delivery: &mut Delivery, revision, newest| {
         delivery.handle_replay(Tick(0), online("a", revision), letter(revision), newest)
     };
     assert_eq!(replay(&mut delivery, 4, 5), Replayed::Superseded, "the caller knows better");
@@ -59,7 +59,7 @@ fn a_replay_older_than_the_users_news_is_told_to_nobody() {
 #[test]
 fn replays_of_sessions_keep_their_order_and_find_a_full_queue_full() {
     let mut delivery = Delivery::new(DeliveryConfig { queue: 2, ..config() }, 1);
-    let mut replay = |delivery: &mut Delivery, payload, number| {
+    let replay = |delivery: &mut Delivery, payload, number| {
         delivery.handle_replay(Tick(0), payload, letter(number), 0)
     };
     assert_eq!(replay(&mut delivery, connected(1), 1), Replayed::Queued);
