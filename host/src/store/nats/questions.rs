@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::Shared;
+use super::{Shared, api};
 use crate::store::{ASK_PATIENCE, Asking, Question, Questions, StoreError};
 
 impl Shared {
@@ -26,6 +26,10 @@ impl Shared {
                 client.publish_with_reply(format!("{prefix}.events.ask"), reply, question.into()).await;
             sent.map_err(|error| unavailable(error.to_string()))?;
             match answers.next().await {
+                // The server's own word: nobody has subscribed.
+                Some(answer) if api::status(&answer) == Some(503) => {
+                    Err(StoreError::Unknown("no host listens".into()))
+                }
                 Some(answer) => Ok(answer.payload.to_vec()),
                 None => Err(StoreError::Unknown("the connection to NATS ended".into())),
             }
