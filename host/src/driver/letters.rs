@@ -230,7 +230,11 @@ impl Driver {
         }
         let newest = match &event {
             Payload::Status(transition) => self.newest_told(&letter.plugin, transition),
-            _ => 0,
+            Payload::Tick(beat) => {
+                let wall = self.clock.now().wall.0;
+                wall - wall % beat.interval_ms.max(1)
+            }
+            Payload::Session(_) | Payload::Cleanup(_) => 0,
         };
         let outcome = match self.plugins.replay(&letter.plugin, event, number, newest) {
             Ok(Replayed::Queued) => LetterOutcome::Queued,

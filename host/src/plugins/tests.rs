@@ -15,7 +15,8 @@ use super::testing::{
     Folder, LetterBox, letter_box, quiet_component, session_event, settings, transition, zoo_component,
 };
 use super::{
-    Backends, CompileMode, Deps, LetterNumber, NotWanted, Outcome, PluginSet, Plugins, ReplayEnd, Replayed, check,
+    Backends, CompileMode, Deps, LetterNumber, NotWanted, Outcome, PluginSet, Plugins, ReplayEnd, Replayed,
+    check,
 };
 use crate::clock::Clock;
 use crate::settings::PluginSettings;

@@ -7,7 +7,8 @@ use crate::time::Tick;
 
 impl Delivery {
     /// Queues the event of a dead letter, behind what waits of the same user or session. `newest` is the newest revision
-    /// that the plugin was told of the user, or is about to be, as far as the caller knows; 0 if none.
+    /// that the plugin was told of the user, or is about to be, as far as the caller knows; 0 if none. Of a
+    /// tick: when the newest one was due.
     pub fn handle_replay(
         &mut self,
         now: Tick,
@@ -22,6 +23,7 @@ impl Delivery {
                 self.cleanups.push_back(Cleanup { item: Item::replay(payload, letter), due: now });
             }
             Payload::Tick(beat) => match self.lanes.find(&payload) {
+                _ if newest > beat.due.0 => return Replayed::Superseded,
                 Some(lane) if self.lanes.get(lane).revision() >= beat.due.0 => return Replayed::Superseded,
                 Some(lane) => self.replace(lane, Item::replay(payload, letter)),
                 None => self.append(None, Item::replay(payload, letter)),
