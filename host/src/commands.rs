@@ -45,9 +45,8 @@ pub fn run(command: Command) -> ExitCode {
             block_on(cluster::partitions(&admin.url, json)).unwrap_or_else(unavailable)
         }
         Command::Plugin(PluginCommand::Author(command)) => block_on(authoring::run(command, compile_mode())),
-        Command::Plugin(PluginCommand::DeadLetters { admin, plugin, hook, json }) => {
-            let listed = dead_letters::run(&admin.url, plugin.as_deref(), hook.as_deref(), json);
-            block_on(listed).unwrap_or_else(unavailable)
+        Command::Plugin(PluginCommand::DeadLetters(arguments)) => {
+            block_on(dead_letters::run(arguments)).unwrap_or_else(unavailable)
         }
         Command::CompilePlugin { input, output } => match plugins::compile_in_this_process(&input, &output) {
             Ok(()) => 0,

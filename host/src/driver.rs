@@ -17,10 +17,12 @@ mod clients;
 mod cluster;
 mod engine;
 mod io;
+mod letters;
 mod partition;
 mod partitions;
 
 pub use engine::{Driver, DriverConfig, Ending};
+pub use letters::{LetterCounts, LetterOrder, LetterOutcome, LetterReport, LetterVerb};
 
 /// A connection within this host; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +62,8 @@ pub enum Query {
     Instances(oneshot::Sender<Vec<InstanceView>>),
     /// Every partition and its owner.
     Partitions(oneshot::Sender<Vec<PartitionView>>),
+    /// Replay or drop a dead letter; the owner of its partition does it.
+    Letter(LetterOrder, oneshot::Sender<LetterReport>),
     /// Numbers for `/metrics`.
     Census(oneshot::Sender<Census>),
 }
@@ -114,6 +118,8 @@ pub struct Census {
     pub watched: u64,
     /// Decisions that gave way to a newer one before they were written.
     pub coalesced: u64,
+    /// Dead letters replayed and dropped.
+    pub letters: LetterCounts,
     /// Leases, claims, deaths.
     pub membership: MembershipCounters,
     /// Followers that had to start over.

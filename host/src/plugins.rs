@@ -35,6 +35,7 @@ mod guest;
 mod http;
 mod inspect;
 pub mod keyvalue;
+pub mod letters;
 mod limits;
 mod linker;
 mod loading;
@@ -69,6 +70,7 @@ pub use yardstick::time_bare_calls;
 
 /// What the driver tells all plugins.
 pub use presence_core::delivery::Payload as Event;
+pub use presence_core::delivery::{LetterNumber, Replayed};
 
 /// What became of an event, once for each event given to `submit`, whatever the number of plugins: it comes when
 /// every plugin that exports the hook has taken it, rejected it or given it up (at once when there is none). A tick has
@@ -107,7 +109,26 @@ pub enum Outcome {
     },
     /// No status hook of this partition waits or runs any more (see [`Plugins::withdraw`]).
     Withdrawn(PartitionId),
+    /// A dead letter's event is settled once more (see [`Plugins::replay`]), which no other outcome tells of.
+    Replayed(LetterNumber, ReplayEnd),
 }
+
+/// What became of a dead letter's event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayEnd {
+    /// The plugin took it.
+    Delivered,
+    /// It gave way to newer news of the user.
+    Superseded,
+    /// It was given up again: there is a new letter.
+    GivenUp,
+    /// It was dropped, or a new letter could not be kept: the old one is still the one.
+    Kept,
+}
+
+/// There is no such plugin, or it does not export the hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotWanted;
 
 /// What the driver needs of the plugins; `PluginSet` implements it, simulations have their own.
 pub trait Plugins: Send + Sync + 'static {
@@ -122,6 +143,17 @@ pub trait Plugins: Send + Sync + 'static {
 
     /// Queues an event for one plugin, if it exports the hook; else it is settled at once. Never blocks.
     fn submit_to(&self, plugin: &str, event: Event);
+
+    /// Queues the event of a dead letter for one plugin, behind what waits of the same user or session. `newest` is the
+    /// newest revision of the user that the plugin has heard of, or is about to. [`Outcome::Replayed`] follows for what
+    /// is [`Replayed::Queued`]. Never blocks.
+    fn replay(
+        &self,
+        plugin: &str,
+        event: Event,
+        letter: LetterNumber,
+        newest: u64,
+    ) -> Result<Replayed, NotWanted>;
 
     /// Status hooks and cleanups may run until then: none starts whose deadline lies later, and those that still run
     /// then are cut off, which uses no attempt. Before the first call nothing holds them back.

@@ -21,8 +21,10 @@
 //! - **the permit** ([`Delivery::handle_permit`]): status hooks and cleanups start only if their deadline lies within
 //!   it; session hooks go on. A `lost` cleanup that is withheld holds nobody back, as in backoff; `everything` does: a
 //!   receiver that heard of sessions before it would forget them;
+//! - **a replay** ([`Delivery::handle_replay`]) is a dead letter's event once more: its attempts count anew, its place is
+//!   after what its user or session has waiting, and one that is older than what was told since is told to nobody;
 //! - **what leaves** ([`Delivery::handle_withdraw`], [`Delivery::handle_drop_sessions`],
-//!   [`Delivery::handle_abandon_everything`]) is dropped without a settlement;
+//!   [`Delivery::handle_abandon_everything`]) is dropped without a settlement (replays excepted: [`Settlement::Withdrawn`]);
 //!   a call that runs ends by itself, and its event is settled or dropped, never repeated;
 //! - the breaker opens after [`BREAKER_AFTER`] failures of the receiver in a row; then there is one probe per `max_backoff`
 //!   (a reload is probed at once), and no call that fails uses an attempt, not even one that began before. Traps neither
@@ -45,12 +47,14 @@ mod breaker;
 mod lanes;
 mod leaving;
 mod permit;
+mod replays;
 mod words;
 pub use breaker::BREAKER_AFTER;
 use breaker::Breaker;
 use lanes::{Item, Lanes, State};
 pub use words::{
-    Counters, DeadLetterReason, DeliveryConfig, Depth, Job, JobId, Payload, Settled, Settlement, Verdict,
+    Counters, DeadLetterReason, DeliveryConfig, Depth, Job, JobId, LetterNumber, Payload, Replayed, Settled,
+    Settlement, Verdict,
 };
 
 #[derive(Debug)]
@@ -96,6 +100,8 @@ pub struct Delivery {
     held: bool,
     running: Vec<Running>,
     waiting: usize,
+    /// How many of them are replays.
+    replays: usize,
     breaker: Breaker,
     settled: VecDeque<Settled>,
     counters: Counters,
@@ -122,6 +128,7 @@ impl Delivery {
             held: false,
             running: Vec::new(),
             waiting: 0,
+            replays: 0,
             breaker: Breaker::Closed(0),
             settled: VecDeque::new(),
             counters: Counters::default(),
@@ -146,26 +153,28 @@ impl Delivery {
                     self.give_up(payload, DeadLetterReason::Overflow, error, 0);
                     return;
                 }
-                self.append(lane, payload);
+                self.append(lane, Item::new(payload));
             }
             Payload::Status(transition) => {
                 let lane = self.lanes.find(&payload);
                 match lane {
                     Some(lane) if self.lanes.get(lane).revision() >= transition.revision => {
                         self.counters.coalesced += 1;
-                        self.settled.push_back(Settled { payload, settlement: Settlement::Superseded });
+                        let settlement = Settlement::Superseded;
+                        self.settled.push_back(Settled { payload, settlement, letter: None });
                     }
-                    Some(lane) if self.lags(lane) => self.replace(lane, payload),
-                    _ => self.append(lane, payload),
+                    Some(lane) if self.lags(lane) => self.replace(lane, Item::new(payload)),
+                    _ => self.append(lane, Item::new(payload)),
                 }
             }
             Payload::Tick(beat) => match self.lanes.find(&payload) {
                 Some(lane) if self.lanes.get(lane).revision() >= beat.due.0 => {
                     self.counters.coalesced += 1;
-                    self.settled.push_back(Settled { payload, settlement: Settlement::Superseded });
+                    let settlement = Settlement::Superseded;
+                    self.settled.push_back(Settled { payload, settlement, letter: None });
                 }
-                Some(lane) => self.replace(lane, payload),
-                None => self.append(None, payload),
+                Some(lane) => self.replace(lane, Item::new(payload)),
+                None => self.append(None, Item::new(payload)),
             },
         }
     }
@@ -284,13 +293,14 @@ impl Delivery {
         self.breaker.is_open()
     }
 
-    /// Events that are not done with. A tick counts only while it runs: it may be left out, so nobody waits for it.
+    /// Events that are not done with. A tick counts only while it runs: it may be left out, so nobody waits for it. A
+    /// replay does not count: its letter is kept until then.
     pub fn unsettled(&self) -> usize {
         let ticks = self.lanes.ticks().map_or(0, |lane| {
-            let running = usize::from(lane.state == State::Running);
-            lane.rest.len() + 1 - running
+            let head = Some(&lane.head).filter(|_| lane.state != State::Running);
+            head.into_iter().chain(&lane.rest).filter(|item| item.letter.is_none()).count()
         });
-        self.waiting - ticks
+        self.waiting - self.replays - ticks
     }
 
     /// Some of them: the event, attempts made, the last error or what it waits for.
@@ -311,27 +321,27 @@ impl Delivery {
         retried || self.is_full() || self.breaker_open()
     }
 
-    fn append(&mut self, lane: Option<u32>, payload: Payload) {
+    fn append(&mut self, lane: Option<u32>, item: Item) {
         self.waiting += 1;
         match lane {
-            Some(lane) => self.lanes.get_mut(lane).rest.push_back(Item::new(payload)),
+            Some(lane) => self.lanes.get_mut(lane).rest.push_back(item),
             None => {
-                let lane = self.lanes.insert(Item::new(payload));
+                let lane = self.lanes.insert(item);
                 self.ready.push_back(lane);
             }
         }
     }
 
     /// The newest takes the place of all that wait in the lane; a running head is left alone.
-    fn replace(&mut self, lane: u32, payload: Payload) {
+    fn replace(&mut self, lane: u32, item: Item) {
         let entry = self.lanes.get_mut(lane);
         let mut items = Vec::new();
         if entry.state == State::Running {
             items.extend(entry.rest.drain(..));
-            entry.rest.push_back(Item::new(payload));
+            entry.rest.push_back(item);
         } else {
             let failures = entry.head.failures;
-            items.push(std::mem::replace(&mut entry.head, Item::new(payload)));
+            items.push(std::mem::replace(&mut entry.head, item));
             items.extend(entry.rest.drain(..));
             entry.head.failures = failures;
         }
@@ -355,10 +365,9 @@ impl Delivery {
         }
         self.waiting -= items.len();
         self.counters.coalesced += items.len() as u64;
-        let superseded = items
-            .into_iter()
-            .map(|item| Settled { payload: item.payload, settlement: Settlement::Superseded });
-        self.settled.extend(superseded);
+        for item in items {
+            self.settle(item, Settlement::Superseded);
+        }
     }
 
     fn start(&mut self, lane: Option<u32>, payload: Payload, attempt: u32) -> Job {
@@ -435,21 +444,21 @@ impl Delivery {
     }
 
     fn finish(&mut self, lane: u32, settlement: Settlement) {
-        let payload = self.take_head(lane);
-        self.settled.push_back(Settled { payload, settlement });
+        let item = self.take_head(lane);
+        self.settle(item, settlement);
     }
 
     /// The head of a lane is done with: the next one is ready.
-    fn take_head(&mut self, lane: u32) -> Payload {
+    fn take_head(&mut self, lane: u32) -> Item {
         self.waiting -= 1;
         let entry = self.lanes.get_mut(lane);
         match entry.rest.pop_front() {
             Some(next) => {
                 entry.state = State::Ready;
                 self.ready.push_back(lane);
-                std::mem::replace(&mut entry.head, next).payload
+                std::mem::replace(&mut entry.head, next)
             }
-            None => self.lanes.remove(lane).payload,
+            None => self.lanes.remove(lane),
         }
     }
 
@@ -500,12 +509,18 @@ impl Delivery {
         };
         self.waiting -= 1;
         self.barriers -= usize::from(cleanup.is_everything());
-        self.settled.push_back(Settled { payload: cleanup.item.payload, settlement });
+        self.settle(cleanup.item, settlement);
+    }
+
+    /// An event is done with; it waits no more.
+    fn settle(&mut self, item: Item, settlement: Settlement) {
+        self.replays -= usize::from(item.letter.is_some());
+        self.settled.push_back(item.settled(settlement));
     }
 
     fn give_up(&mut self, payload: Payload, reason: DeadLetterReason, error: String, attempts: u32) {
         let settlement = Settlement::DeadLetter { reason, error, attempts };
-        self.settled.push_back(Settled { payload, settlement });
+        self.settled.push_back(Settled { payload, settlement, letter: None });
     }
 }
 

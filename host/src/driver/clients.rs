@@ -112,6 +112,7 @@ impl Driver {
             Query::Partitions(answer) => {
                 let _ = answer.send(self.owners());
             }
+            Query::Letter(order, answer) => self.handle_letter(order, answer),
             Query::Census(answer) => {
                 let _ = answer.send(self.census());
             }
@@ -138,6 +139,7 @@ impl Driver {
             transitions: self.transitions_before,
             partitions: self.partitions.keys().copied().collect(),
             watched: self.watchers.watched() as u64,
+            letters: self.letters.counts,
             membership: self.membership.counters(),
             gaps: self.gaps,
             reads: self.loads,

@@ -97,6 +97,11 @@ impl Driver {
                 self.read_records();
             }
             Completion::Clock(offset) => self.handle_clock(offset),
+            Completion::LetterFound(order, partition, answer) => self.letter_found(order, partition, answer),
+            Completion::LetterRead(order, asker, read) => self.letter_read(order, asker, read),
+            Completion::LetterRemoved(letter) => self.letter_removed(letter),
+            Completion::LetterDropped(letter, asker, report) => self.letter_dropped(letter, asker, report),
+            Completion::DecidedAnew(letter) => self.remove_letter(letter),
             Completion::Nothing => {}
         }
     }
@@ -279,6 +284,7 @@ impl Driver {
         tracing::error!("the store was recreated: everything that this host knows is written again");
         self.sessions.handle_reassert();
         self.leftovers.clear();
+        self.letters.forget();
         self.era = std::sync::Arc::new(());
         self.stop_following();
         self.load_claims();

@@ -19,12 +19,13 @@ use presence_core::watchers::Watchers;
 use tokio::sync::mpsc;
 
 use super::io::Completion;
+use super::letters::Letters;
 use super::partition::Partition;
 use super::{Event, Outbox};
 use crate::clock::Clock;
 use crate::plugins::{Outcome, Plugins};
 use crate::settings::PresenceSettings;
-use crate::store::{Followed, Follower, Noticed, Notices, SharedStore};
+use crate::store::{Followed, Follower, Noticed, Notices, Questions, SharedStore};
 
 /// So many events are taken at once before the core is asked what it wants.
 const EVENT_BATCH: usize = 512;
@@ -138,6 +139,10 @@ pub struct Driver {
     /// Users to be read once more, since notices may not have reached this host yet when they were read first.
     pub(super) second_reads: VecDeque<(Tick, UserId)>,
     pub(super) notices: Notices,
+    /// What other hosts ask.
+    pub(super) questions: Questions,
+    /// Dead letters that are being replayed or dropped.
+    pub(super) letters: Letters,
     pub(super) clock_due: Tick,
     /// When watchers forget the revisions that they know.
     pub(super) forget_revisions_due: Option<Tick>,
@@ -216,7 +221,7 @@ impl Driver {
         let listeners = listeners.map(|(plugin, _)| plugin.clone()).collect();
         let mut ticks = Ticks::new(config.layout);
         ticks.handle_plugins(clock.now(), plugins.intervals());
-        let notices = store.notices();
+        let (notices, questions) = (store.notices(), store.questions());
         Driver {
             sessions: LocalSessions::new(sessions_config, config.instance),
             watchers: Watchers::new(config.seed),
@@ -254,6 +259,8 @@ impl Driver {
             reads_in_flight: 0,
             second_reads: VecDeque::new(),
             notices,
+            questions,
+            letters: Letters::default(),
             clock_due: Tick(0),
             forget_revisions_due: None,
             reread_due: Tick(0),
@@ -314,6 +321,10 @@ impl Driver {
                     self.handle_updates(now, updates);
                 }
                 noticed = self.notices.next() => self.handle_notice(noticed),
+                question = self.questions.next() => {
+                    let now = self.clock.now();
+                    self.handle_question(now, question);
+                }
                 () = tokio::time::sleep(timeout) => {}
             }
             self.take_waiting(&plugins);
@@ -338,6 +349,9 @@ impl Driver {
         for _ in 0..EVENT_BATCH {
             let Some(noticed) = self.notices.try_next() else { break };
             self.handle_notice(noticed);
+        }
+        while let Some(question) = self.questions.try_next() {
+            self.handle_question(now, question);
         }
     }
 
@@ -372,6 +386,7 @@ impl Driver {
                 self.membership.handle_cleanup_settled(now, &plugin, instance, chunk);
             }
             Outcome::Withdrawn(id) => self.hooks_ended(id),
+            Outcome::Replayed(letter, end) => self.handle_replayed(letter, end),
         }
     }
 

@@ -11,6 +11,8 @@ use presence_core::ids::{Sequence, UserId};
 use presence_core::time::Tick;
 use presence_core::tracker::Tracker;
 
+use super::letters::Anew;
+
 /// So many updates wait for a snapshot; when more come it is taken again.
 const MAX_BUFFERED: usize = 16_384;
 
@@ -32,6 +34,8 @@ pub(super) struct Partition {
     /// A write was refused by its fence: nothing is written before the owner was read.
     pub(super) fenced: bool,
     pub(super) surrender: Option<Surrender>,
+    /// Who waits for this partition to decide anew who is present.
+    pub(super) anew: Vec<Anew>,
     /// When it is read again, whatever the follower told.
     pub(super) reread_due: Tick,
     /// Transitions that some plugin has not settled yet, by user.
@@ -60,6 +64,7 @@ impl Partition {
             overflowed: false,
             fenced: false,
             surrender: None,
+            anew: Vec::new(),
             reread_due: Tick(u64::MAX),
             unsettled: HashMap::new(),
             life: Arc::new(()),

@@ -370,6 +370,7 @@ impl Driver {
             _ => {}
         }
         self.tell_transitions(id);
+        self.answer_decided(id);
         self.go_on_surrendering(id);
     }
 
@@ -441,7 +442,10 @@ impl Driver {
     }
 
     /// Once nothing is on its way, the checkpoint is written.
-    fn go_on_surrendering(&mut self, id: PartitionId) {
+    pub(super) fn go_on_surrendering(&mut self, id: PartitionId) {
+        if self.letters.removes_any_of(id) {
+            return;
+        }
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         let Some(surrender) = &mut partition.surrender else { return };
         if !surrender.hooks_ended || surrender.checkpointing || partition.tracker.is_writing() {

@@ -122,6 +122,22 @@ fn write_census(encoder: &mut DescriptorEncoder<'_>, census: &Census) -> fmt::Re
     let mut coalesced =
         encoder.encode_descriptor("transitions_coalesced", help, None, MetricType::Counter)?;
     write_count(&mut coalesced, census.coalesced)?;
+    let letters = &census.letters;
+    let outcomes = [
+        ("delivered", letters.delivered),
+        ("superseded", letters.superseded),
+        ("given_up", letters.given_up),
+        ("kept", letters.kept),
+    ];
+    let help = "Dead letters replayed by this host, by what became of them";
+    labelled(encoder, "dead_letter_replays", help, "outcome", &outcomes)?;
+    let mut dropped = encoder.encode_descriptor(
+        "dead_letters_dropped",
+        "Dead letters dropped",
+        None,
+        MetricType::Counter,
+    )?;
+    write_count(&mut dropped, letters.dropped)?;
     for (name, help, figure) in MEMBERSHIP_COUNTERS {
         let mut counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         write_count(&mut counter, figure(census))?;

@@ -7,13 +7,16 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use presence_core::delivery::{Delivery, DeliveryConfig, Job, JobId, Payload, Settled, Settlement, Verdict};
+use presence_core::delivery::{
+    Delivery, DeliveryConfig, Job, JobId, LetterNumber, Payload, Replayed, Settled, Settlement, Verdict,
+};
 use presence_core::events::Hook;
 use presence_core::ids::{InstanceId, PartitionId};
 use presence_core::time::Tick;
 use tokio::sync::Notify;
 
-use super::dead_letters::DeadLetters;
+use super::ReplayEnd;
+use super::dead_letters::{DeadLetters, Letter};
 use super::events;
 use super::failures::Failures;
 use super::loading::Loaded;
@@ -129,6 +132,22 @@ impl Plugin {
         self.settle(&mut settled);
     }
 
+    /// Queues the event of a dead letter. Never waits.
+    pub(super) fn replay(&self, payload: Payload, letter: LetterNumber, newest: u64) -> Replayed {
+        let now = self.surroundings.clock.tick();
+        let mut state = self.lock();
+        let replayed = state.delivery.handle_replay(now, payload, letter, newest);
+        let mut settled = Vec::new();
+        state.take_settled(&mut settled);
+        let wake = state.sleeping > 0;
+        drop(state);
+        if wake {
+            self.work.notify_last();
+        }
+        self.settle(&mut settled);
+        replayed
+    }
+
     /// Status hooks and cleanups may run until then; `shorter` than it was. The permit that calls look at is set already.
     pub(super) fn permit(&self, until: Tick, shorter: bool) {
         let mut state = self.lock();
@@ -147,6 +166,9 @@ impl Plugin {
     pub(super) fn withdraw(&self, partition: PartitionId, cut: bool) {
         let mut state = self.lock();
         state.delivery.handle_withdraw(partition);
+        // Replays: whoever holds their letters is told.
+        let mut settled = Vec::new();
+        state.take_settled(&mut settled);
         if cut {
             for job in state.delivery.withdrawn_jobs(partition) {
                 state.seats.iter().for_each(|seat| seat.cut(job));
@@ -158,6 +180,7 @@ impl Plugin {
             self.withdrawing.store(true, SeqCst);
         }
         drop(state);
+        self.settle(&mut settled);
         if again {
             self.surroundings.outcomes.withdrawn(partition);
         }
@@ -192,7 +215,12 @@ impl Plugin {
 
     /// Drops what waits of the sessions of an instance.
     pub(super) fn drop_sessions(&self, instance: InstanceId) {
-        let dropped = self.lock().delivery.handle_drop_sessions(instance);
+        let mut settled = Vec::new();
+        let mut state = self.lock();
+        let dropped = state.delivery.handle_drop_sessions(instance);
+        state.take_settled(&mut settled);
+        drop(state);
+        self.settle(&mut settled);
         if dropped > 0 {
             let plugin = &*self.name;
             tracing::warn!(
@@ -297,17 +325,39 @@ impl Plugin {
         if settled.is_empty() {
             return;
         }
-        let done = settled.drain(..).filter_map(|Settled { payload, settlement }| match settlement {
-            Settlement::Delivered | Settlement::Superseded => Some(payload),
-            Settlement::DeadLetter { reason, error, attempts } => {
-                self.give_up(payload, &format!("{reason:?}").to_lowercase(), error, attempts);
-                None
-            }
-        });
-        self.surroundings.outcomes.settle(&self.name, done);
+        let plain = |one: &Settled| {
+            one.letter.is_none() && matches!(one.settlement, Settlement::Delivered | Settlement::Superseded)
+        };
+        if !settled.iter().all(plain) {
+            // Before the outcomes are locked: what is given up may come back to them.
+            let others: Vec<Settled> = settled.extract_if(.., |one| !plain(one)).collect();
+            others.into_iter().for_each(|one| self.settle_other(one));
+        }
+        self.surroundings.outcomes.settle(&self.name, settled.drain(..).map(|one| one.payload));
     }
 
-    fn give_up(&self, payload: Payload, reason: &str, error: String, attempts: u32) {
+    /// A replay, or what is given up.
+    fn settle_other(&self, Settled { payload, settlement, letter }: Settled) {
+        let outcomes = &self.surroundings.outcomes;
+        match (settlement, letter) {
+            (Settlement::DeadLetter { reason, error, attempts }, letter) => {
+                self.give_up(payload, letter, &format!("{reason:?}").to_lowercase(), error, attempts);
+            }
+            (Settlement::Delivered, Some(letter)) => outcomes.replayed(letter, ReplayEnd::Delivered),
+            (Settlement::Superseded, Some(letter)) => outcomes.replayed(letter, ReplayEnd::Superseded),
+            (Settlement::Withdrawn, Some(letter)) => outcomes.replayed(letter, ReplayEnd::Kept),
+            (_, None) => outcomes.settle(&self.name, std::iter::once(payload)),
+        }
+    }
+
+    fn give_up(
+        &self,
+        payload: Payload,
+        replayed: Option<LetterNumber>,
+        reason: &str,
+        error: String,
+        attempts: u32,
+    ) {
         let loaded = self.loaded();
         let letter = DeadLetter {
             number: 0,
@@ -334,7 +384,9 @@ impl Plugin {
             "a hook was given up: see `presence plugin dead-letters`"
         );
         self.counters.dead_letters.fetch_add(1, Relaxed);
-        self.surroundings.dead_letters.push(letter, payload, self.name.clone(), self.counters.clone());
+        let letter =
+            Letter { letter, payload, replayed, plugin: self.name.clone(), counters: self.counters.clone() };
+        self.surroundings.dead_letters.push(letter);
     }
 
     /// A call wrote more than its budget.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
-use presence_core::delivery::Payload;
+use presence_core::delivery::{LetterNumber, Payload, Replayed};
 use presence_core::events::Hook;
 use presence_core::ids::{InstanceId, PartitionId};
 use presence_core::time::Tick;
@@ -24,7 +24,7 @@ use super::permit::Permit;
 use super::plugin::{Plugin, Surroundings};
 use super::problem::{PluginError, Problem};
 use super::worker::Worker;
-use super::{Outcome, Plugins};
+use super::{NotWanted, Outcome, Plugins};
 use crate::clock::Clock;
 use crate::settings::PluginSettings;
 use crate::store::SharedStore;
@@ -149,6 +149,18 @@ impl Plugins for PluginSet {
                 plugin.submit(event);
             }
         }
+    }
+
+    fn replay(
+        &self,
+        plugin: &str,
+        event: Payload,
+        letter: LetterNumber,
+        newest: u64,
+    ) -> Result<Replayed, NotWanted> {
+        let hook = event.hook();
+        let wanting = self.plugins.iter().find(|one| *one.name == *plugin && one.hooks.contains(&hook));
+        wanting.map(|plugin| plugin.replay(event, letter, newest)).ok_or(NotWanted)
     }
 
     fn permit(&self, until: Tick) {

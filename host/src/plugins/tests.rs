@@ -14,7 +14,10 @@ use super::metrics::{FailureKind, PluginMetrics};
 use super::testing::{
     Folder, LetterBox, letter_box, quiet_component, session_event, settings, transition, zoo_component,
 };
-use super::{Backends, CompileMode, Deps, Outcome, PluginSet, Plugins, check};
+use super::{
+    Backends, CompileMode, Deps, LetterNumber, NotWanted, Outcome, PluginSet, Plugins, ReplayEnd, Replayed,
+    check,
+};
 use crate::clock::Clock;
 use crate::settings::PluginSettings;
 
@@ -225,6 +228,45 @@ async fn a_retried_event_is_delivered_later() {
     running.outcomes(1).await;
     assert_eq!(running.failures(Hook::UserOnline, FailureKind::Retry), 1);
     assert_eq!(running.letters.letters().len(), 0);
+}
+
+/// I8: letters that find no room on their way to the store are in the log alone, and their events are settled.
+#[tokio::test]
+async fn i8_letters_that_find_no_room_hold_nobody_up() {
+    const EVENTS: u128 = 1_500;
+    let running = Running::zoo(&[("p", |settings| {
+        settings.delivery.queue = 1;
+        settings.delivery.concurrency = 1;
+    })])
+    .await;
+    running.letters.hold();
+    for session in 1..=EVENTS {
+        running.connected("wait", session);
+    }
+    running.until(|metrics| metrics.dead_letters_lost > 0).await;
+    running.letters.release();
+    running.outcomes(EVENTS as usize).await;
+}
+
+#[tokio::test]
+async fn a_replay_is_told_as_one_and_fails_into_one_new_letter() {
+    let running = Running::zoo(&[("p", unchanged)]).await;
+    let letter = |number| LetterNumber::new(number).unwrap();
+    let replay = |plugin: &str, event, number| running.set.replay(plugin, event, letter(number), 0);
+    let session = |user: &str| Payload::Session(session_event(user, 1).into());
+    let status = |user: &str| Payload::Status(transition(user, 7).into());
+    assert_eq!(replay("p", session("alice"), 1), Ok(Replayed::Queued));
+    assert_eq!(running.outcomes(1).await, [Outcome::Replayed(letter(1), ReplayEnd::Delivered)]);
+    assert_eq!(replay("p", status("retry"), 2), Ok(Replayed::Queued));
+    assert_eq!(running.outcomes(1).await, [Outcome::Replayed(letter(2), ReplayEnd::Delivered)]);
+    assert_eq!(running.letters.letters().len(), 0);
+    assert_eq!(replay("p", session("jack"), 3), Ok(Replayed::Queued));
+    assert_eq!(running.outcomes(1).await, [Outcome::Replayed(letter(3), ReplayEnd::GivenUp)]);
+    assert_eq!(running.letter(), "never");
+    assert_eq!(replay("q", session("jack"), 4), Err(NotWanted), "no such plugin");
+    let sweep =
+        Sweep { cause: "test".into(), scope: Scope::Everything, chunk: 0, last: true, run: "1-1-0".into() };
+    assert_eq!(replay("p", Payload::Cleanup(sweep.into()), 5), Err(NotWanted), "no such hook");
 }
 
 #[tokio::test]

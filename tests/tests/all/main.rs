@@ -7,6 +7,7 @@ mod chaos;
 mod clocks;
 mod cluster;
 mod commands;
+mod dead_letters;
 mod hostile;
 mod imports;
 mod keyvalue_nats;

@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
-use super::Payload;
+use super::{LetterNumber, Payload, Settled, Settlement};
 use crate::ids::PartitionId;
 
 /// An event and its attempts.
@@ -22,11 +22,23 @@ pub(super) struct Item {
     pub(super) failures: u32,
     /// The last one.
     pub(super) error: Option<Box<str>>,
+    /// The dead letter that it comes from.
+    pub(super) letter: Option<LetterNumber>,
 }
 
 impl Item {
     pub(super) fn new(payload: Payload) -> Item {
-        Item { payload, tries: 0, used: 0, failures: 0, error: None }
+        Item { payload, tries: 0, used: 0, failures: 0, error: None, letter: None }
+    }
+
+    /// The event of a dead letter, once more.
+    pub(super) fn replay(payload: Payload, letter: LetterNumber) -> Item {
+        Item { letter: Some(letter), ..Item::new(payload) }
+    }
+
+    /// What became of it.
+    pub(super) fn settled(self, settlement: Settlement) -> Settled {
+        Settled { payload: self.payload, settlement, letter: self.letter }
     }
 
     pub(super) fn error(&self) -> &str {

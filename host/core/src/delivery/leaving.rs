@@ -1,8 +1,9 @@
 //! Events that are no longer this host's to tell: those of a partition that goes to another instance, and those of an
-//! instance that was declared dead. They are dropped without a settlement; what runs ends by itself and is not repeated.
+//! instance that was declared dead. They are dropped without a settlement, but for replays, whose dead letters somebody
+//! holds; what runs ends by itself and is not repeated.
 
 use super::lanes::State;
-use super::{Cleanup, Delivery, JobId, Payload};
+use super::{Cleanup, Delivery, JobId, Payload, Settlement};
 use crate::ids::{InstanceId, PartitionId};
 
 impl Delivery {
@@ -42,10 +43,12 @@ impl Delivery {
     pub fn handle_abandon_everything(&mut self) -> usize {
         let before = self.cleanups.len();
         let mut runs = self.cleaning;
-        self.cleanups.retain(|cleanup| std::mem::take(&mut runs) || !cleanup.is_everything());
+        // A replay is nobody's fresh start.
+        let goes = |cleanup: &Cleanup| cleanup.is_everything() && cleanup.item.letter.is_none();
+        self.cleanups.retain(|cleanup| std::mem::take(&mut runs) || !goes(cleanup));
         let dropped = before - self.cleanups.len();
-        self.abandoned = self.cleaning && self.cleanups.front().is_some_and(Cleanup::is_everything);
-        self.barriers = usize::from(self.abandoned);
+        self.abandoned = self.cleaning && self.cleanups.front().is_some_and(goes);
+        self.barriers = self.cleanups.iter().filter(|cleanup| cleanup.is_everything()).count();
         self.waiting -= dropped;
         self.counters.dropped += dropped as u64;
         dropped
@@ -62,12 +65,16 @@ impl Delivery {
         for &slot in lanes {
             let lane = self.lanes.get_mut(slot);
             dropped += lane.rest.len();
+            let mut gone = std::mem::take(&mut lane.rest);
             if lane.state == State::Running {
-                lane.rest.clear();
                 lane.leaving = true;
             } else {
                 dropped += 1;
-                self.lanes.remove(slot);
+                // A lane that is removed is found by its head.
+                gone.push_front(self.lanes.remove(slot));
+            }
+            for item in gone.into_iter().filter(|item| item.letter.is_some()) {
+                self.settle(item, Settlement::Withdrawn);
             }
         }
         let lanes = &self.lanes;
@@ -89,9 +96,13 @@ impl Delivery {
 
     /// A call that left has ended without a settlement.
     pub(super) fn drop_head(&mut self, lane: u32) {
-        match self.take_head(lane) {
+        let item = self.take_head(lane);
+        match item.payload {
             Payload::Status(_) | Payload::Tick(_) => self.counters.withdrawn += 1,
             _ => self.counters.dropped += 1,
+        }
+        if item.letter.is_some() {
+            self.settle(item, Settlement::Withdrawn);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What goes into the queues of a plugin and what comes out: events, calls, verdicts, settlements. No behaviour.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +65,9 @@ impl Payload {
     }
 }
 
+/// A dead letter, by the number that the store gave it.
+pub type LetterNumber = NonZeroU64;
+
 /// One attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub u64);
@@ -119,6 +123,8 @@ pub enum Settlement {
     },
     /// A newer transition of the same user, or a newer tick, took its place.
     Superseded,
+    /// Only of replays: dropped with its partition or its instance. Its letter stays.
+    Withdrawn,
 }
 
 /// Why an event was given up.
@@ -141,6 +147,19 @@ pub struct Settled {
     pub payload: Payload,
     /// What became of it.
     pub settlement: Settlement,
+    /// The dead letter that it was replayed from.
+    pub letter: Option<LetterNumber>,
+}
+
+/// What a queue does with a replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replayed {
+    /// It waits for its turn; a settlement follows.
+    Queued,
+    /// The user's news are newer: nothing follows.
+    Superseded,
+    /// There is no room: nothing follows.
+    Full,
 }
 
 /// How much there is.
