@@ -19,6 +19,7 @@ use presence_core::watchers::Watchers;
 use tokio::sync::mpsc;
 
 use super::io::Completion;
+use super::newcomers::{exporting, fingerprint, status_plugins};
 use super::partition::Partition;
 use super::{Event, Outbox};
 use crate::clock::Clock;
@@ -209,11 +210,7 @@ impl Driver {
             plugins: fingerprint(&hooks),
             cleanup_plugins: exporting(&hooks, Hook::Cleanup),
         });
-        let status_hooks = [Hook::UserOnline, Hook::UserIdle, Hook::UserOffline];
-        let status_plugins = status_hooks.map(|hook| (hook, exporting(&hooks, hook))).into();
-        let listeners =
-            hooks.iter().filter(|(_, hooks)| status_hooks.iter().any(|hook| hooks.contains(hook)));
-        let listeners = listeners.map(|(plugin, _)| plugin.clone()).collect();
+        let (status_plugins, listeners) = status_plugins(&hooks);
         let mut ticks = Ticks::new(config.layout);
         ticks.handle_plugins(clock.now(), plugins.intervals());
         let notices = store.notices();
@@ -341,7 +338,7 @@ impl Driver {
         }
     }
 
-    fn handle_outcomes(&mut self, outcomes: Vec<Outcome>) {
+    pub(super) fn handle_outcomes(&mut self, outcomes: Vec<Outcome>) {
         for outcome in outcomes {
             self.handle_outcome(outcome);
         }
@@ -540,19 +537,4 @@ async fn next_batch(follower: &mut Option<Follower>) -> Vec<Followed> {
         Some(follower) => follower.next_batch().await,
         None => std::future::pending().await,
     }
-}
-
-/// The plugins that export a hook.
-fn exporting(hooks: &[(Arc<str>, BTreeSet<Hook>)], hook: Hook) -> Vec<Arc<str>> {
-    hooks.iter().filter(|(_, hooks)| hooks.contains(&hook)).map(|(plugin, _)| plugin.clone()).collect()
-}
-
-/// Tells two sets of plugins apart: FNV-1a over the sorted names.
-fn fingerprint(hooks: &[(Arc<str>, BTreeSet<Hook>)]) -> u64 {
-    let mut names: Vec<&str> = hooks.iter().map(|(plugin, _)| &**plugin).collect();
-    names.sort_unstable();
-    let bytes = names.iter().flat_map(|name| name.bytes().chain([0]));
-    bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }

@@ -27,6 +27,9 @@ use super::{Handle, Refused};
 /// The longest `user-agent` attribute, in bytes.
 const MAX_USER_AGENT_BYTES: usize = 256;
 
+/// The one address that is asked with POST.
+pub(super) const RELOAD_PATH: &str = "/v1/reload";
+
 /// What the client listener needs.
 #[derive(Clone)]
 pub(super) struct Door {
@@ -51,8 +54,12 @@ async fn unknown_path(request: Request<Body>) -> Problem {
 }
 
 async fn wrong_method(request: Request<Body>) -> Problem {
-    let detail = format!("{} is not possible here; GET is", request.method());
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).with(ALLOW, HeaderValue::from_static("GET,HEAD"))
+    let (possible, allow) = match request.uri().path() {
+        RELOAD_PATH => ("POST", "POST"),
+        _ => ("GET", "GET,HEAD"),
+    };
+    let detail = format!("{} is not possible here; {possible} is", request.method());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).with(ALLOW, HeaderValue::from_static(allow))
 }
 
 async fn connect(State(door): State<Door>, request: Request<Body>) -> Response<Body> {

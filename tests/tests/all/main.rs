@@ -14,6 +14,7 @@ mod nats_daemon;
 mod nats_store;
 mod outage;
 mod refusals;
+mod reload;
 mod simulation;
 mod statuses;
 mod stopping;

@@ -10,6 +10,8 @@ use crate::events::{Attributes, Beat, Session, SessionEvent, Status, Sweep, Tran
 use crate::ids::{InstanceId, PartitionId, Sequence, SessionId, UserId};
 use crate::time::Timestamp;
 
+mod reload;
+
 fn config() -> DeliveryConfig {
     DeliveryConfig {
         concurrency: 2,
