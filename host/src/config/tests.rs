@@ -337,3 +337,24 @@ fn intervals_and_look_ups_are_read() {
         assert!(told[0].contains("must be from \"1s\" to \"1d\""), "{told:?}");
     }
 }
+
+#[test]
+fn plugins_of_a_reload_must_fit_the_cluster_that_the_host_runs_with() {
+    let text = |ttl: &str| {
+        format!(
+            "[cluster]\nstore = \"nats\"\nurls = [\"nats://a\"]\ninstance_ttl = \"{ttl}\"\n[[plugin]]\nname = \"p\"\npath = \"p.wasm\"\n\
+             [plugin.limits]\ndeadline = \"10s\"\n"
+        )
+    };
+    let running = check("[cluster]\nstore = \"nats\"\nurls = [\"nats://a\"]").unwrap().cluster;
+    let path = Path::new("presence.toml");
+    assert!(parse(&text("60s"), path, &no_env).is_ok());
+    let errors = parse_beside(&text("60s"), path, &no_env, Some(&running)).unwrap_err();
+    let lines = errors.lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(
+        lines[0].contains("plugin.limits.deadline") && lines[0].contains("instance_ttl is 6s"),
+        "{lines:?}"
+    );
+    assert!(parse_beside(&text("6s"), path, &no_env, None).is_err());
+}

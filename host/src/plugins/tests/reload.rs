@@ -264,7 +264,7 @@ async fn a_removed_plugin_settles_what_waits_lets_calls_end_and_is_gone() {
         run: "1-1-0".into(),
     };
     host.set.submit(Payload::Cleanup(everything.into()));
-    assert_eq!(host.outcomes(1).await, [Outcome::Everything], "neither exports it");
+    assert_eq!(host.outcomes(1).await, [Outcome::Everything("1-1-0".into())], "neither exports it");
     host.connected("alice", 2);
     host.online("alice", 1);
     host.outcomes(1).await;
