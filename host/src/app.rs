@@ -3,7 +3,6 @@
 //! Building checks the plugins and binds both listeners, so that whatever is wrong is known, and told, before
 //! anything runs; running starts the tasks.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,8 @@ use crate::plugins::keyvalue::nats::NatsKeyValue;
 use crate::plugins::messaging::nats::NatsMessaging;
 use crate::plugins::presence::StoreStatuses;
 use crate::plugins::{self, Backends, CompileMode, PluginError, PluginSet};
-use crate::settings::{ClusterSettings, Initial, Settings, StoreKind};
+use crate::reload::{Asker, Reloader, Source, silent_plugins};
+use crate::settings::{ClusterSettings, Settings, StoreKind};
 use crate::store::SharedStore;
 use crate::store::memory::MemoryStore;
 use crate::store::nats::{NatsError, NatsStore};
@@ -46,6 +46,9 @@ pub enum BuildError {
     /// The plugins' keys can't be kept there: exit code 69.
     #[error("the plugins' keys can't be kept in NATS: {0}")]
     KeyValue(#[from] KeyValueError),
+    /// Signals can't be handled: exit code 69.
+    #[error("SIGHUP can't be handled: {0}")]
+    Signal(#[from] std::io::Error),
 }
 
 /// The store of documents, and what plugins are given beside it.
@@ -75,19 +78,14 @@ pub struct App {
     settings: Settings,
     listeners: Listeners,
     plugins: Arc<PluginSet>,
+    reloading: (Reloader, Asker),
     store: SharedStore,
     clock: Clock,
 }
 
-/// Plugins that do not want to hear of what was before them.
-fn silent_plugins(settings: &Settings) -> BTreeSet<Arc<str>> {
-    let silent = settings.plugins.iter().filter(|plugin| plugin.initial == Initial::Nothing);
-    silent.map(|plugin| plugin.name.as_str().into()).collect()
-}
-
 impl App {
-    /// Connects to the store, loads the plugins, then binds.
-    pub async fn build(settings: Settings, compile: CompileMode) -> Result<App, BuildError> {
+    /// Connects to the store, loads the plugins, then binds. `source` is read again for reloads.
+    pub async fn build(settings: Settings, source: Source, compile: CompileMode) -> Result<App, BuildError> {
         let clock = Clock::machine();
         let (store, backends) = open_store(&settings.cluster).await?;
         let deps = plugins::Deps {
@@ -98,8 +96,10 @@ impl App {
             clock: clock.clone(),
         };
         let plugins = PluginSet::load(&settings.plugins, deps).await.map_err(BuildError::Plugins)?;
+        let plugins = Arc::new(plugins);
+        let reloading = Reloader::new(source, &settings, plugins.clone())?;
         let listeners = gateway::bind(&settings).await?;
-        let app = App { settings, listeners, plugins: Arc::new(plugins), store, clock };
+        let app = App { settings, listeners, plugins, reloading, store, clock };
         app.announce();
         Ok(app)
     }
@@ -140,11 +140,13 @@ impl App {
             unready_after: settings.host.unready_after,
             handover_timeout: settings.cluster.handover_timeout,
             shared: settings.cluster.store != StoreKind::Memory,
-            silent_plugins: silent_plugins(settings),
+            silent_plugins: silent_plugins(&settings.plugins),
             seed: fastrand::u64(..),
         };
         let driver = Driver::new(config, self.clock, self.store.clone(), self.plugins.clone(), events);
-        let admin = AdminDeps { store: self.store, metrics: self.plugins.clone() };
+        let (reloader, asker) = self.reloading;
+        let admin = AdminDeps { store: self.store, metrics: self.plugins.clone(), reload: Arc::new(asker) };
+        let reloading = tokio::spawn(reloader.run(handle.clone()));
         let closing = CancellationToken::new();
         let serving = tokio::spawn(self.listeners.serve(handle.clone(), admin, closing.clone()));
         let drain = tokio::spawn(async move {
@@ -154,6 +156,7 @@ impl App {
         });
         let stopped = driver.run().await;
         drain.abort();
+        reloading.abort();
         closing.cancel();
         // Clients are sent their goodbye; who does not take it in time is cut off.
         if tokio::time::timeout(FLUSH_TIMEOUT, serving).await.is_err() {

@@ -45,6 +45,19 @@ pub enum Command {
         #[command(flatten)]
         config: ConfigArgument,
     },
+    /// Let a running host read presence.toml and its plugins again
+    #[command(
+        after_help = "Example:\n  presence reload --admin http://127.0.0.1:7071\n\nOnly [[plugin]] sections and \
+                            plugin files are applied, all of them or, if anything is wrong, none."
+    )]
+    Reload {
+        /// Whom to ask.
+        #[command(flatten)]
+        admin: AdminArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Open a session in this terminal and print what it is told
     #[command(after_help = "Example:\n  presence connect --user alice\n\nThen type i (idle), o (online), \
                             w NAME (watch), u NAME (unwatch), q (quit).")]

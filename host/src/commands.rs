@@ -8,11 +8,13 @@ use crate::app::{App, BuildError};
 use crate::cli::{Command, PluginCommand};
 use crate::driver::Ending;
 use crate::plugins::{self, CompileMode};
+use crate::reload::Source;
 use crate::settings::Settings;
 use crate::telemetry;
 use crate::{authoring, cluster, config, connect, dead_letters, users};
 
 mod check;
+mod reload;
 
 /// The arguments are wrong.
 pub const EXIT_USAGE: u8 = 64;
@@ -31,9 +33,12 @@ pub fn run(command: Command) -> ExitCode {
                 eprintln!("presence: {error}");
                 return ExitCode::from(EXIT_USAGE);
             }
-            with_settings(&config.path, serve)
+            with_settings(&config.path, |settings| serve(settings, &config.path))
         }
         Command::Check { config } => with_settings(&config.path, check::run),
+        Command::Reload { admin, json } => {
+            block_on(reload::run(&admin.url, json)).unwrap_or_else(unavailable)
+        }
         Command::Connect(arguments) => block_on(connect::run(arguments)).unwrap_or_else(unavailable),
         Command::Users { admin, json, users } => {
             block_on(users::run(&admin.url, &users, json)).unwrap_or_else(unavailable)
@@ -94,7 +99,15 @@ fn compile_mode() -> CompileMode {
     })
 }
 
-fn serve(settings: Settings) -> u8 {
+fn serve(settings: Settings, path: &Path) -> u8 {
+    let text = match config::read_text(path) {
+        Ok(text) => text,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return EXIT_CONFIGURATION;
+        }
+    };
+    let source = Source { path: path.to_owned(), text };
     block_on(async {
         // Before anything is announced: whoever reads the addresses may send a signal at once.
         let signal = match Signals::new() {
@@ -104,7 +117,7 @@ fn serve(settings: Settings) -> u8 {
                 return EXIT_UNAVAILABLE;
             }
         };
-        let app = match App::build(settings, compile_mode()).await {
+        let app = match App::build(settings, source, compile_mode()).await {
             Ok(app) => app,
             Err(error @ BuildError::Plugins(_)) => {
                 eprintln!("{error}");
@@ -114,7 +127,12 @@ fn serve(settings: Settings) -> u8 {
                 eprintln!("presence: {error}");
                 return EXIT_CONFIGURATION;
             }
-            Err(error @ (BuildError::Bind(_) | BuildError::Store(_) | BuildError::KeyValue(_))) => {
+            Err(
+                error @ (BuildError::Bind(_)
+                | BuildError::Store(_)
+                | BuildError::KeyValue(_)
+                | BuildError::Signal(_)),
+            ) => {
                 eprintln!("presence: {error}");
                 return EXIT_UNAVAILABLE;
             }

@@ -1,7 +1,7 @@
 //! The event loop around the core: one closed [`Event`] enum in, effects out to the store, plugins and clients.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use presence_core::documents::StatusRecord;
@@ -18,6 +18,7 @@ mod cluster;
 mod engine;
 mod io;
 mod letters;
+mod newcomers;
 mod partition;
 mod partitions;
 
@@ -47,6 +48,9 @@ pub enum Event {
     Closed(Connection, &'static str),
     /// For the admin API.
     Query(Query),
+    /// Plugins were prepared to be added, changed or removed: they are from now on. Names the plugins that do not want to
+    /// hear of what was before them; answered once it is done.
+    SwitchPlugins(BTreeSet<Arc<str>>, oneshot::Sender<()>),
     /// Stop: say goodbye, settle, leave.
     Drain,
 }
@@ -274,5 +278,12 @@ impl Handle {
         let (answer, answered) = oneshot::channel();
         self.send(Event::Open(session, answer)).await?;
         answered.await.map_err(|_| Stopped)
+    }
+
+    /// What was prepared of the plugins takes effect; `silent` want to hear of nothing that was before them.
+    pub async fn switch_plugins(&self, silent: BTreeSet<Arc<str>>) -> Result<(), Stopped> {
+        let (done, switched) = oneshot::channel();
+        self.send(Event::SwitchPlugins(silent, done)).await?;
+        switched.await.map_err(|_| Stopped)
     }
 }

@@ -13,6 +13,7 @@ pub mod dead_letters;
 pub mod driver;
 pub mod gateway;
 pub mod plugins;
+pub mod reload;
 pub mod settings;
 pub mod store;
 mod table;

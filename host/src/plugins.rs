@@ -49,9 +49,10 @@ mod plugin;
 pub mod presence;
 mod problem;
 mod registry;
+mod reload;
 mod stdio;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -66,6 +67,7 @@ pub use inspect::{Inspection, inspect};
 pub use loading::PluginDescription;
 pub use problem::{PluginError, Problem};
 pub use registry::{Deps, PluginSet, check};
+pub use reload::Changes;
 pub use yardstick::time_bare_calls;
 
 /// What the driver tells all plugins.
@@ -84,8 +86,8 @@ pub enum Outcome {
         /// Which of the two hooks.
         hook: Hook,
     },
-    /// A status hook is settled for one plugin (delivered, dead letter, or overtaken by a newer transition of the
-    /// same user that is settled or still waiting).
+    /// A status hook is settled for one plugin (delivered, dead letter, overtaken by a newer transition of the same
+    /// user that is settled or still waiting, or the plugin has no such hook any more).
     Status {
         /// The plugin's name.
         plugin: Arc<str>,
@@ -170,6 +172,11 @@ pub trait Plugins: Send + Sync + 'static {
     /// The fresh start is no longer this host's: cleanups of everything that wait are dropped, without an outcome; one that
     /// runs is cut.
     fn abandon_everything(&self);
+
+    /// Plugins that were prepared to be added, changed or removed are so from now on: [`Plugins::hooks`] tells who there
+    /// is. What waits for a plugin or a hook that is gone is settled; what runs ends by itself, and is settled too.
+    /// Without anything prepared nothing happens.
+    fn switch(&self) {}
 
     /// What became of events. Waits until there is something; takes everything there is.
     fn outcomes(&self) -> futures_util::future::BoxFuture<'_, Vec<Outcome>>;

@@ -35,6 +35,8 @@ pub struct HostSettings {
     pub drain_timeout: Duration,
     /// How long the store may be away before `/readyz` says so.
     pub unready_after: Duration,
+    /// Whether presence.toml and the plugins' files are watched.
+    pub watch_files: bool,
 }
 
 /// `[presence]`
@@ -208,7 +210,7 @@ pub struct NatsTls {
 }
 
 /// `[[plugin]]`
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PluginSettings {
     /// Unique; letters, digits, `-`, `_`, `.`; at most 64.
     pub name: String,

@@ -125,6 +125,16 @@ impl Daemon {
         &self.folder
     }
 
+    /// Writes this over its presence.toml.
+    pub fn edit(&self, config: &Config) {
+        self.folder.file("presence.toml", config.render());
+    }
+
+    /// `presence reload` of it.
+    pub async fn reload(&self) -> Ended {
+        Program::presence(&["reload", "--admin", &format!("http://{}", self.admin)]).run().await
+    }
+
     /// A session of `user`, where `auth.mode` is `none`.
     pub async fn client(&self, user: &str) -> Client {
         Client::connect(self.clients, user).await

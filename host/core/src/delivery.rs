@@ -26,6 +26,8 @@
 //! - **what leaves** ([`Delivery::handle_withdraw`], [`Delivery::handle_drop_sessions`],
 //!   [`Delivery::handle_abandon_everything`]) is dropped without a settlement (replays excepted: [`Settlement::Withdrawn`]);
 //!   a call that runs ends by itself, and its event is settled or dropped, never repeated;
+//! - **a reload** ([`Delivery::handle_reload`], [`Delivery::handle_hooks`]) keeps what waits, in its order; events of hooks
+//!   that are gone are settled as unwanted;
 //! - the breaker opens after [`BREAKER_AFTER`] failures of the receiver in a row; then there is one probe per `max_backoff`
 //!   (a reload is probed at once), and no call that fails uses an attempt, not even one that began before. Traps neither
 //!   open it nor are free: else a broken plugin would never get to its dead letters.
@@ -39,11 +41,12 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::events::{Scope, SessionChange};
+use crate::events::{Hook, Scope, SessionChange};
 use crate::retry::Backoff;
 use crate::time::Tick;
 
 mod breaker;
+mod hooks;
 mod lanes;
 mod leaving;
 mod permit;
@@ -80,6 +83,8 @@ impl Cleanup {
 pub struct Delivery {
     config: DeliveryConfig,
     generation: u64,
+    /// What the plugin exports; none: nobody has said, so everything.
+    hooks: Option<BTreeSet<Hook>>,
     backoff: Backoff,
     lanes: Lanes,
     ready: VecDeque<u32>,
@@ -116,6 +121,7 @@ impl Delivery {
             lanes: Lanes::new(config.seed),
             config,
             generation,
+            hooks: None,
             ready: VecDeque::new(),
             withheld: VecDeque::new(),
             permit: Tick(u64::MAX),
@@ -138,6 +144,9 @@ impl Delivery {
 
     /// Queues an event.
     pub fn handle_event(&mut self, now: Tick, payload: Payload) {
+        if !self.wants(&payload) {
+            return self.refuse(payload);
+        }
         match &payload {
             Payload::Cleanup(sweep) => {
                 self.barriers += usize::from(sweep.scope == Scope::Everything);
@@ -380,6 +389,7 @@ impl Delivery {
 
     fn lane_verdict(&mut self, now: Tick, lane: u32, verdict: Verdict, free: bool) {
         let attempts = self.config.attempts;
+        let unwanted = !self.wants(&self.lanes.get(lane).head.payload);
         let entry = self.lanes.get_mut(lane);
         let (is_status, leaving) = (entry.is_status(), std::mem::take(&mut entry.leaving));
         let (error, trapped, wish) = match verdict {
@@ -390,6 +400,7 @@ impl Delivery {
                 return self.finish(lane, Settlement::DeadLetter { reason, error, attempts });
             }
             Verdict::Cut if leaving => return self.drop_head(lane),
+            Verdict::Cut if unwanted => return self.finish_unwanted(lane),
             Verdict::Cut => {
                 let entry = self.lanes.get_mut(lane);
                 entry.head.tries -= 1;
@@ -414,6 +425,9 @@ impl Delivery {
         }
         if leaving {
             return self.drop_head(lane);
+        }
+        if unwanted {
+            return self.finish_unwanted(lane);
         }
         let failures = head.failures;
         head.error = Some(error.into());
@@ -448,6 +462,11 @@ impl Delivery {
         self.settle(item, settlement);
     }
 
+    fn finish_unwanted(&mut self, lane: u32) {
+        self.counters.unwanted += 1;
+        self.finish(lane, Settlement::Unwanted);
+    }
+
     /// The head of a lane is done with: the next one is ready.
     fn take_head(&mut self, lane: u32) -> Item {
         self.waiting -= 1;
@@ -465,6 +484,7 @@ impl Delivery {
     fn cleanup_verdict(&mut self, now: Tick, verdict: Verdict) {
         self.cleaning = false;
         let leaving = std::mem::take(&mut self.abandoned);
+        let unwanted = self.cleanups.front().is_some_and(|cleanup| !self.wants(&cleanup.item.payload));
         let Some(cleanup) = self.cleanups.front_mut() else {
             return;
         };
@@ -476,6 +496,7 @@ impl Delivery {
                 return self.finish_cleanup(Settlement::DeadLetter { reason, error, attempts });
             }
             Verdict::Cut if leaving => return self.drop_cleanup(),
+            Verdict::Cut if unwanted => return self.finish_unwanted_cleanup(),
             Verdict::Cut => {
                 cleanup.item.tries -= 1;
                 cleanup.due = now;
@@ -494,6 +515,9 @@ impl Delivery {
         if leaving {
             return self.drop_cleanup();
         }
+        if unwanted {
+            return self.finish_unwanted_cleanup();
+        }
         self.counters.retries += 1;
         let pause = match wish {
             Some(wish) => self.backoff.wished(wish),
@@ -501,6 +525,11 @@ impl Delivery {
         };
         cleanup.item.error = Some(error.into());
         cleanup.due = now + pause;
+    }
+
+    fn finish_unwanted_cleanup(&mut self) {
+        self.counters.unwanted += 1;
+        self.finish_cleanup(Settlement::Unwanted);
     }
 
     fn finish_cleanup(&mut self, settlement: Settlement) {

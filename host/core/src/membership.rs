@@ -394,6 +394,18 @@ impl Membership {
         self.settle(now);
     }
 
+    /// This host has other plugins than it had: their fingerprint, and those that export `cleanup`. Other instances are
+    /// compared with it anew.
+    pub fn handle_plugins(&mut self, now: Now, plugins: u64, cleanup_plugins: Vec<Arc<str>>) {
+        if self.config.plugins != plugins {
+            self.told.clear();
+        }
+        self.config.plugins = plugins;
+        self.config.cleanup_plugins = cleanup_plugins.clone();
+        self.cleanups.handle_plugins(cleanup_plugins);
+        self.settle(now);
+    }
+
     /// The documents of a dead instance are gone.
     pub fn handle_purged(&mut self, now: Now, instance: InstanceId) {
         self.cleanups.handle_purged(instance);

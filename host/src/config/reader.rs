@@ -232,8 +232,9 @@ impl<'d, 'e> Table<'d, 'e> {
         self.line
     }
 
-    /// Whether the key is there.
-    pub(super) fn has(&self, key: &str) -> bool {
+    /// Whether the key, which may be there, is.
+    pub(super) fn has(&mut self, key: &str) -> bool {
+        self.known.insert(key.to_owned());
         self.table.is_some_and(|table| table.contains_key(key))
     }
 

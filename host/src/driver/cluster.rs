@@ -71,6 +71,9 @@ impl Driver {
                 self.touched.insert(partition);
             }
             Completion::Loaded(partition, load, snapshot) => self.load(now, partition, load, snapshot),
+            Completion::ReadForNewcomers(partition, reading, snapshot) => {
+                self.catch_up(now, partition, reading, &snapshot);
+            }
             Completion::Following(partitions, from, follower) => {
                 self.followed_from(now, partitions, from, follower)
             }

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use super::io::Completion;
 use super::letters::Letters;
+use super::newcomers::{exporting, fingerprint, status_plugins};
 use super::partition::Partition;
 use super::{Event, Outbox};
 use crate::clock::Clock;
@@ -214,11 +215,7 @@ impl Driver {
             plugins: fingerprint(&hooks),
             cleanup_plugins: exporting(&hooks, Hook::Cleanup),
         });
-        let status_hooks = [Hook::UserOnline, Hook::UserIdle, Hook::UserOffline];
-        let status_plugins = status_hooks.map(|hook| (hook, exporting(&hooks, hook))).into();
-        let listeners =
-            hooks.iter().filter(|(_, hooks)| status_hooks.iter().any(|hook| hooks.contains(hook)));
-        let listeners = listeners.map(|(plugin, _)| plugin.clone()).collect();
+        let (status_plugins, listeners) = status_plugins(&hooks);
         let mut ticks = Ticks::new(config.layout);
         ticks.handle_plugins(clock.now(), plugins.intervals());
         let (notices, questions) = (store.notices(), store.questions());
@@ -355,7 +352,7 @@ impl Driver {
         }
     }
 
-    fn handle_outcomes(&mut self, outcomes: Vec<Outcome>) {
+    pub(super) fn handle_outcomes(&mut self, outcomes: Vec<Outcome>) {
         for outcome in outcomes {
             self.handle_outcome(outcome);
         }
@@ -555,19 +552,4 @@ async fn next_batch(follower: &mut Option<Follower>) -> Vec<Followed> {
         Some(follower) => follower.next_batch().await,
         None => std::future::pending().await,
     }
-}
-
-/// The plugins that export a hook.
-fn exporting(hooks: &[(Arc<str>, BTreeSet<Hook>)], hook: Hook) -> Vec<Arc<str>> {
-    hooks.iter().filter(|(_, hooks)| hooks.contains(&hook)).map(|(plugin, _)| plugin.clone()).collect()
-}
-
-/// Tells two sets of plugins apart: FNV-1a over the sorted names.
-fn fingerprint(hooks: &[(Arc<str>, BTreeSet<Hook>)]) -> u64 {
-    let mut names: Vec<&str> = hooks.iter().map(|(plugin, _)| &**plugin).collect();
-    names.sort_unstable();
-    let bytes = names.iter().flat_map(|name| name.bytes().chain([0]));
-    bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }

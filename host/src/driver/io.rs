@@ -56,6 +56,8 @@ pub(super) enum Completion {
     Owner(PartitionId, Option<(Sequence, Claim)>),
     /// All documents of a partition that was claimed.
     Loaded(PartitionId, u64, Snapshot),
+    /// The same for plugins that were added: which reading it is.
+    ReadForNewcomers(PartitionId, u64, Snapshot),
     /// The updates of these partitions.
     Following(BTreeSet<PartitionId>, Sequence, Follower),
     /// A session document is in the store, or certainly not.

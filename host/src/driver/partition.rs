@@ -12,6 +12,7 @@ use presence_core::time::Tick;
 use presence_core::tracker::Tracker;
 
 use super::letters::Anew;
+use super::newcomers::Newcomers;
 
 /// So many updates wait for a snapshot; when more come it is taken again.
 const MAX_BUFFERED: usize = 16_384;
@@ -36,6 +37,10 @@ pub(super) struct Partition {
     pub(super) surrender: Option<Surrender>,
     /// Who waits for this partition to decide anew who is present.
     pub(super) anew: Vec<Anew>,
+    /// Every record at or below was told to all plugins that there were.
+    pub(super) told_to: Sequence,
+    /// Plugins that came while the host runs and have yet to hear what is there.
+    pub(super) newcomers: Option<Newcomers>,
     /// When it is read again, whatever the follower told.
     pub(super) reread_due: Tick,
     /// Transitions that some plugin has not settled yet, by user.
@@ -65,6 +70,8 @@ impl Partition {
             fenced: false,
             surrender: None,
             anew: Vec::new(),
+            told_to: Sequence(0),
+            newcomers: None,
             reread_due: Tick(u64::MAX),
             unsettled: HashMap::new(),
             life: Arc::new(()),
@@ -74,6 +81,11 @@ impl Partition {
     /// Whether regular checkpoints are written.
     pub(super) fn writes_checkpoints(&self) -> bool {
         self.begun && !self.fenced && self.surrender.is_none()
+    }
+
+    /// True when everything is decided, written and told.
+    pub(super) fn is_settled(&self) -> bool {
+        self.tracker.is_settled() && self.newcomers.is_none()
     }
 
     /// Keeps an update until the snapshot is there.

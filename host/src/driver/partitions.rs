@@ -37,7 +37,9 @@ impl Driver {
             partition.checkpoints.handle_restored(self.membership.epoch(), claim);
             partition.fenced = false;
             partition.reread_due = now.tick + self.config.instance_ttl;
+            partition.told_to = claim;
             self.load_partition(id, claim);
+            self.read_for_newcomers(id);
             return;
         }
         let users = self.config.presence.max_users / u64::from(self.config.layout.partitions);
@@ -102,6 +104,7 @@ impl Driver {
     ) -> Vec<(Arc<str>, Arc<Transition>)> {
         let Some(partition) = self.partitions.get_mut(&id) else { return Vec::new() };
         partition.begun = true;
+        partition.told_to = snapshot.up_to;
         let document: Option<&CheckpointDocument> =
             snapshot.documents.iter().find_map(|(_, _, document)| match document {
                 Document::Checkpoint(checkpoint) => Some(&**checkpoint),
@@ -352,6 +355,7 @@ impl Driver {
             return;
         }
         partition.tracker.handle_written(&sequences);
+        partition.told_to = sequences.into_iter().fold(partition.told_to, Sequence::max);
         self.touched.insert(id);
         match error {
             Some(StoreError::Conflict { .. }) if partition.tracker.claim() == claim => {
@@ -404,6 +408,9 @@ impl Driver {
             return;
         };
         let Some(partition) = self.partitions.get_mut(&id) else { return };
+        if partition.newcomers.is_some() {
+            return self.tell_but_newcomers(id, transition);
+        }
         partition.issued(plugins, &transition);
         // Once the partition is being handed over, the next owner tells it: the checkpoint says that nobody has.
         if partition.surrender.is_none() {
@@ -591,7 +598,7 @@ fn checkpoint_put(id: PartitionId, claim: Sequence, document: CheckpointDocument
     }
 }
 
-fn transition_of(
+pub(super) fn transition_of(
     partition: PartitionId,
     sequence: Sequence,
     user: &UserId,

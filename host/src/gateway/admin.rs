@@ -1,5 +1,5 @@
-//! The admin listener: statuses of users, dead letters, health, metrics. Keep it private: it changes nothing but
-//! dead letters.
+//! The admin listener: statuses of users, dead letters, health, metrics, reloads. Keep it private: it changes dead letters
+//! and plugins.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::Handle;
 use super::auth::unavailable;
-use super::http::with_answers_to_the_rest;
+use super::http::{RELOAD_PATH, with_answers_to_the_rest};
 use super::metrics::{self, Metrics};
 use super::origin;
 use super::problem::Problem;
@@ -32,6 +32,7 @@ use crate::store::SharedStore;
 
 pub mod cluster;
 pub mod letters;
+pub mod reload;
 
 /// The most users of one question.
 pub const MAX_USERS_PER_QUERY: usize = 1000;
@@ -46,6 +47,8 @@ pub struct AdminDeps {
     pub store: SharedStore,
     /// Has the plugins' figures.
     pub metrics: Arc<dyn Metrics>,
+    /// Reads presence.toml and the plugins again.
+    pub reload: Arc<dyn reload::Reload>,
 }
 
 /// Who may ask: no web page of another origin, and on a loopback listener nobody who calls it by another name.
@@ -81,6 +84,7 @@ pub(super) fn router(handle: Handle, deps: AdminDeps, traffic: Arc<Traffic>) -> 
         .route("/v1/dead-letters/{number}/replay", post(letters::replay))
         .route("/v1/instances", get(cluster::instances))
         .route("/v1/partitions", get(cluster::partitions))
+        .route(RELOAD_PATH, post(reload::reload))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(print_metrics));
@@ -233,7 +237,8 @@ async fn readyz(State(desk): State<Desk>) -> Result<Response<Body>, Problem> {
 /// Without the driver's answer the rest is still told: it is wanted most when something hangs.
 async fn print_metrics(State(desk): State<Desk>) -> Result<Response<Body>, Problem> {
     let census = ask(&desk.handle, Query::Census).await.ok();
-    let text = metrics::render(census.as_ref(), &desk.traffic, &desk.deps.metrics.plugins())
+    let (plugins, reloads) = (desk.deps.metrics.plugins(), desk.deps.reload.figures());
+    let text = metrics::render(census.as_ref(), &desk.traffic, &plugins, reloads)
         .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be printed"))?;
     Ok(text_answer("application/openmetrics-text; version=1.0.0; charset=utf-8", text))
 }

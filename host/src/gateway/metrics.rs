@@ -9,6 +9,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
+use super::admin::reload::ReloadFigures;
 use super::traffic::Traffic;
 use crate::driver::Census;
 use crate::plugins::PluginSet;
@@ -31,6 +32,7 @@ pub(super) fn render(
     census: Option<&Census>,
     traffic: &Traffic,
     plugins: &[PluginMetrics],
+    reloads: ReloadFigures,
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("presence");
     let [frames_in, frames_out] = traffic.frames();
@@ -41,6 +43,7 @@ pub(super) fn render(
         frames: vec![("in", frames_in), ("out", frames_out)],
         errors: traffic.errors().map(|(code, count)| (code.as_str(), count)).collect(),
         plugins: plugins.to_vec(),
+        reloads,
     }));
     let mut text = String::new();
     encode(&mut text, &registry)?;
@@ -55,6 +58,7 @@ struct Figures {
     frames: Vec<(&'static str, u64)>,
     errors: Vec<(&'static str, u64)>,
     plugins: Vec<PluginMetrics>,
+    reloads: ReloadFigures,
 }
 
 const STATUSES: [&str; 3] = ["online", "idle", "offline"];
@@ -80,8 +84,20 @@ impl Collector for Figures {
         )?;
         labelled(&mut encoder, "gateway_frames", "WebSocket frames of clients", "direction", &self.frames)?;
         labelled(&mut encoder, "gateway_errors", "Errors told to clients", "code", &self.errors)?;
+        write_reloads(&mut encoder, self.reloads)?;
         write_plugins(&mut encoder, &self.plugins)
     }
+}
+
+fn write_reloads(encoder: &mut DescriptorEncoder<'_>, reloads: ReloadFigures) -> fmt::Result {
+    let counts = [("applied", reloads.applied), ("refused", reloads.refused)];
+    labelled(encoder, "reloads", "Reloads of presence.toml and the plugins", "result", &counts)?;
+    let seconds = reloads.took.as_secs_f64();
+    let help = "How long the last reload that was applied took, in seconds";
+    encoder.encode_descriptor("reload_seconds", help, None, MetricType::Gauge)?.encode_gauge(&seconds)?;
+    let help = "When the last reload was applied, in seconds since 1970; 0: none was";
+    let mut last = encoder.encode_descriptor("reload_last_applied", help, None, MetricType::Gauge)?;
+    last.encode_gauge(&reloads.last_applied)
 }
 
 fn write_count(encoder: &mut MetricEncoder<'_>, count: u64) -> fmt::Result {
@@ -196,7 +212,7 @@ const HOOK_COUNTERS: [(&str, &str, OfHook); 2] = [
     ("hook_delivered", "Hook calls that delivered", |hook| hook.delivered),
 ];
 
-const PLUGIN_COUNTERS: [(&str, &str, OfPlugin); 11] = [
+const PLUGIN_COUNTERS: [(&str, &str, OfPlugin); 12] = [
     ("plugin_dead_letters", "Events given up", |plugin| plugin.dead_letters),
     ("plugin_dead_letters_lost", "Dead letters that could only be logged", |plugin| plugin.dead_letters_lost),
     ("plugin_dead_letters_dropped", "Older dead letters that made room", |plugin| {
@@ -209,12 +225,14 @@ const PLUGIN_COUNTERS: [(&str, &str, OfPlugin); 11] = [
         plugin.session_hooks_dropped
     }),
     ("plugin_withdrawn", "Transitions left to the next owner of their partition", |plugin| plugin.withdrawn),
+    ("plugin_unwanted", "Events of hooks that a new version of the plugin lacks", |plugin| plugin.unwanted),
     ("plugin_breaker_opened", "How often the breaker opened", |plugin| plugin.breaker_opened),
     ("plugin_guests_started", "Guests instantiated", |plugin| plugin.guests_started),
     ("plugin_log_bytes_cut", "Bytes of log text beyond limits.log", |plugin| plugin.log_bytes_cut),
 ];
 
-const PLUGIN_GAUGES: [(&str, &str, OfPlugin); 5] = [
+const PLUGIN_GAUGES: [(&str, &str, OfPlugin); 6] = [
+    ("plugin_generation", "1 as it was loaded first, one more with every reload", |plugin| plugin.generation),
     ("plugin_queue_depth", "Events waiting for their turn", |plugin| plugin.queued as u64),
     ("plugin_backing_off", "Events waiting to be repeated", |plugin| plugin.backing_off as u64),
     ("plugin_withheld", "Events waiting until this host may act for the cluster", |plugin| {
@@ -236,6 +254,16 @@ fn write_plugins(encoder: &mut DescriptorEncoder<'_>, plugins: &[PluginMetrics])
         for plugin in plugins {
             family.encode_family(&[("plugin", &*plugin.plugin)])?.encode_gauge(&figure(plugin))?;
         }
+    }
+    let help = "From a reload to the end of the first call of the new version, in seconds";
+    let mut pauses =
+        encoder.encode_descriptor("plugin_reload_pause_seconds", help, None, MetricType::Histogram)?;
+    for plugin in plugins {
+        let buckets = &plugin.reload_pauses.buckets;
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let labels = [("plugin", &*plugin.plugin)];
+        let mut family = pauses.encode_family(&labels)?;
+        family.encode_histogram::<NoLabelSet>(plugin.reload_pauses.sum_seconds, count, buckets, None)?;
     }
     let hooks: Vec<(&PluginMetrics, &HookMetrics)> =
         plugins.iter().flat_map(|plugin| plugin.hooks.iter().map(move |hook| (plugin, hook))).collect();
@@ -275,6 +303,8 @@ fn write_hooks(encoder: &mut DescriptorEncoder<'_>, hooks: &[(&PluginMetrics, &H
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::time::Duration;
+
     use presence_core::events::Hook;
     use presence_core::ids::PartitionId;
     use presence_core::membership::MembershipCounters;
@@ -296,11 +326,15 @@ pub(super) mod tests {
         PluginMetrics {
             plugin: "webhook".into(),
             hooks: vec![hook],
+            generation: 3,
+            reload_pauses: Histogram { buckets: vec![(0.001, 1), (f64::INFINITY, 1)], sum_seconds: 0.1 },
+            last_reload_pause: None,
             retries: 1,
             coalesced: 2,
             overflowed: 0,
             session_hooks_dropped: 4,
             withdrawn: 5,
+            unwanted: 6,
             breaker_opened: 1,
             dead_letters: 3,
             dead_letters_lost: 0,
@@ -335,7 +369,9 @@ pub(super) mod tests {
             ..Census::default()
         };
         let figures = webhook();
-        let text = render(Some(&census), &traffic, &[figures]).unwrap();
+        let took = Duration::from_millis(1500);
+        let reloads = ReloadFigures { applied: 2, refused: 1, last_applied: 1_764_000_000, took };
+        let text = render(Some(&census), &traffic, &[figures], reloads).unwrap();
         for line in [
             "presence_sessions{status=\"idle\"} 1",
             "presence_users{status=\"offline\"} 7",
@@ -354,6 +390,12 @@ pub(super) mod tests {
             "presence_hook_failures_total{plugin=\"webhook\",hook=\"user-online\",kind=\"cut\"} 2",
             "presence_plugin_session_hooks_dropped_total{plugin=\"webhook\"} 4",
             "presence_plugin_withdrawn_total{plugin=\"webhook\"} 5",
+            "presence_plugin_unwanted_total{plugin=\"webhook\"} 6",
+            "presence_plugin_generation{plugin=\"webhook\"} 3",
+            "presence_plugin_reload_pause_seconds_count{plugin=\"webhook\"} 2",
+            "presence_reloads_total{result=\"refused\"} 1",
+            "presence_reload_seconds 1.5",
+            "presence_reload_last_applied 1764000000",
             "presence_plugin_withheld{plugin=\"webhook\"} 3",
             "presence_plugin_queue_depth{plugin=\"webhook\"} 8",
             "presence_plugin_breaker_open{plugin=\"webhook\"} 1",
@@ -368,7 +410,7 @@ pub(super) mod tests {
 
     #[test]
     fn without_a_census_the_rest_is_printed() {
-        let text = render(None, &Traffic::default(), &[]).unwrap();
+        let text = render(None, &Traffic::default(), &[], ReloadFigures::default()).unwrap();
         assert!(!text.contains("presence_sessions{"), "{text}");
         assert!(text.contains("presence_gateway_frames_total{direction=\"out\"} 0"), "{text}");
     }

@@ -134,6 +134,12 @@ impl Loader {
         })
     }
 
+    /// Of the plugin's file as it is now; none if it can't be read.
+    pub(super) async fn digest(&self, settings: &PluginSettings) -> Option<String> {
+        let bytes = read(&settings.path).await.ok()?;
+        Some(hex(&Sha256::digest(&bytes)))
+    }
+
     async fn try_load(
         &self,
         settings: &PluginSettings,

@@ -28,6 +28,13 @@ pub struct PluginMetrics {
     pub plugin: Arc<str>,
     /// For each hook it exports.
     pub hooks: Vec<HookMetrics>,
+    /// 1 as it was loaded first; one more with every reload.
+    pub generation: u64,
+    /// From each reload to the end of the first call of the new version, where calls waited: for so long at most the
+    /// plugin made no progress.
+    pub reload_pauses: Histogram,
+    /// The last of them.
+    pub last_reload_pause: Option<Duration>,
     /// Attempts that were put off to be repeated.
     pub retries: u64,
     /// Older transitions and ticks that gave way to newer ones.
@@ -38,6 +45,8 @@ pub struct PluginMetrics {
     pub session_hooks_dropped: u64,
     /// Transitions dropped because their partition went to another instance, which repeats them.
     pub withdrawn: u64,
+    /// Events of hooks that a new version does not export.
+    pub unwanted: u64,
     /// How often the plugin was left alone after repeated failures.
     pub breaker_opened: u64,
     /// Events given up.
@@ -130,6 +139,38 @@ pub(super) struct PluginCounters {
     pub(super) dead_letters_dropped: AtomicU64,
     pub(super) guests_started: AtomicU64,
     pub(super) log_bytes_cut: AtomicU64,
+    pub(super) reload_pauses: Pauses,
+}
+
+/// How long the plugin paused.
+#[derive(Default)]
+pub(super) struct Pauses {
+    counts: [AtomicU64; BOUNDS_NANOS.len() + 1],
+    nanos: AtomicU64,
+    /// 0: there was none.
+    last: AtomicU64,
+}
+
+impl Pauses {
+    /// One more.
+    pub(super) fn add(&self, pause: Duration) {
+        let nanos = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX).max(1);
+        self.counts[BOUNDS_NANOS.partition_point(|bound| *bound < nanos)].fetch_add(1, Relaxed);
+        self.nanos.fetch_add(nanos, Relaxed);
+        self.last.store(nanos, Relaxed);
+    }
+
+    /// All of them.
+    pub(super) fn histogram(&self) -> Histogram {
+        let bounds = BOUNDS_NANOS.iter().map(|nanos| *nanos as f64 / 1e9).chain([f64::INFINITY]);
+        let buckets = bounds.zip(&self.counts).map(|(bound, count)| (bound, count.load(Relaxed))).collect();
+        Histogram { buckets, sum_seconds: self.nanos.load(Relaxed) as f64 / 1e9 }
+    }
+
+    /// The last one.
+    pub(super) fn last(&self) -> Option<Duration> {
+        Some(self.last.load(Relaxed)).filter(|nanos| *nanos > 0).map(Duration::from_nanos)
+    }
 }
 
 #[derive(Default)]

@@ -1,16 +1,14 @@
 //! One plugin at work: its queue, and the workers that share it. Knows when to wake whom; the rules of delivery are
 //! the core's.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use presence_core::delivery::{
     Delivery, DeliveryConfig, Job, JobId, LetterNumber, Payload, Replayed, Settled, Settlement, Verdict,
 };
-use presence_core::events::Hook;
 use presence_core::ids::{InstanceId, PartitionId};
 use presence_core::time::Tick;
 use tokio::sync::Notify;
@@ -27,6 +25,8 @@ use crate::clock::Clock;
 use crate::settings::PluginSettings;
 use crate::store::DeadLetter;
 
+mod generations;
+
 /// What all plugins share.
 #[derive(Clone)]
 pub(super) struct Surroundings {
@@ -39,7 +39,6 @@ pub(super) struct Surroundings {
 /// A plugin and what is waiting for it.
 pub(super) struct Plugin {
     pub(super) name: Arc<str>,
-    pub(super) hooks: BTreeSet<Hook>,
     pub(super) counters: Arc<PluginCounters>,
     pub(super) failures: Failures,
     pub(super) surroundings: Surroundings,
@@ -50,6 +49,10 @@ pub(super) struct Plugin {
     alarm: Notify,
     /// Whether there is anything in `State::withdrawals`.
     withdrawing: AtomicBool,
+    /// How often the plugin was reloaded or removed: who goes to sleep looks whether it has missed that.
+    changes: AtomicU64,
+    /// The last worker has left.
+    gone: Notify,
 }
 
 struct State {
@@ -59,8 +62,14 @@ struct State {
     sleeping: usize,
     /// When a sleeping worker is to be woken because something in backoff is due.
     alarm: Option<Tick>,
-    /// One for each worker.
+    /// One for each worker, those that have left too.
     seats: Vec<Arc<Seat>>,
+    /// At which of them a worker sits.
+    taken: Vec<bool>,
+    /// How many workers there are to be; the others leave. None once the plugin is removed.
+    workers: usize,
+    /// When the newest generation came, while no call of it has ended; if there was work then.
+    switched: Option<Instant>,
     withdrawals: Vec<Withdrawal>,
 }
 
@@ -69,6 +78,17 @@ struct Withdrawal {
     partition: PartitionId,
     /// Once none runs: the workers, by seat, who have yet to pass on what they held then.
     holders: Option<Vec<usize>>,
+}
+
+/// What a worker is to do.
+pub(super) enum Next {
+    /// A call.
+    Work(Task),
+    /// Nothing, until there may be a job: call [`Plugin::sleep`] with this number. With another generation, the guest of
+    /// the old one is of no use any more.
+    Sleep(u64, Option<Arc<Loaded>>),
+    /// Pass on what is settled, then call [`Plugin::leave`].
+    Leave,
 }
 
 /// A job for a worker.
@@ -83,7 +103,6 @@ impl Plugin {
         let config = delivery_config(&loaded.settings);
         Plugin {
             name: loaded.name.clone(),
-            hooks: loaded.description.hooks.iter().copied().collect(),
             counters: Arc::default(),
             failures: Failures::new(loaded.name.clone()),
             surroundings,
@@ -93,19 +112,17 @@ impl Plugin {
                 sleeping: 0,
                 alarm: None,
                 seats: Vec::new(),
+                taken: Vec::new(),
+                workers: 0,
+                switched: None,
                 withdrawals: Vec::new(),
             }),
             work: Notify::new(),
             alarm: Notify::new(),
             withdrawing: AtomicBool::new(false),
+            changes: AtomicU64::new(0),
+            gone: Notify::new(),
         }
-    }
-
-    /// A seat for one more worker.
-    pub(super) fn new_seat(&self) -> Arc<Seat> {
-        let seat = Arc::new(Seat::default());
-        self.lock().seats.push(seat.clone());
-        seat
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -253,34 +270,46 @@ impl Plugin {
         }
     }
 
-    /// Hands in a verdict and takes the next job, all under one lock. Without a job the worker must call
-    /// [`Plugin::sleep`] and then come back with `slept`.
+    /// Hands in a verdict and takes the next job, all under one lock. `slept`: the worker was told to sleep the last time.
     pub(super) fn exchange(
         &self,
+        number: usize,
         seat: &Seat,
         slept: bool,
         verdict: Option<(JobId, Verdict)>,
         generation: u64,
         settled: &mut Vec<Settled>,
-    ) -> Option<Task> {
+    ) -> Next {
         let now = self.surroundings.clock.tick();
         let mut state = self.lock();
         state.sleeping -= usize::from(slept);
+        let handed_in = verdict.is_some();
         if let Some((job, verdict)) = verdict {
             state.delivery.handle_verdict(now, job, verdict);
         }
-        let job = state.delivery.poll_job(now);
+        let leaves = number >= state.workers;
+        let job = if leaves { None } else { state.delivery.poll_job(now) };
         state.take_settled(settled);
         seat.set_holds(!settled.is_empty());
         if let Some(job) = &job {
             seat.take(job.id);
         }
-        state.sleeping += usize::from(job.is_none());
-        let (wake_another, set_alarm) = state.others(now, job.is_some());
-        let task = job.map(|job| {
-            let reloaded = (job.generation != generation).then(|| state.loaded.clone());
-            Task { job, reloaded }
-        });
+        let sleeps = job.is_none() && !leaves;
+        state.sleeping += usize::from(sleeps);
+        let (wake_another, set_alarm) = state.others(now, !sleeps);
+        let newest = state.loaded.generation;
+        let switched = if handed_in && generation == newest { state.switched.take() } else { None };
+        let next = match job {
+            Some(job) => {
+                let reloaded = (job.generation != generation).then(|| state.loaded.clone());
+                Next::Work(Task { job, reloaded })
+            }
+            None if leaves => Next::Leave,
+            None => {
+                let reloaded = (newest != generation).then(|| state.loaded.clone());
+                Next::Sleep(self.changes.load(SeqCst), reloaded)
+            }
+        };
         drop(state);
         if wake_another {
             self.work.notify_last();
@@ -288,18 +317,32 @@ impl Plugin {
         if set_alarm {
             self.alarm.notify_one();
         }
-        task
+        if let Some(switched) = switched {
+            self.counters.reload_pauses.add(switched.elapsed());
+        }
+        next
     }
 
-    /// Waits until there may be a job.
-    pub(super) async fn sleep(&self) {
-        self.work.notified().await;
+    /// Waits until there may be a job, or the plugin has changed more often than so.
+    pub(super) async fn sleep(&self, changes: u64) {
+        // Who waits from before the look at the number is woken by every later change.
+        let woken = self.work.notified();
+        if self.changes.load(SeqCst) == changes {
+            woken.await;
+        }
     }
 
-    /// Wakes sleeping workers when something in backoff is due. Runs as long as the plugin.
+    /// Wakes sleeping workers when something in backoff is due. Runs until the plugin is removed.
     pub(super) async fn keep_time(self: Arc<Plugin>) {
         loop {
-            let Some(due) = self.lock().alarm else {
+            let (alarm, removed) = {
+                let state = self.lock();
+                (state.alarm, state.workers == 0)
+            };
+            if removed {
+                return;
+            }
+            let Some(due) = alarm else {
                 self.alarm.notified().await;
                 continue;
             };
@@ -326,7 +369,11 @@ impl Plugin {
             return;
         }
         let plain = |one: &Settled| {
-            one.letter.is_none() && matches!(one.settlement, Settlement::Delivered | Settlement::Superseded)
+            one.letter.is_none()
+                && matches!(
+                    one.settlement,
+                    Settlement::Delivered | Settlement::Superseded | Settlement::Unwanted
+                )
         };
         if !settled.iter().all(plain) {
             // Before the outcomes are locked: what is given up may come back to them.
@@ -345,7 +392,9 @@ impl Plugin {
             }
             (Settlement::Delivered, Some(letter)) => outcomes.replayed(letter, ReplayEnd::Delivered),
             (Settlement::Superseded, Some(letter)) => outcomes.replayed(letter, ReplayEnd::Superseded),
-            (Settlement::Withdrawn, Some(letter)) => outcomes.replayed(letter, ReplayEnd::Kept),
+            (Settlement::Withdrawn | Settlement::Unwanted, Some(letter)) => {
+                outcomes.replayed(letter, ReplayEnd::Kept)
+            }
             (_, None) => outcomes.settle(&self.name, std::iter::once(payload)),
         }
     }
@@ -425,16 +474,21 @@ impl Plugin {
         let state = self.lock();
         let (depth, counts, breaker_open) =
             (state.delivery.depth(), state.delivery.counters(), state.delivery.breaker_open());
+        let loaded = state.loaded.clone();
         drop(state);
         let counters = &self.counters;
         PluginMetrics {
             plugin: self.name.clone(),
-            hooks: self.hooks.iter().map(|hook| counters.hook(*hook)).collect(),
+            hooks: loaded.description.hooks.iter().map(|hook| counters.hook(*hook)).collect(),
+            generation: loaded.generation,
+            reload_pauses: counters.reload_pauses.histogram(),
+            last_reload_pause: counters.reload_pauses.last(),
             retries: counts.retries,
             coalesced: counts.coalesced,
             overflowed: counts.overflowed,
             session_hooks_dropped: counts.dropped,
             withdrawn: counts.withdrawn,
+            unwanted: counts.unwanted,
             breaker_opened: counts.breaker_opened,
             dead_letters: counters.dead_letters.load(Relaxed),
             dead_letters_lost: counters.dead_letters_lost.load(Relaxed),

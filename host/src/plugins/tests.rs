@@ -21,6 +21,8 @@ use super::{
 use crate::clock::Clock;
 use crate::settings::PluginSettings;
 
+mod reload;
+
 /// Nothing in these tests takes longer, on a slow machine either.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -178,7 +180,7 @@ async fn compiled_code_is_found_at_the_second_start() {
     let settings = [settings("p", folder.write("quiet.wasm", quiet_component()))];
     for cached in [false, true] {
         let set = PluginSet::load(&settings, deps(&folder, letter_box())).await.unwrap();
-        let [description] = set.descriptions() else { panic!("{set:?}") };
+        let [description] = &set.descriptions()[..] else { panic!("{set:?}") };
         assert_eq!(description.cached, cached);
         assert_eq!(description.digest.len(), 64);
         set.shutdown().await;

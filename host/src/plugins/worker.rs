@@ -15,7 +15,7 @@ use super::guest::{Answer, Failure, Guest, NoGuest, Occasion, shorten};
 use super::loading::Loaded;
 use super::metrics::FailureKind;
 use super::permit::{Bounds, Seat};
-use super::plugin::{Plugin, Task};
+use super::plugin::{Next, Plugin, Task};
 use super::watch::Watch;
 
 /// So many settled events are passed on together; fewer when there is a pause.
@@ -24,6 +24,8 @@ const SETTLED_BATCH: usize = 64;
 /// One of a plugin's workers.
 pub(super) struct Worker {
     plugin: Arc<Plugin>,
+    /// Of its seat.
+    number: usize,
     loaded: Arc<Loaded>,
     guest: Option<Guest>,
     watch: Watch,
@@ -35,12 +37,13 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Needs a tokio runtime around it.
-    pub(super) fn new(plugin: Arc<Plugin>) -> Worker {
-        let loaded = plugin.loaded();
-        let (permit, seat) = (plugin.surroundings.permit.clone(), plugin.new_seat());
+    /// Takes the seat of this number. Needs a tokio runtime around it.
+    pub(super) fn new(plugin: Arc<Plugin>, number: usize) -> Worker {
+        let (loaded, seat) = plugin.seat(number);
+        let permit = plugin.surroundings.permit.clone();
         Worker {
             plugin,
+            number,
             loaded,
             guest: None,
             watch: Watch::new(Bounds { permit, seat: seat.clone(), needs_permit: false }),
@@ -50,21 +53,34 @@ impl Worker {
         }
     }
 
-    /// Works until the task is dropped.
+    /// Works until there are more workers than there are to be, or the task is dropped.
     pub(super) async fn run(mut self) {
         let (mut verdict, mut failed, mut slept) = (None, None, false);
         loop {
             let (passed_on, generation) = (self.settled.len(), self.loaded.generation);
-            let handed_in = verdict.take();
-            let task = self.plugin.exchange(&self.seat, slept, handed_in, generation, &mut self.settled);
+            let (plugin, seat) = (&self.plugin, &self.seat);
+            let next =
+                plugin.exchange(self.number, seat, slept, verdict.take(), generation, &mut self.settled);
             if let Some(failed) = failed.take() {
                 self.tell(&failed, passed_on);
             }
-            slept = task.is_none();
-            let Some(task) = task else {
-                pass_on(&self.plugin, &self.seat, &mut self.settled);
-                self.plugin.sleep().await;
-                continue;
+            slept = matches!(next, Next::Sleep(..));
+            let task = match next {
+                Next::Work(task) => task,
+                Next::Sleep(changes, reloaded) => {
+                    pass_on(&self.plugin, &self.seat, &mut self.settled);
+                    self.take_over(reloaded);
+                    self.plugin.sleep(changes).await;
+                    continue;
+                }
+                Next::Leave => {
+                    pass_on(&self.plugin, &self.seat, &mut self.settled);
+                    self.guest = None;
+                    if self.plugin.leave(self.number) {
+                        return;
+                    }
+                    continue;
+                }
             };
             if self.settled.len() >= SETTLED_BATCH || self.plugin.is_withdrawing() {
                 pass_on(&self.plugin, &self.seat, &mut self.settled);
@@ -94,13 +110,18 @@ impl Worker {
         }
     }
 
+    /// With another generation the guest of the old one goes.
+    fn take_over(&mut self, reloaded: Option<Arc<Loaded>>) {
+        if let Some(loaded) = reloaded {
+            self.guest = None;
+            self.loaded = loaded;
+        }
+    }
+
     /// One call, from a guest (a new one, if need be) to a verdict.
     async fn attempt(&mut self, task: &Task) -> Verdict {
-        if let Some(loaded) = &task.reloaded {
-            self.loaded = loaded.clone();
-            self.guest = None;
-        }
-        let Worker { plugin, loaded, guest, watch, seat, event_id, settled } = self;
+        self.take_over(task.reloaded.clone());
+        let Worker { plugin, loaded, guest, watch, seat, event_id, settled, .. } = self;
         let payload = &task.job.payload;
         watch.bounds.needs_permit = payload.needs_permit();
         let hook = payload.hook();

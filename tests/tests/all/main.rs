@@ -15,6 +15,7 @@ mod nats_daemon;
 mod nats_store;
 mod outage;
 mod refusals;
+mod reload;
 mod simulation;
 mod statuses;
 mod stopping;

@@ -77,12 +77,17 @@ impl Delivery {
                 self.settle(item, Settlement::Withdrawn);
             }
         }
+        self.forget_unused_lanes();
+        self.waiting -= dropped;
+        dropped
+    }
+
+    /// Nothing points to lanes that were removed without their turn.
+    pub(super) fn forget_unused_lanes(&mut self) {
         let lanes = &self.lanes;
         self.ready.retain(|slot| lanes.is_used(*slot));
         self.withheld.retain(|slot| lanes.is_used(*slot));
         self.pauses.retain(|(_, slot)| lanes.is_used(*slot));
-        self.waiting -= dropped;
-        dropped
     }
 
     /// A cleanup that was abandoned while it ran has ended without a settlement.

@@ -10,6 +10,7 @@ use crate::events::{Attributes, Beat, Session, SessionEvent, Status, Sweep, Tran
 use crate::ids::{InstanceId, PartitionId, Sequence, SessionId, UserId};
 use crate::time::Timestamp;
 
+mod reload;
 mod replays;
 
 fn config() -> DeliveryConfig {

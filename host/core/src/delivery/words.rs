@@ -125,6 +125,8 @@ pub enum Settlement {
     Superseded,
     /// Only of replays: dropped with its partition or its instance. Its letter stays.
     Withdrawn,
+    /// The plugin was removed, or its new version does not export the hook.
+    Unwanted,
 }
 
 /// Why an event was given up.
@@ -188,6 +190,8 @@ pub struct Counters {
     pub dropped: u64,
     /// Transitions and ticks that were dropped because their partition went to another instance.
     pub withdrawn: u64,
+    /// Events of hooks that a new version of the plugin does not export.
+    pub unwanted: u64,
     /// How often the breaker opened.
     pub breaker_opened: u64,
 }

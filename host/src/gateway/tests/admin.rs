@@ -161,6 +161,31 @@ async fn health_and_metrics() {
 }
 
 #[tokio::test]
+async fn a_reload_answers_what_it_did_or_everything_that_is_wrong() {
+    let gateway = Gateway::start(open_to_all()).await;
+    let post = async |path: &str, headers: &str| {
+        let request =
+            format!("POST {path} HTTP/1.1\r\nHost: {}\r\n{headers}Connection: close\r\n\r\n", gateway.admin);
+        let (head, body) = raw(gateway.admin, &request).await;
+        let document: Value = serde_json::from_str(&body).unwrap();
+        (head.split(' ').nth(1).unwrap().parse::<u16>().unwrap(), document)
+    };
+    let (status, applied) = post("/v1/reload", "").await;
+    let expected = json!({"applied": true, "added": [], "removed": [], "changed": ["a"], "unchanged": [],
+        "needs_restart": ["host.listen"]});
+    assert_eq!((status, applied), (200, expected));
+    *gateway.reloads.0.lock().unwrap() = vec!["one".into(), "two".into()];
+    let (status, problem) = post("/v1/reload", "").await;
+    assert_eq!((status, &problem["errors"]), (422, &json!(["one", "two"])));
+    assert!(problem["detail"].as_str().unwrap().starts_with("there are 2 errors"), "{problem}");
+    assert_eq!(post("/v1/reload?force=1", "").await.0, 400);
+    assert_eq!(post("/v1/reload", "Origin: https://example.org\r\n").await.0, 403);
+    assert_eq!(post("/v1/users", "").await.1["detail"], "POST is not possible here; GET is");
+    let (status, problem) = get_json(&gateway, "/v1/reload").await;
+    assert_eq!((status, &problem["detail"]), (405, &json!("GET is not possible here; POST is")));
+}
+
+#[tokio::test]
 async fn foreign_pages_and_rebound_names_are_refused() {
     let gateway = Gateway::start(open_to_all()).await;
     let ask = async |headers: &str| {
