@@ -948,7 +948,8 @@ impl Membership {
     }
 
     fn has_to_judge(&self) -> bool {
-        self.takes_part() && self.peers.iter().any(|(_, peer)| peer.suspect && !peer.judging)
+        (self.takes_part() || self.phase == Phase::Surveying)
+            && self.peers.iter().any(|(_, peer)| peer.suspect && !peer.judging)
     }
 
     /// Declares suspects dead, once everybody has had the time to come back. One judge's write takes effect.
@@ -1039,7 +1040,8 @@ impl Membership {
         match phase {
             Some(BootPhase::Closed) => true,
             None => !self.config.shared || unbroken(self.config.instance_ttl / 2),
-            Some(_) => unbroken(Duration::ZERO),
+            // Whoever may still come back is declared dead first: one of the two writes takes effect.
+            Some(_) => unbroken(Duration::ZERO) && !self.peers.iter().any(|(_, peer)| peer.suspect),
         }
     }
 

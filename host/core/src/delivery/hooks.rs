@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::lanes::{Item, State};
-use super::{Delivery, Payload, Settled, Settlement};
+use super::{Delivery, Payload, Settlement};
 use crate::events::Hook;
 
 impl Delivery {
@@ -17,7 +17,7 @@ impl Delivery {
         let count = unwanted.len();
         self.waiting -= count;
         self.counters.unwanted += count as u64;
-        self.settled.extend(unwanted.into_iter().map(settled));
+        unwanted.into_iter().for_each(|item| self.settle(item, Settlement::Unwanted));
         count
     }
 
@@ -29,10 +29,10 @@ impl Delivery {
     /// An event that the plugin has no hook for is done with at once.
     pub(super) fn refuse(&mut self, payload: Payload) {
         self.counters.unwanted += 1;
-        self.settled.push_back(settled(payload));
+        self.settled.push_back(Item::new(payload).settled(Settlement::Unwanted));
     }
 
-    fn clear_unwanted_lanes(&mut self) -> Vec<Payload> {
+    fn clear_unwanted_lanes(&mut self) -> Vec<Item> {
         let meant = self.lanes.select(|lane| {
             let mut items = std::iter::once(&lane.head).chain(&lane.rest);
             items.any(|item| !self.wants(&item.payload))
@@ -50,32 +50,28 @@ impl Delivery {
             if lane.state != State::Running && !wanted(&lane.head) {
                 match lane.rest.pop_front() {
                     Some(next) => {
-                        unwanted.push(std::mem::replace(&mut lane.head, next).payload);
+                        unwanted.push(std::mem::replace(&mut lane.head, next));
                         if lane.state == State::Paused {
                             lane.state = State::Ready;
                             self.pauses.retain(|(_, paused)| *paused != slot);
                             self.ready.push_back(slot);
                         }
                     }
-                    None => unwanted.push(self.lanes.remove(slot).payload),
+                    None => unwanted.push(self.lanes.remove(slot)),
                 }
             }
-            unwanted.extend(others.into_iter().map(|item| item.payload));
+            unwanted.extend(others);
         }
         self.forget_unused_lanes();
         unwanted
     }
 
-    fn clear_unwanted_cleanups(&mut self) -> Vec<Payload> {
+    fn clear_unwanted_cleanups(&mut self) -> Vec<Item> {
         if self.hooks.as_ref().is_none_or(|hooks| hooks.contains(&Hook::Cleanup)) {
             return Vec::new();
         }
         let waiting = self.cleanups.split_off(usize::from(self.cleaning));
         self.barriers = self.cleanups.iter().filter(|cleanup| cleanup.is_everything()).count();
-        waiting.into_iter().map(|cleanup| cleanup.item.payload).collect()
+        waiting.into_iter().map(|cleanup| cleanup.item).collect()
     }
-}
-
-fn settled(payload: Payload) -> Settled {
-    Settled { payload, settlement: Settlement::Unwanted }
 }
