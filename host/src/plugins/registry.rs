@@ -224,9 +224,10 @@ impl Plugins for PluginSet {
         letter: LetterNumber,
         newest: u64,
     ) -> Result<Replayed, NotWanted> {
-        let hook = event.hook();
-        let wanting = self.plugins.iter().find(|one| *one.name == *plugin && one.hooks.contains(&hook));
-        wanting.map(|plugin| plugin.replay(event, letter, newest)).ok_or(NotWanted)
+        let (hook, roster) = (event.hook(), self.roster());
+        let wanting =
+            roster.plugins.iter().find(|one| *one.plugin.name == *plugin && one.hooks.contains(&hook));
+        wanting.map(|one| one.plugin.replay(event, letter, newest)).ok_or(NotWanted)
     }
 
     fn permit(&self, until: Tick) {

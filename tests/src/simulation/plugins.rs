@@ -271,7 +271,7 @@ fn end_of(settlement: &Settlement) -> ReplayEnd {
         Settlement::Delivered => ReplayEnd::Delivered,
         Settlement::Superseded => ReplayEnd::Superseded,
         Settlement::DeadLetter { .. } => ReplayEnd::GivenUp,
-        Settlement::Withdrawn => ReplayEnd::Kept,
+        Settlement::Withdrawn | Settlement::Unwanted => ReplayEnd::Kept,
     }
 }
 
