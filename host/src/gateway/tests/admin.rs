@@ -185,7 +185,7 @@ async fn a_reload_answers_what_it_did_or_everything_that_is_wrong() {
         &format!("GET /v1/reload HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", gateway.admin),
     )
     .await;
-    assert!(head.starts_with("HTTP/1.1 405 ") && head.to_lowercase().contains("allow: post"), "{head}");
+    assert!(head.starts_with("http/1.1 405 ") && head.contains("allow: post"), "{head}");
     assert!(body.contains("GET is not possible here"), "{body}");
 }
 
