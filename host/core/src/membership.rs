@@ -948,8 +948,8 @@ impl Membership {
     }
 
     fn has_to_judge(&self) -> bool {
-        (self.takes_part() || self.phase == Phase::Surveying)
-            && self.peers.iter().any(|(_, peer)| peer.suspect && !peer.judging)
+        let surveys = matches!(self.phase, Phase::Surveying | Phase::WaitingForBoot);
+        (self.takes_part() || surveys) && self.peers.iter().any(|(_, peer)| peer.suspect && !peer.judging)
     }
 
     /// Declares suspects dead, once everybody has had the time to come back. One judge's write takes effect.

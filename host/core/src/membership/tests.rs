@@ -352,6 +352,27 @@ fn who_was_second_to_declare_waits_for_the_first_however_he_hears_of_him() {
 }
 
 #[test]
+fn who_waits_for_a_cleaner_that_dies_declares_it_dead_and_starts_afresh() {
+    let mut world = three();
+    for number in 1..=3 {
+        world.kill(number);
+    }
+    // A cleaner that has written its record and its lease, and then is heard of no more.
+    let mut record = world.instance_state(1).unwrap();
+    record.state = InstanceState::Joining;
+    let lease = Some(Duration::from_millis(TTL));
+    world.put(Key::Instance(InstanceId(99)), Document::Instance(record), &Expect::Any, lease).unwrap();
+    let boot = BootRecord { generation: 2, phase: BootPhase::Cleaning, by: InstanceId(99), start: 99 };
+    world.put(Key::Boot, Document::Boot(boot), &Expect::Any, None).unwrap();
+    world.start(11);
+    world.start(12);
+    world.pass(TTL * 4);
+    assert!(world.hosts.values().all(|host| host.ready));
+    assert_eq!(world.instance_state(99).unwrap().state, InstanceState::Dead);
+    assert_eq!(world.everything.len(), 2);
+}
+
+#[test]
 fn a_cleanup_is_resumed_where_it_stands() {
     let mut world = three();
     world.sessions.insert(InstanceId(77), (1..=300).map(|id| session(id, 77)).collect());
