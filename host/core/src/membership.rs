@@ -1087,6 +1087,8 @@ impl Membership {
     fn begin(&mut self, now: Now, boot: BootRecord) {
         self.phase = Phase::Cleaning;
         self.everything = (false, false);
+        // Before others are let in, who would begin to clean up after them: `everything` is for all of them.
+        self.cleanups.close_all(self.instance, &self.peers);
         self.boot_due = Some(now.tick + self.config.boot_timeout);
         self.counters.fresh_starts += 1;
         let run = format!("{:x}-{}-0", self.epoch, boot.generation);

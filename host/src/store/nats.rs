@@ -13,8 +13,8 @@
 //!   sequence, so that a write of the same key that was started meanwhile comes before it;
 //! - a deletion of what is not there leaves a marker, unless it expects nothing to be there.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
@@ -27,8 +27,8 @@ use self::link::{Lane, Link};
 use self::streams::{Streams, Which};
 use super::rules::{check_bucket, check_fit, check_lease};
 use super::{
-    Coverage, DeadLetter, Follower, Notice, Notices, Purge, Put, Questions, Snapshot, Store, StoreError,
-    token,
+    Asking, Coverage, DeadLetter, Follower, Notice, Notices, Purge, Put, Questions, Snapshot, Store,
+    StoreError, token,
 };
 use crate::settings::NatsSettings;
 
@@ -64,6 +64,8 @@ struct Shared {
     layout: Layout,
     hub: notices::Hub,
     corrupt: AtomicU64,
+    /// Who listens to questions on this very connection, which gives nothing back that it has sent.
+    asked: Mutex<Vec<Asking>>,
 }
 
 impl NatsStore {
@@ -77,6 +79,7 @@ impl NatsStore {
             layout,
             hub: notices::Hub::new(),
             corrupt: AtomicU64::new(0),
+            asked: Mutex::default(),
         });
         let tasks = vec![
             tokio::spawn(streams.tend()),

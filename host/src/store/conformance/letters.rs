@@ -129,8 +129,9 @@ pub async fn a_question_is_answered_by_whom_it_concerns(store: SharedStore) {
     let asking = async {
         // It may take a moment until hosts are heard of.
         let answer = loop {
-            if let Ok(answer) = store.ask(b"who is 1?".to_vec()).await {
-                break answer;
+            match store.ask(b"who is 1?".to_vec()).await {
+                Ok(answer) => break answer,
+                Err(error) => println!("no answer yet: {error}"),
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         };
