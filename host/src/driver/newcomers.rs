@@ -183,10 +183,11 @@ impl Driver {
     }
 }
 
+/// Names of plugins by the hook that they export.
+type ByHook = BTreeMap<Hook, Vec<Arc<str>>>;
+
 /// The plugins that export each status hook, and all of these plugins.
-pub(super) fn status_plugins(
-    hooks: &[(Arc<str>, BTreeSet<Hook>)],
-) -> (BTreeMap<Hook, Vec<Arc<str>>>, Vec<Arc<str>>) {
+pub(super) fn status_plugins(hooks: &[(Arc<str>, BTreeSet<Hook>)]) -> (ByHook, Vec<Arc<str>>) {
     let by_hook = STATUS_HOOKS.map(|hook| (hook, exporting(hooks, hook))).into();
     let listens = |hooks: &BTreeSet<Hook>| STATUS_HOOKS.iter().any(|hook| hooks.contains(hook));
     let listeners = hooks.iter().filter(|(_, hooks)| listens(hooks)).map(|(plugin, _)| plugin.clone());

@@ -267,15 +267,12 @@ impl Driver {
         if partition.loaded.is_some_and(|loaded| update.sequence <= loaded) {
             return;
         }
-        match (&update.key, &update.change) {
-            (Key::Sessions(_, _, user, instance), change) => {
-                let document = match change {
-                    Change::Put(Document::Sessions(document)) => Some(&**document),
-                    _ => None,
-                };
-                self.take_document(now, id, user, *instance, document);
-            }
-            _ => {}
+        if let (Key::Sessions(_, _, user, instance), change) = (&update.key, &update.change) {
+            let document = match change {
+                Change::Put(Document::Sessions(document)) => Some(&**document),
+                _ => None,
+            };
+            self.take_document(now, id, user, *instance, document);
         }
     }
 

@@ -195,7 +195,7 @@ async fn a_stream_that_was_replaced_is_noticed() {
     let mut late = bench.store.follow(partitions(&[1]), last).await.unwrap();
     let lost = next(&mut late).await;
     let expected = format!("the store was recreated: it is at sequence 0, not yet at {}", last.0);
-    assert_eq!(lost, Followed::Lost(expected.into()));
+    assert_eq!(lost, Followed::Lost(expected));
     let early = bench.store.snapshot(partitions(&[1]), last).await.unwrap_err();
     let expected = format!("before the {}", last.0);
     assert!(matches!(&early, StoreError::Unavailable(why) if why.contains(&expected)), "{early:?}");
