@@ -92,7 +92,7 @@ fn settings() -> PluginSettings {
         initial: Initial::Nothing,
         interval: None,
         grants: Grants { keyvalue: vec!["analytics".into()], ..Grants::default() },
-        limits: Limits { memory: 32 << 20, deadline: Duration::from_millis(100), log: 64 << 10 },
+        limits: Limits { memory: 32 << 20, deadline: Duration::from_millis(250), log: 64 << 10 },
         delivery: DeliverySettings {
             concurrency: 8,
             queue: 4096,
