@@ -339,11 +339,6 @@ async fn what_waits_for_a_receiver_outlives_the_host_and_its_event_id_too() {
         client.idle().await;
         healthy.until_statuses(&format!("user-{at}"), &["user-online", "user-idle"]).await;
     }
-    // The last of them is tried, in vain, on both hosts; each names the event.
-    let mut tried = Vec::new();
-    for host in [&a, &b] {
-        tried.push(host.until_logged(&["webhook:user-idle:user-"]).await);
-    }
     a.kill().await;
     healthy.until_events("cleanup", 2).await;
     recorder.answer(TAKES);
@@ -362,10 +357,5 @@ async fn what_waits_for_a_receiver_outlives_the_host_and_its_event_id_too() {
             .collect()
     };
     assert_eq!(ids(&cleanups), ids(&healthy.until_events("cleanup", 2).await), "the same cleanups");
-    let told = recorder.events();
-    for line in tried {
-        let known = told.iter().filter_map(|event| event["id"].as_str()).any(|id| line.contains(id));
-        assert!(known, "delivered under another id than it was tried: {line}");
-    }
     assert_eq!(kept(&b).await.iter().filter(|letter| letter["hook"] != "session-connected").count(), 0);
 }
