@@ -15,18 +15,11 @@ fn message(subject: &str, payload: usize) -> Message {
     }
 }
 
-async fn listener(server: &NatsServer) -> async_nats::Subscriber {
-    let client = async_nats::connect(server.url()).await.expect("a client");
-    let messages = client.subscribe("app.>").await.expect("a subscription");
-    client.flush().await.expect("a server that answers");
-    messages
-}
-
 #[tokio::test]
 async fn what_is_done_is_with_the_server_in_order() {
     let bench = Bench::new().await;
     let messaging = NatsMessaging::new(bench.store.publisher());
-    let mut heard = listener(&bench.server).await;
+    let mut heard = bench.server.listener("app.>").await;
     for length in 0..100 {
         assert_eq!(messaging.publish(message("app.x", length)).await, Ok(()), "also if nobody listens");
         assert_eq!(messaging.publish(message("nobody", length)).await, Ok(()));
@@ -54,7 +47,7 @@ async fn while_the_server_is_away_nothing_is_sent_then_or_later() {
         assert!(not_sent().await.is_some());
     }
     bench.server.restart().await;
-    let mut heard = listener(&bench.server).await;
+    let mut heard = bench.server.listener("app.>").await;
     until("the connection is back", async || messaging.publish(message("app.late", 1)).await.ok()).await;
     let first = tokio::time::timeout(WAIT, heard.next()).await.expect("a message").expect("a connection");
     assert_eq!(first.subject.as_str(), "app.late");
