@@ -131,8 +131,10 @@ impl PluginSet {
     pub(super) fn add(&self, loaded: Arc<Loaded>) -> Entry {
         let plugin = Arc::new(Plugin::new(loaded, self.surroundings.clone()));
         plugin.permit(self.surroundings.permit.until(), false);
+        // First the workers: who keeps time leaves a plugin that is to have none.
+        let numbers = plugin.staff();
         self.spawn(plugin.clone().keep_time());
-        self.start_workers(&plugin, plugin.staff());
+        self.start_workers(&plugin, numbers);
         Entry::of(plugin)
     }
 

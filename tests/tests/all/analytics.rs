@@ -141,7 +141,8 @@ async fn settle(plugins: &PluginSet, events: Vec<Event>) {
     }
     while left > 0 {
         let settled = tokio::time::timeout(WAIT, plugins.outcomes()).await;
-        left -= settled.unwrap_or_else(|_| panic!("{left} events are not settled")).len();
+        let waiting = || panic!("{left} events are not settled: {:#?}", plugins.unsettled_list(5));
+        left -= settled.unwrap_or_else(|_| waiting()).len();
     }
 }
 
