@@ -326,7 +326,10 @@ async fn what_waits_for_a_receiver_outlives_the_host_and_its_event_id_too() {
     let healthy = Recorder::start().await;
     let second = String::from(Plugin::webhook(&healthy)).replacen("\"webhook\"", "\"second\"", 1);
     let host = async |name: &str| {
-        let lagging = config(&deployment.recorder).section(second.clone());
+        // Short pauses: a receiver that is back is noticed, and warnings go on after the first ten.
+        let webhook =
+            Plugin::webhook(&deployment.recorder).delivery("backoff = \"50ms\"\nmax_backoff = \"500ms\"");
+        let lagging = Daemon::with(webhook).presence("offline_grace = \"0s\"").section(second.clone());
         lagging.host(&format!("name = \"{name}\"")).section(deployment.cluster()).start().await
     };
     let (a, b) = (host("a").await, host("b").await);
@@ -338,6 +341,11 @@ async fn what_waits_for_a_receiver_outlives_the_host_and_its_event_id_too() {
         healthy.until_statuses(&format!("user-{at}"), &["user-online"]).await;
         client.idle().await;
         healthy.until_statuses(&format!("user-{at}"), &["user-online", "user-idle"]).await;
+    }
+    // The last of them is tried, in vain, on both hosts; each names the event.
+    let mut tried = Vec::new();
+    for host in [&a, &b] {
+        tried.push(host.until_logged(&["webhook:user-idle:user-"]).await);
     }
     a.kill().await;
     healthy.until_events("cleanup", 2).await;
@@ -357,5 +365,10 @@ async fn what_waits_for_a_receiver_outlives_the_host_and_its_event_id_too() {
             .collect()
     };
     assert_eq!(ids(&cleanups), ids(&healthy.until_events("cleanup", 2).await), "the same cleanups");
+    let told = recorder.events();
+    for line in tried {
+        let known = told.iter().filter_map(|event| event["id"].as_str()).any(|id| line.contains(id));
+        assert!(known, "delivered under another id than it was tried: {line}");
+    }
     assert_eq!(kept(&b).await.iter().filter(|letter| letter["hook"] != "session-connected").count(), 0);
 }
