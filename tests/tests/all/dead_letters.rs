@@ -34,6 +34,17 @@ async fn kept(daemon: &Daemon) -> Vec<Value> {
     found["dead_letters"].as_array().expect("a list").clone()
 }
 
+/// Both hosts own their share: nothing is being handed over.
+async fn until_shared(daemon: &Daemon) {
+    until("two owners", async || {
+        let document = daemon.get("/v1/partitions").await.json();
+        let all = document["partitions"].as_array().expect("a list").clone();
+        let of = |host: &str| all.iter().filter(|partition| partition["host"] == host).count();
+        (of("a") > 10 && of("b") > 10 && of("a") + of("b") == all.len()).then_some(())
+    })
+    .await;
+}
+
 async fn until_kept(daemon: &Daemon, count: usize) -> Vec<Value> {
     until(format!("{count} dead letters"), async || {
         let found = kept(daemon).await;
@@ -230,6 +241,7 @@ async fn on_several_hosts_the_owner_replays_and_only_once() {
     const USERS: usize = 16;
     let deployment = Deployment::start().await;
     let (a, b) = (deployment.host("a").await, deployment.host("b").await);
+    until_shared(&a).await;
     let recorder = &deployment.recorder;
     recorder.until_events("cleanup", 1).await;
     recorder.answer(REFUSES);
@@ -267,6 +279,7 @@ async fn on_several_hosts_the_owner_replays_and_only_once() {
 async fn of_two_who_drop_a_letter_one_does() {
     let deployment = Deployment::start().await;
     let (a, b) = (deployment.host("a").await, deployment.host("b").await);
+    until_shared(&a).await;
     deployment.recorder.until_events("cleanup", 1).await;
     deployment.recorder.answer(REFUSES);
     let _clients = deployment.clients(&[&a, &b], 4).await;
@@ -286,6 +299,7 @@ async fn a_host_that_dies_while_it_replays_loses_nothing_and_ids_outlive_it() {
     const USERS: usize = 16;
     let deployment = Deployment::start().await;
     let (a, b) = (deployment.host("a").await, deployment.host("b").await);
+    until_shared(&a).await;
     let recorder = &deployment.recorder;
     recorder.until_events("cleanup", 1).await;
     recorder.answer(REFUSES);
@@ -333,6 +347,7 @@ async fn what_waits_for_a_receiver_outlives_the_host_and_its_event_id_too() {
         lagging.host(&format!("name = \"{name}\"")).section(deployment.cluster()).start().await
     };
     let (a, b) = (host("a").await, host("b").await);
+    until_shared(&a).await;
     let recorder = &deployment.recorder;
     recorder.until_events("cleanup", 1).await;
     recorder.answer(Mood::Status(503));
