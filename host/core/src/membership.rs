@@ -305,7 +305,8 @@ impl Membership {
             (Key::Owner(partition), Document::Owner(claim), Ok(sequence)) => {
                 if claim.instance.is_none() {
                     self.ownership.handle_released(*partition, sequence);
-                } else if self.ownership.holds(*partition) {
+                } else if self.ownership.holds(*partition) || claim.instance != Some(self.instance) {
+                    // Claimed once more; or by an earlier life.
                     self.ownership.handle_claim(*partition, sequence, *claim, self.instance);
                 } else {
                     self.counters.claims += 1;

@@ -637,3 +637,31 @@ fn a_gap_between_renewals_takes_the_right_to_judge_for_a_whole_lease() {
     renew(&mut lease, 9500);
     assert_eq!(lease.judges_from(Tick(9500)), Some(Tick(9500 + TTL)));
 }
+
+#[test]
+fn a_former_partition_whose_claim_is_on_its_way_when_patience_ends_is_given_up_once_the_claim_fails() {
+    let (me, partition) = (InstanceId(1), PartitionId(0));
+    let peers = Peers::default();
+    let wishes = |ownership: &mut Ownership| std::mem::take(&mut ownership.wishes);
+    for reborn in [false, true] {
+        let mut ownership = Ownership::new(1, 7);
+        let claim = Claim { instance: Some(me), nonce: 7 };
+        ownership.handle_claims(&[(partition, Sequence(5), claim)], me);
+        assert_eq!(wishes(&mut ownership), [Wish::Own(partition, Sequence(5))]);
+        ownership.handle_wiped(Tick(100));
+        let decide = |ownership: &mut Ownership, at: u64, active: bool| {
+            ownership.decide(Tick(at), me, &[me], active, &peers, Duration::from_secs(1));
+        };
+        decide(&mut ownership, 1, true);
+        assert_eq!(wishes(&mut ownership), [Wish::Claim(partition, Sequence(0), claim)]);
+        decide(&mut ownership, 100, false);
+        assert_eq!(wishes(&mut ownership), [], "the claim may yet succeed");
+        if reborn {
+            ownership.lose_all(8);
+        } else {
+            let other = Claim { instance: Some(InstanceId(2)), nonce: 1 };
+            ownership.handle_owner(partition, Some((Sequence(3), other)), me);
+        }
+        assert_eq!(wishes(&mut ownership), [Wish::Lose(partition)]);
+    }
+}
