@@ -15,7 +15,8 @@ mod embedded {
 use embedded::{SDK, TEMPLATES, WORKSPACE};
 
 /// Of a plugin each guest of which holds an engine for its language.
-const FEW_GUESTS: &str = "\n[plugin.delivery]\nconcurrency = 2                         # guests at work at once\n";
+const FEW_GUESTS: &str =
+    "\n[plugin.delivery]\nconcurrency = 2                         # guests at work at once\n";
 
 /// Why nothing was written.
 #[derive(Debug, thiserror::Error)]
