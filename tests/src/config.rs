@@ -13,11 +13,12 @@ pub struct Config {
     listen: String,
     host: String,
     sections: String,
+    data: Option<PathBuf>,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { listen: "127.0.0.1:0".into(), host: String::new(), sections: String::new() }
+        Config { listen: "127.0.0.1:0".into(), host: String::new(), sections: String::new(), data: None }
     }
 }
 
@@ -25,6 +26,12 @@ impl Config {
     /// Further lines of `[host]`.
     pub fn host(mut self, lines: &str) -> Config {
         self.host = format!("{}{lines}\n", self.host);
+        self
+    }
+
+    /// Where compiled code is kept, in place of the folder that all tests share.
+    pub fn data_dir(mut self, folder: PathBuf) -> Config {
+        self.data = Some(folder);
         self
     }
 
@@ -47,7 +54,7 @@ impl Config {
 
     /// The whole file.
     pub fn render(&self) -> String {
-        let data = quoted(&shared_data());
+        let data = quoted(&self.data.clone().unwrap_or_else(shared_data));
         format!(
             "[host]\nlisten = \"{}\"\nadmin = \"127.0.0.1:0\"\ndata_dir = {data}\n{}{}",
             self.listen, self.host, self.sections

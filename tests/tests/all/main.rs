@@ -11,6 +11,7 @@ mod dead_letters;
 mod hostile;
 mod imports;
 mod keyvalue_nats;
+mod languages;
 mod nats_daemon;
 mod nats_store;
 mod outage;
