@@ -13,13 +13,13 @@ use crate::clock::Clock;
 use crate::driver::{Driver, DriverConfig, Ending, Event, Handle};
 use crate::gateway::{self, AdminDeps, BindError, Listeners};
 use crate::plugins::keyvalue::KeyValueError;
-use crate::plugins::keyvalue::memory::MemoryKeyValue;
+use crate::plugins::keyvalue::file::{FileError, FileKeyValue};
 use crate::plugins::keyvalue::nats::NatsKeyValue;
 use crate::plugins::messaging::nats::NatsMessaging;
 use crate::plugins::presence::StoreStatuses;
 use crate::plugins::{self, Backends, CompileMode, PluginError, PluginSet};
 use crate::reload::{Asker, Reloader, Source, silent_plugins};
-use crate::settings::{ClusterSettings, Settings, StoreKind};
+use crate::settings::{Settings, StoreKind};
 use crate::store::SharedStore;
 use crate::store::memory::MemoryStore;
 use crate::store::nats::{NatsError, NatsStore};
@@ -49,17 +49,25 @@ pub enum BuildError {
     /// Signals can't be handled: exit code 69.
     #[error("SIGHUP can't be handled: {0}")]
     Signal(#[from] std::io::Error),
+    /// The file of the plugins' keys is in use or can't be opened, exit code 69, or is damaged, 78.
+    #[error(transparent)]
+    KeyFile(#[from] FileError),
 }
 
 /// The store of documents, and what plugins are given beside it.
-async fn open_store(cluster: &ClusterSettings) -> Result<(SharedStore, Backends), BuildError> {
+async fn open_store(settings: &Settings) -> Result<(SharedStore, Backends), BuildError> {
+    let cluster = &settings.cluster;
     let layout = Layout { partitions: cluster.partitions, leaves: cluster.leaves };
     match &cluster.store {
         StoreKind::Memory => {
+            let keyvalue = FileKeyValue::new(&settings.host.data_dir)?;
+            // Without any grant there is nothing to keep: the file is left alone until there is one.
+            if settings.plugins.iter().any(|plugin| !plugin.grants.keyvalue.is_empty()) {
+                keyvalue.open()?;
+            }
             let store: SharedStore = Arc::new(MemoryStore::new());
             let statuses = Arc::new(StoreStatuses::new(store.clone(), layout));
-            let keyvalue = Arc::new(MemoryKeyValue::default());
-            Ok((store, Backends { keyvalue, messaging: None, statuses }))
+            Ok((store, Backends { keyvalue: Arc::new(keyvalue), messaging: None, statuses }))
         }
         StoreKind::Nats(nats) => {
             let store = NatsStore::connect(nats, layout).await?;
@@ -87,7 +95,7 @@ impl App {
     /// Connects to the store, loads the plugins, then binds. `source` is read again for reloads.
     pub async fn build(settings: Settings, source: Source, compile: CompileMode) -> Result<App, BuildError> {
         let clock = Clock::machine();
-        let (store, backends) = open_store(&settings.cluster).await?;
+        let (store, backends) = open_store(&settings).await?;
         let deps = plugins::Deps {
             data_dir: settings.host.data_dir.clone(),
             store: store.clone(),

@@ -127,10 +127,15 @@ fn serve(settings: Settings, path: &Path) -> u8 {
                 eprintln!("presence: {error}");
                 return EXIT_CONFIGURATION;
             }
+            Err(BuildError::KeyFile(error)) if error.is_configuration() => {
+                eprintln!("presence: {error}");
+                return EXIT_CONFIGURATION;
+            }
             Err(
                 error @ (BuildError::Bind(_)
                 | BuildError::Store(_)
                 | BuildError::KeyValue(_)
+                | BuildError::KeyFile(_)
                 | BuildError::Signal(_)),
             ) => {
                 eprintln!("presence: {error}");

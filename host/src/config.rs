@@ -16,6 +16,7 @@ mod messaging;
 mod plugin;
 mod reader;
 mod scenario;
+mod secrets;
 mod values;
 
 pub use differences::differences;

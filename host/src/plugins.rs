@@ -48,6 +48,7 @@ mod permit;
 mod plugin;
 pub mod presence;
 mod problem;
+mod redact;
 mod registry;
 mod reload;
 mod stdio;

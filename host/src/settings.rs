@@ -218,6 +218,10 @@ pub struct PluginSettings {
     pub path: PathBuf,
     /// For `configure`, as JSON text; `{}` when absent. May hold secrets: never logged.
     pub config: String,
+    /// What is in `config` and must not be told.
+    pub secrets: Secrets,
+    /// The SHA-256 that the file must have, if it is pinned: 64 hexadecimal digits in small letters.
+    pub sha256: Option<String>,
     /// What a new plugin is told of present users.
     pub initial: Initial,
     /// How often `tick` runs, 1 s to 1 d; none: not said.
@@ -236,6 +240,8 @@ impl std::fmt::Debug for PluginSettings {
         f.debug_struct("PluginSettings")
             .field("name", &self.name)
             .field("path", &self.path)
+            .field("secrets", &self.secrets)
+            .field("sha256", &self.sha256)
             .field("initial", &self.initial)
             .field("interval", &self.interval)
             .field("grants", &self.grants)
@@ -252,6 +258,21 @@ impl PluginSettings {
     /// How often `tick` runs.
     pub fn interval(&self) -> Duration {
         self.interval.unwrap_or(PluginSettings::INTERVAL)
+    }
+}
+
+/// What a plugin is told and nobody else: `plugin.secrets`, and what variables brought into `plugin.config`.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secrets {
+    /// The texts.
+    pub values: Vec<String>,
+    /// What is unwise about where they come from; tells no text.
+    pub warnings: Vec<String>,
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secrets({} hidden)", self.values.len())
     }
 }
 

@@ -23,6 +23,7 @@ use super::log::{CallLog, Printable, Stream};
 use super::messaging::host::Publishing;
 use super::presence::host::GrantedStatuses;
 use super::problem::Problem;
+use super::redact::Redactor;
 use super::stdio::Output;
 use super::watch::{Expired, Watch, Yielded};
 
@@ -146,7 +147,7 @@ impl Guest {
             let ended = watch.run(until, call, || ()).await;
             outcome(ended, &store, memory_limit, deadline)
                 .map_err(NoGuest::Configure)?
-                .map_err(|reason| NoGuest::Refused(shorten(&reason)))?;
+                .map_err(|reason| NoGuest::Refused(shorten(loaded.redactor(), &reason)))?;
         }
         Ok(Guest { store, exports, deadline, memory_limit, calls: 0 })
     }
@@ -208,7 +209,7 @@ impl Guest {
 
 fn new_store(loaded: &Loaded, yielded: Yielded) -> Store<GuestState> {
     let settings = &loaded.settings;
-    let mut log = CallLog::new(loaded.name.clone(), settings.limits.log);
+    let mut log = CallLog::new(loaded.name.clone(), loaded.redactor().clone(), settings.limits.log);
     if let Some(stand_ins) = loaded.stand_ins() {
         log.tape = Some(stand_ins.tape.clone());
     }
@@ -314,8 +315,9 @@ fn outcome<T>(
     match ended {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => {
-            tracing::debug!(plugin = %store.data().buckets.plugin, "a guest failed: {error:?}");
-            let mut reason = explain(&error, deadline);
+            let (plugin, redactor) = (&store.data().buckets.plugin, store.data().log.redactor());
+            tracing::debug!(%plugin, "a guest failed: {}", redactor.text(&format!("{error:?}")));
+            let mut reason = explain(&error, deadline, redactor);
             if store.data().limits.refused {
                 _ = write!(
                     reason,
@@ -338,7 +340,7 @@ fn out_of_time(deadline: Duration) -> String {
 }
 
 /// The reason and the place, in one line.
-fn explain(error: &wasmtime::Error, deadline: Duration) -> String {
+fn explain(error: &wasmtime::Error, deadline: Duration, redactor: &Redactor) -> String {
     if let Some(exit) = error.downcast_ref::<I32Exit>() {
         return format!("it ended itself with exit({})", exit.0);
     }
@@ -353,8 +355,8 @@ fn explain(error: &wasmtime::Error, deadline: Duration) -> String {
         },
     };
     match error.downcast_ref::<WasmBacktrace>().and_then(top_frame) {
-        Some(place) => shorten(&format!("{reason}, in {place}")),
-        None => shorten(&reason),
+        Some(place) => shorten(redactor, &format!("{reason}, in {place}")),
+        None => shorten(redactor, &reason),
     }
 }
 
@@ -380,8 +382,10 @@ fn top_frame(backtrace: &WasmBacktrace) -> Option<String> {
     names().find(plain).or_else(|| names().next()).map(str::to_owned)
 }
 
-/// Texts of guests are bounded and stay one line.
-pub(super) fn shorten(text: &str) -> String {
+/// Texts of guests hold no secrets, are bounded, and stay one line.
+pub(super) fn shorten(redactor: &Redactor, text: &str) -> String {
+    // First of all: what is cut is not recognised.
+    let text = redactor.text(text);
     let mut end = text.len().min(MAX_ERROR_BYTES);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -11,6 +11,7 @@ use presence_core::events::Hook;
 use super::bindings::log;
 use super::guest::GuestState;
 use super::local::tape::{Entry, Tape};
+use super::redact::Redactor;
 
 /// Each line costs so much beside its text: empty lines are not free.
 const LINE_COST: u64 = 16;
@@ -29,6 +30,7 @@ pub enum Stream {
 /// The output of one guest. Shared between the guest's streams and whoever calls the guest; used by one at a time.
 pub struct CallLog {
     plugin: Arc<str>,
+    redactor: Arc<Redactor>,
     budget: u64,
     left: AtomicU64,
     cut: AtomicU64,
@@ -42,9 +44,10 @@ pub struct CallLog {
 
 impl CallLog {
     /// `budget`: bytes for each call.
-    pub fn new(plugin: Arc<str>, budget: u64) -> CallLog {
+    pub(super) fn new(plugin: Arc<str>, redactor: Arc<Redactor>, budget: u64) -> CallLog {
         CallLog {
             plugin,
+            redactor,
             budget,
             left: AtomicU64::new(budget),
             cut: AtomicU64::new(0),
@@ -53,6 +56,11 @@ impl CallLog {
             partial: Mutex::default(),
             tape: None,
         }
+    }
+
+    /// Takes secrets out of the guest's texts.
+    pub(super) fn redactor(&self) -> &Redactor {
+        &self.redactor
     }
 
     /// A call begins; none: the guest is being started.
@@ -65,10 +73,10 @@ impl CallLog {
     /// The call has ended: unfinished lines are written. Returns how many bytes were cut.
     pub fn end(&self) -> u64 {
         if self.printed.swap(false, Relaxed) {
-            let [out, err] =
+            let [mut out, mut err] =
                 std::mem::take(&mut *self.partial.lock().unwrap_or_else(PoisonError::into_inner));
-            self.write_line(Stream::Out, &out);
-            self.write_line(Stream::Err, &err);
+            self.write_line(Stream::Out, &mut out, true);
+            self.write_line(Stream::Err, &mut err, true);
         }
         self.cut.load(Relaxed)
     }
@@ -101,19 +109,23 @@ impl CallLog {
                     continue;
                 }
                 line.extend_from_slice(text);
-                if text.len() < part.len() || line.len() >= MAX_LINE_BYTES {
-                    self.write_line(stream, line);
-                    line.clear();
+                let complete = text.len() < part.len();
+                if complete || line.len() >= MAX_LINE_BYTES + self.redactor.longest() {
+                    self.write_line(stream, line, complete);
                 }
             }
         }
     }
 
-    fn write_line(&self, stream: Stream, line: &[u8]) {
+    /// Writes a line and empties it. What is not complete keeps an end that may be the beginning of a secret.
+    fn write_line(&self, stream: Stream, line: &mut Vec<u8>, complete: bool) {
+        let open = self.redactor.bytes(line);
+        let rest = if complete { Vec::new() } else { line.split_off(line.len().saturating_sub(open)) };
+        let line = std::mem::replace(line, rest);
         if line.is_empty() {
             return;
         }
-        let text = String::from_utf8_lossy(line);
+        let text = String::from_utf8_lossy(&line);
         let (plugin, hook, text) = (&*self.plugin, self.hook_name(), Printable(&text));
         if let Some(tape) = &self.tape {
             let level = if stream == Stream::Out { "stdout" } else { "stderr" };
@@ -140,8 +152,8 @@ impl CallLog {
         if !self.afford((message.len() + texts) as u64 + LINE_COST) {
             return;
         }
-        let (plugin, hook, fields, message) =
-            (&*self.plugin, self.hook_name(), Fields(fields), Printable(message));
+        let (plugin, hook, fields) = (&*self.plugin, self.hook_name(), Fields(fields, &self.redactor));
+        let message = Clean(message, &self.redactor);
         if let Some(tape) = &self.tape {
             tape.push(Entry::Log { level: name_of(level), text: format!("{message}{fields}") });
             return;
@@ -194,12 +206,24 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
+/// Text of a plugin, without its secrets and made printable; nothing is done before somebody reads it.
+struct Clean<'a>(&'a str, &'a Redactor);
+
+impl fmt::Display for Clean<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Printable(&self.1.text(self.0)).fmt(f)
+    }
+}
+
 /// ` key=value` for each.
-struct Fields<'a>(&'a [(String, String)]);
+struct Fields<'a>(&'a [(String, String)], &'a Redactor);
 
 impl fmt::Display for Fields<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|(key, value)| write!(f, " {}={}", Printable(key), Printable(value)))
+        let Fields(fields, redactor) = self;
+        fields
+            .iter()
+            .try_for_each(|(key, value)| write!(f, " {}={}", Clean(key, redactor), Clean(value, redactor)))
     }
 }
 
@@ -209,7 +233,7 @@ mod tests {
 
     #[test]
     fn the_budget_is_for_one_call_and_what_is_cut_is_counted() {
-        let log = CallLog::new("p".into(), 100);
+        let log = CallLog::new("p".into(), Arc::default(), 100);
         log.begin(Some(Hook::UserOnline));
         log.print(Stream::Out, &[b'x'; 80]);
         assert_eq!(log.end(), 0);
@@ -224,7 +248,7 @@ mod tests {
 
     #[test]
     fn empty_lines_are_not_free() {
-        let log = CallLog::new("p".into(), 10 * LINE_COST);
+        let log = CallLog::new("p".into(), Arc::default(), 10 * LINE_COST);
         log.begin(None);
         log.print(Stream::Out, &[b'\n'; 1000]);
         assert_eq!(log.end(), 990 * LINE_COST);
@@ -233,5 +257,73 @@ mod tests {
     #[test]
     fn control_characters_are_made_visible() {
         assert_eq!(Printable("a\nb\x1b[31mc\td").to_string(), "a\\nb\\u{1b}[31mc\td");
+    }
+
+    /// Everything that a log with this secret told.
+    fn told(secret: &str, act: impl FnOnce(&CallLog)) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .without_time()
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let log = CallLog::new("p".into(), Arc::new(Redactor::new([secret])), 1 << 20);
+            log.begin(None);
+            act(&log);
+            log.end();
+        });
+        let told = lines.0.lock().unwrap().clone();
+        String::from_utf8(told).unwrap()
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn messages_and_fields_hold_no_secret() {
+        let fields =
+            [("key-s3cret".to_owned(), "a s3cret value".to_owned()), ("other".to_owned(), "x".to_owned())];
+        let told = told("s3cret", |log| log.entry(log::Level::Info, "the s3cret is s3cret", &fields));
+        assert!(
+            told.contains("the [redacted] is [redacted] key-[redacted]=a [redacted] value other=x"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn printed_lines_hold_no_secret_wherever_they_are_cut() {
+        let secret = "abcdefghij-secret";
+        for before in MAX_LINE_BYTES - 20..MAX_LINE_BYTES + 4 {
+            let text = format!("{}{secret}{}", "x".repeat(before), "y".repeat(100));
+            let told = told(secret, |log| {
+                text.as_bytes().chunks(7).for_each(|part| log.print(Stream::Out, part));
+            });
+            // A piece that is cut from the line may begin with the rest of what stands for the secret.
+            let traces = told.matches("abcd").count() + told.matches("-secret").count();
+            let printed = told.matches('x').count();
+            assert!(traces == 0 && printed >= before, "{before}: {traces} {printed}");
+        }
+    }
+
+    #[test]
+    fn lines_without_an_end_hold_no_secret() {
+        let told = told("s3cret", |log| {
+            log.print(Stream::Err, b"s3c");
+            log.print(Stream::Err, b"ret\nand s3cret");
+        });
+        assert!(!told.contains("s3cret") && told.matches("[redacted]").count() == 2, "{told}");
     }
 }

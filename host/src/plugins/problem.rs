@@ -18,6 +18,17 @@ pub enum Problem {
     /// More than 128 MiB.
     #[error("the file has {0} bytes; at most {MAX_FILE_BYTES} are allowed")]
     TooLarge(u64),
+    /// Not the file that was meant.
+    #[error(
+        "the file is not the one that presence.toml pins: its SHA-256 is {found}, and `sha256` says {expected}. If it \
+         was replaced on purpose, write sha256 = \"{found}\"; else put back the file that was there"
+    )]
+    Digest {
+        /// In presence.toml.
+        expected: String,
+        /// Of the file.
+        found: String,
+    },
     /// No bytes at all.
     #[error("the file is empty: build the plugin again")]
     Empty,

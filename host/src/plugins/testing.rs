@@ -81,6 +81,8 @@ pub(crate) fn settings(name: &str, path: PathBuf) -> PluginSettings {
         name: name.to_owned(),
         path,
         config: "{}".to_owned(),
+        secrets: Default::default(),
+        sha256: None,
         initial: Initial::Current,
         interval: None,
         grants: Grants::default(),

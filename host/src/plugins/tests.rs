@@ -286,6 +286,46 @@ async fn a_rejected_event_becomes_a_dead_letter() {
 }
 
 #[tokio::test]
+async fn dead_letters_and_refusals_hold_no_secret() {
+    let running = Running::zoo(&[("p", |settings| {
+        settings.secrets.values = vec!["never".to_owned(), "executed, in".to_owned()];
+    })])
+    .await;
+    running.connected("jack", 7);
+    running.online("trap", 1);
+    running.outcomes(2).await;
+    let mut errors: Vec<String> =
+        running.letters.letters().iter().map(|letter| letter.error.clone()).collect();
+    errors.sort_unstable();
+    assert_eq!(errors, ["[redacted]", "wasm `unreachable` instruction [redacted] trap"]);
+
+    let folder = Folder::new();
+    let mut refusing = settings("refusing", folder.write("zoo.wasm", zoo_component()));
+    refusing.config = r#"{"token":"config wanted"}"#.to_owned();
+    refusing.secrets.values = vec!["config wanted".to_owned()];
+    let checked =
+        check(&[refusing], &folder.path().join("data"), CompileMode::InProcess).await.swap_remove(0);
+    let said = checked.unwrap_err().to_string();
+    assert!(said.ends_with("it refuses its configuration: no [redacted]"), "{said}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_pinned_must_be_the_one() {
+    let folder = Folder::new();
+    let mut pinned = settings("p", folder.write("quiet.wasm", quiet_component()));
+    pinned.sha256 = Some("0".repeat(64));
+    let settings = |pinned: &PluginSettings| [pinned.clone()];
+    let data = folder.path().join("data");
+    let said = check(&settings(&pinned), &data, CompileMode::InProcess).await.swap_remove(0).unwrap_err();
+    let said = said.to_string();
+    assert!(said.contains(&"0".repeat(64)), "{said}");
+    let found = said.split("write sha256 = \"").nth(1).unwrap()[..64].to_owned();
+    pinned.sha256 = Some(found.clone());
+    let checked = check(&settings(&pinned), &data, CompileMode::InProcess).await.swap_remove(0);
+    assert_eq!(checked.unwrap().digest, found);
+}
+
+#[tokio::test]
 async fn i7_a_guest_that_traps_is_replaced_and_harms_nobody() {
     let running = Running::zoo(&[("p", unchanged), ("q", unchanged)]).await;
     running.online("trap", 1);

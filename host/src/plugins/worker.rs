@@ -16,6 +16,7 @@ use super::loading::Loaded;
 use super::metrics::FailureKind;
 use super::permit::{Bounds, Seat};
 use super::plugin::{Next, Plugin, Task};
+use super::redact::Redactor;
 use super::watch::Watch;
 
 /// So many settled events are passed on together; fewer when there is a pause.
@@ -148,7 +149,7 @@ impl Worker {
         let took = began.elapsed();
         let cut = guest.end_log();
         let keep = ended.is_ok() && !guest.is_spent();
-        let (verdict, kind) = judge(ended);
+        let (verdict, kind) = judge(ended, loaded.redactor());
         plugin.counters.ended(hook, took, kind);
         if verdict == Verdict::Cut {
             let (plugin, hook) = (&*plugin.name, hook.as_str());
@@ -180,15 +181,15 @@ struct Failed {
     cause: String,
 }
 
-fn judge(ended: Result<Answer, Failure>) -> (Verdict, Option<FailureKind>) {
+fn judge(ended: Result<Answer, Failure>, redactor: &Redactor) -> (Verdict, Option<FailureKind>) {
     match ended {
         Ok(Ok(())) => (Verdict::Delivered, None),
         Ok(Err(HookError::Retry(Later { message, after_ms }))) => {
             let after = after_ms.map(|millis| Duration::from_millis(millis.into()));
-            (Verdict::Retry { message: shorten(&message), after }, Some(FailureKind::Retry))
+            (Verdict::Retry { message: shorten(redactor, &message), after }, Some(FailureKind::Retry))
         }
         Ok(Err(HookError::Reject(message))) => {
-            (Verdict::Reject(shorten(&message)), Some(FailureKind::Reject))
+            (Verdict::Reject(shorten(redactor, &message)), Some(FailureKind::Reject))
         }
         Err(Failure::Trapped(reason)) => (Verdict::Trapped(reason), Some(FailureKind::Trap)),
         Err(Failure::Stalled(reason)) => (Verdict::Stalled(reason), Some(FailureKind::Stalled)),

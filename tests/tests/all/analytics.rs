@@ -89,6 +89,8 @@ fn settings() -> PluginSettings {
         name: "analytics".into(),
         path: shipped_plugin("analytics"),
         config: "{}".into(),
+        secrets: Default::default(),
+        sha256: None,
         initial: Initial::Nothing,
         interval: None,
         grants: Grants { keyvalue: vec!["analytics".into()], ..Grants::default() },

@@ -8,7 +8,7 @@ use serde_json::json;
 
 /// Code that was compiled when the plugin was built: some 6 s on both processors of a small machine.
 fn warm(plugin: Plugin) -> Config {
-    Daemon::with(plugin).data_dir(languages().join("cache/presence"))
+    Daemon::with(plugin).data_dir(&languages().join("cache/presence"))
 }
 
 #[tokio::test]

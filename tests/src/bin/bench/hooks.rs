@@ -28,6 +28,8 @@ fn settings(guest: PathBuf) -> PluginSettings {
         name: "noop".into(),
         path: guest,
         config: "{}".into(),
+        secrets: Default::default(),
+        sha256: None,
         initial: Initial::Nothing,
         interval: None,
         grants: Grants::default(),
