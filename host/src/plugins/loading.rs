@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use wasmtime::component::{InstancePre, Linker};
 
 use super::admission::{self, Admitted};
+use super::anatomy;
 use super::backends::Backends;
 use super::cache::{CodeCache, hex};
 use super::compile::CompileMode;
@@ -22,6 +23,7 @@ use super::messaging::host::GrantedSubjects;
 use super::permit::Bounds;
 use super::presence::host::GrantedStatuses;
 use super::problem::{MAX_FILE_BYTES, PluginError, Problem};
+use super::turns::Turns;
 use super::watch::Watch;
 use crate::settings::{Grants, Limits, PluginSettings};
 use presence_core::events::Hook;
@@ -62,6 +64,7 @@ pub(super) struct Loaded {
     indices: HookIndices,
     capabilities: Capabilities,
     stand_ins: Option<StandIns>,
+    turns: Turns,
 }
 
 /// What the imports of one plugin lead to, with its grants.
@@ -88,6 +91,11 @@ impl Loaded {
     /// Given in local runs.
     pub(super) fn stand_ins(&self) -> Option<&StandIns> {
         self.stand_ins.as_ref()
+    }
+
+    /// To compute, among all plugins.
+    pub(super) fn turns(&self) -> &Turns {
+        &self.turns
     }
 }
 
@@ -147,6 +155,7 @@ impl Loader {
     ) -> Result<Arc<Loaded>, Vec<Problem>> {
         let bytes = read(&settings.path).await.map_err(one)?;
         admission::check_header(&bytes).map_err(one)?;
+        anatomy::examine(&bytes).map_err(one)?;
         let digest = hex(&Sha256::digest(&bytes));
         let engine = self.runtime.engine();
         let compiled = {
@@ -168,6 +177,7 @@ impl Loader {
         let description = describe(settings, digest, bytes.len(), admitted, compiled.cached);
         let settings = settings.clone();
         let stand_ins = self.stand_ins.clone();
+        let turns = self.runtime.turns().of_another_plugin();
         let loaded = Arc::new(Loaded {
             name,
             generation,
@@ -177,6 +187,7 @@ impl Loader {
             indices,
             capabilities,
             stand_ins,
+            turns,
         });
         self.try_out(loaded.clone()).await?;
         Ok(loaded)
@@ -195,7 +206,7 @@ impl Loader {
         };
         let http = Arc::new(http);
         let outbound = match &self.stand_ins {
-            None => Outbound::Network(http),
+            None => Outbound::network(http),
             Some(stand_ins) => stand_ins.outbound(http),
         };
         let subjects = GrantedSubjects {
