@@ -114,6 +114,16 @@ pub enum PluginCommand {
     /// What authors do.
     #[command(flatten)]
     Author(AuthoringCommand),
+    /// List what the plugins of a host do
+    #[command(after_help = "Example:\n  presence plugin list --admin http://127.0.0.1:7071")]
+    List {
+        /// Where to ask.
+        #[command(flatten)]
+        admin: AdminArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// List, show, replay or drop events that could not be delivered
     #[command(
         after_help = "Example:\n  presence plugin dead-letters --plugin webhook --hook user-online\n  presence \

@@ -11,7 +11,7 @@ use crate::plugins::{self, CompileMode};
 use crate::reload::Source;
 use crate::settings::Settings;
 use crate::telemetry;
-use crate::{authoring, cluster, config, connect, dead_letters, users};
+use crate::{authoring, cluster, config, connect, dead_letters, plugin_list, users};
 
 mod check;
 mod reload;
@@ -50,6 +50,9 @@ pub fn run(command: Command) -> ExitCode {
             block_on(cluster::partitions(&admin.url, json)).unwrap_or_else(unavailable)
         }
         Command::Plugin(PluginCommand::Author(command)) => block_on(authoring::run(command, compile_mode())),
+        Command::Plugin(PluginCommand::List { admin, json }) => {
+            block_on(plugin_list::run(&admin.url, json)).unwrap_or_else(unavailable)
+        }
         Command::Plugin(PluginCommand::DeadLetters(arguments)) => {
             block_on(dead_letters::run(arguments)).unwrap_or_else(unavailable)
         }

@@ -12,6 +12,7 @@ pub mod connect;
 pub mod dead_letters;
 pub mod driver;
 pub mod gateway;
+mod plugin_list;
 pub mod plugins;
 pub mod reload;
 pub mod settings;

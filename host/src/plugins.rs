@@ -20,6 +20,7 @@ use presence_core::ids::{InstanceId, PartitionId, Sequence, SessionId, UserId};
 use presence_core::time::Tick;
 
 mod admission;
+mod anatomy;
 mod backends;
 mod bindings;
 mod cache;
@@ -56,6 +57,7 @@ mod stdio;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod watch;
 mod worker;
 mod yardstick;

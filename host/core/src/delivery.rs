@@ -45,6 +45,7 @@ use crate::events::{Hook, Scope, SessionChange};
 use crate::retry::Backoff;
 use crate::time::Tick;
 
+mod ages;
 mod breaker;
 mod hooks;
 mod lanes;
@@ -52,12 +53,13 @@ mod leaving;
 mod permit;
 mod replays;
 mod words;
+use ages::Ages;
 pub use breaker::BREAKER_AFTER;
 use breaker::Breaker;
 use lanes::{Item, Lanes, State};
 pub use words::{
-    Counters, DeadLetterReason, DeliveryConfig, Depth, Job, JobId, LetterNumber, Payload, Replayed, Settled,
-    Settlement, Verdict,
+    Counters, DeadLetterReason, DeliveryConfig, Depth, Job, JobId, LetterNumber, Payload, PerHook, Replayed,
+    Settled, Settlement, Verdict,
 };
 
 #[derive(Debug)]
@@ -107,6 +109,7 @@ pub struct Delivery {
     waiting: usize,
     /// How many of them are replays.
     replays: usize,
+    ages: Ages,
     breaker: Breaker,
     settled: VecDeque<Settled>,
     counters: Counters,
@@ -135,6 +138,7 @@ impl Delivery {
             running: Vec::new(),
             waiting: 0,
             replays: 0,
+            ages: Ages::default(),
             breaker: Breaker::Closed(0),
             settled: VecDeque::new(),
             counters: Counters::default(),
@@ -150,8 +154,8 @@ impl Delivery {
         match &payload {
             Payload::Cleanup(sweep) => {
                 self.barriers += usize::from(sweep.scope == Scope::Everything);
-                self.waiting += 1;
-                self.cleanups.push_back(Cleanup { item: Item::new(payload), due: now });
+                self.enter(now);
+                self.cleanups.push_back(Cleanup { item: Item::new(payload, now), due: now });
             }
             Payload::Session(event) => {
                 let lane = self.lanes.find(&payload);
@@ -162,28 +166,28 @@ impl Delivery {
                     self.give_up(payload, DeadLetterReason::Overflow, error, 0);
                     return;
                 }
-                self.append(lane, Item::new(payload));
+                self.append(lane, Item::new(payload, now));
             }
             Payload::Status(transition) => {
                 let lane = self.lanes.find(&payload);
                 match lane {
                     Some(lane) if self.lanes.get(lane).revision() >= transition.revision => {
-                        self.counters.coalesced += 1;
+                        self.counters.coalesced.add(payload.hook());
                         let settlement = Settlement::Superseded;
                         self.settled.push_back(Settled { payload, settlement, letter: None });
                     }
-                    Some(lane) if self.lags(lane) => self.replace(lane, Item::new(payload)),
-                    _ => self.append(lane, Item::new(payload)),
+                    Some(lane) if self.lags(lane) => self.replace(lane, Item::new(payload, now)),
+                    _ => self.append(lane, Item::new(payload, now)),
                 }
             }
             Payload::Tick(beat) => match self.lanes.find(&payload) {
                 Some(lane) if self.lanes.get(lane).revision() >= beat.due.0 => {
-                    self.counters.coalesced += 1;
+                    self.counters.coalesced.add(payload.hook());
                     let settlement = Settlement::Superseded;
                     self.settled.push_back(Settled { payload, settlement, letter: None });
                 }
-                Some(lane) => self.replace(lane, Item::new(payload)),
-                None => self.append(None, Item::new(payload)),
+                Some(lane) => self.replace(lane, Item::new(payload, now)),
+                None => self.append(None, Item::new(payload, now)),
             },
         }
     }
@@ -331,7 +335,7 @@ impl Delivery {
     }
 
     fn append(&mut self, lane: Option<u32>, item: Item) {
-        self.waiting += 1;
+        self.enter(item.since);
         match lane {
             Some(lane) => self.lanes.get_mut(lane).rest.push_back(item),
             None => {
@@ -343,6 +347,7 @@ impl Delivery {
 
     /// The newest takes the place of all that wait in the lane; a running head is left alone.
     fn replace(&mut self, lane: u32, item: Item) {
+        self.enter(item.since);
         let entry = self.lanes.get_mut(lane);
         let mut items = Vec::new();
         if entry.state == State::Running {
@@ -354,27 +359,30 @@ impl Delivery {
             items.extend(entry.rest.drain(..));
             entry.head.failures = failures;
         }
-        self.waiting += 1;
         self.supersede(lane, items);
     }
 
-    /// Reports what gave way; what took its place tells of the status before the first of them.
+    /// Reports what gave way; what took its place tells of the status before the first of them, and waits as long.
     fn supersede(&mut self, lane: u32, items: Vec<Item>) {
-        let previous = match items.first().map(|item| &item.payload) {
-            Some(Payload::Status(transition)) => Some(transition.previous),
-            Some(_) => None,
+        let (previous, since) = match items.first().map(|item| (&item.payload, item.since)) {
+            Some((Payload::Status(transition), since)) => (Some(transition.previous), since),
+            Some((_, since)) => (None, since),
             None => return,
         };
         let entry = self.lanes.get_mut(lane);
         let kept = if entry.state == State::Running { entry.rest.back_mut() } else { Some(&mut entry.head) };
-        if let (Some(Item { payload: Payload::Status(transition), .. }), Some(previous)) = (kept, previous)
-            && transition.previous != previous
-        {
-            Arc::make_mut(transition).previous = previous;
+        if let Some(kept) = kept {
+            self.ages.remove(std::mem::replace(&mut kept.since, since));
+            self.ages.add(since);
+            if let (Payload::Status(transition), Some(previous)) = (&mut kept.payload, previous)
+                && transition.previous != previous
+            {
+                Arc::make_mut(transition).previous = previous;
+            }
         }
-        self.waiting -= items.len();
-        self.counters.coalesced += items.len() as u64;
         for item in items {
+            self.leave(item.since);
+            self.counters.coalesced.add(item.payload.hook());
             self.settle(item, Settlement::Superseded);
         }
     }
@@ -431,7 +439,7 @@ impl Delivery {
         }
         let failures = head.failures;
         head.error = Some(error.into());
-        self.counters.retries += 1;
+        self.counters.retries.add(head.payload.hook());
         let pause = match wish {
             Some(wish) => self.backoff.wished(wish),
             None => self.backoff.pause(failures),
@@ -469,16 +477,17 @@ impl Delivery {
 
     /// The head of a lane is done with: the next one is ready.
     fn take_head(&mut self, lane: u32) -> Item {
-        self.waiting -= 1;
         let entry = self.lanes.get_mut(lane);
-        match entry.rest.pop_front() {
+        let item = match entry.rest.pop_front() {
             Some(next) => {
                 entry.state = State::Ready;
                 self.ready.push_back(lane);
                 std::mem::replace(&mut entry.head, next)
             }
             None => self.lanes.remove(lane),
-        }
+        };
+        self.leave(item.since);
+        item
     }
 
     fn cleanup_verdict(&mut self, now: Tick, verdict: Verdict) {
@@ -518,7 +527,7 @@ impl Delivery {
         if unwanted {
             return self.finish_unwanted_cleanup();
         }
-        self.counters.retries += 1;
+        self.counters.retries.add(Hook::Cleanup);
         let pause = match wish {
             Some(wish) => self.backoff.wished(wish),
             None => self.backoff.pause(cleanup.item.failures),
@@ -536,7 +545,7 @@ impl Delivery {
         let Some(cleanup) = self.cleanups.pop_front() else {
             return;
         };
-        self.waiting -= 1;
+        self.leave(cleanup.item.since);
         self.barriers -= usize::from(cleanup.is_everything());
         self.settle(cleanup.item, settlement);
     }

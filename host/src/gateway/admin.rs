@@ -1,5 +1,5 @@
-//! The admin listener: statuses of users, dead letters, health, metrics, reloads. Keep it private: it changes dead letters
-//! and plugins.
+//! The admin listener: statuses of users, plugins, dead letters, health, metrics, reloads. Keep it private: it changes
+//! dead letters and plugins.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,7 @@ use crate::store::SharedStore;
 
 pub mod cluster;
 pub mod letters;
+pub mod plugins;
 pub mod reload;
 
 /// The most users of one question.
@@ -78,6 +79,7 @@ pub(super) fn router(handle: Handle, deps: AdminDeps, traffic: Arc<Traffic>) -> 
     let router = Router::new()
         .route("/v1/users/{user}", get(user))
         .route("/v1/users", get(users))
+        .route("/v1/plugins", get(plugins::plugins))
         .route("/v1/dead-letters", get(letters::list).delete(letters::discard_many))
         .route("/v1/dead-letters/replay", post(letters::replay_many))
         .route("/v1/dead-letters/{number}", get(letters::show).delete(letters::discard))

@@ -207,19 +207,19 @@ const MEMBERSHIP_COUNTERS: [(&str, &str, OfCensus); 14] = [
 type OfHook = fn(&HookMetrics) -> u64;
 type OfPlugin = fn(&PluginMetrics) -> u64;
 
-const HOOK_COUNTERS: [(&str, &str, OfHook); 2] = [
+const HOOK_COUNTERS: [(&str, &str, OfHook); 5] = [
     ("hook_calls", "Hook calls that have ended", |hook| hook.calls),
     ("hook_delivered", "Hook calls that delivered", |hook| hook.delivered),
+    ("hook_retries", "Attempts that were put off to be repeated", |hook| hook.retries),
+    ("hook_coalesced", "Older transitions that gave way to newer ones", |hook| hook.coalesced),
+    ("hook_dead_letters", "Events given up", |hook| hook.dead_letters),
 ];
 
-const PLUGIN_COUNTERS: [(&str, &str, OfPlugin); 12] = [
-    ("plugin_dead_letters", "Events given up", |plugin| plugin.dead_letters),
+const PLUGIN_COUNTERS: [(&str, &str, OfPlugin); 9] = [
     ("plugin_dead_letters_lost", "Dead letters that could only be logged", |plugin| plugin.dead_letters_lost),
     ("plugin_dead_letters_dropped", "Older dead letters that made room", |plugin| {
         plugin.dead_letters_dropped
     }),
-    ("plugin_retries", "Attempts that were put off to be repeated", |plugin| plugin.retries),
-    ("plugin_coalesced", "Older transitions that gave way to newer ones", |plugin| plugin.coalesced),
     ("plugin_overflowed", "Events that found the queue full", |plugin| plugin.overflowed),
     ("plugin_session_hooks_dropped", "Session events of an instance declared dead, dropped", |plugin| {
         plugin.session_hooks_dropped
@@ -231,8 +231,10 @@ const PLUGIN_COUNTERS: [(&str, &str, OfPlugin); 12] = [
     ("plugin_log_bytes_cut", "Bytes of log text beyond limits.log", |plugin| plugin.log_bytes_cut),
 ];
 
-const PLUGIN_GAUGES: [(&str, &str, OfPlugin); 6] = [
+const PLUGIN_GAUGES: [(&str, &str, OfPlugin); 9] = [
     ("plugin_generation", "1 as it was loaded first, one more with every reload", |plugin| plugin.generation),
+    ("plugin_guests", "Guests that are instantiated", |plugin| plugin.guests as u64),
+    ("plugin_memory_peak_bytes", "The most memory that one guest has held", |plugin| plugin.memory_peak),
     ("plugin_queue_depth", "Events waiting for their turn", |plugin| plugin.queued as u64),
     ("plugin_backing_off", "Events waiting to be repeated", |plugin| plugin.backing_off as u64),
     ("plugin_withheld", "Events waiting until this host may act for the cluster", |plugin| {
@@ -240,6 +242,9 @@ const PLUGIN_GAUGES: [(&str, &str, OfPlugin); 6] = [
     }),
     ("plugin_running", "Calls under way", |plugin| plugin.running as u64),
     ("plugin_breaker_open", "1 while the plugin is left alone", |plugin| u64::from(plugin.breaker_open)),
+    ("plugin_behind_everything", "1 while a cleanup of everything holds all else back", |plugin| {
+        u64::from(plugin.behind_everything)
+    }),
 ];
 
 fn write_plugins(encoder: &mut DescriptorEncoder<'_>, plugins: &[PluginMetrics]) -> fmt::Result {
@@ -255,6 +260,7 @@ fn write_plugins(encoder: &mut DescriptorEncoder<'_>, plugins: &[PluginMetrics])
             family.encode_family(&[("plugin", &*plugin.plugin)])?.encode_gauge(&figure(plugin))?;
         }
     }
+    write_states(encoder, plugins)?;
     let help = "From a reload to the end of the first call of the new version, in seconds";
     let mut pauses =
         encoder.encode_descriptor("plugin_reload_pause_seconds", help, None, MetricType::Histogram)?;
@@ -268,6 +274,23 @@ fn write_plugins(encoder: &mut DescriptorEncoder<'_>, plugins: &[PluginMetrics])
     let hooks: Vec<(&PluginMetrics, &HookMetrics)> =
         plugins.iter().flat_map(|plugin| plugin.hooks.iter().map(move |hook| (plugin, hook))).collect();
     write_hooks(encoder, &hooks)
+}
+
+/// What is no plain number of a plugin.
+fn write_states(encoder: &mut DescriptorEncoder<'_>, plugins: &[PluginMetrics]) -> fmt::Result {
+    let help = "How long the oldest event that is not done with has waited, in seconds";
+    let mut lag = encoder.encode_descriptor("plugin_lag_seconds", help, None, MetricType::Gauge)?;
+    for plugin in plugins {
+        lag.encode_family(&[("plugin", &*plugin.plugin)])?.encode_gauge(&plugin.lag.as_secs_f64())?;
+    }
+    let help = "Always 1: the SHA-256 of the plugin's file and the version of the contract that it speaks";
+    let mut info = encoder.encode_descriptor("plugin_info", help, None, MetricType::Gauge)?;
+    for plugin in plugins {
+        let labels =
+            [("plugin", &*plugin.plugin), ("digest", plugin.digest.as_str()), ("version", plugin.version)];
+        info.encode_family(&labels)?.encode_gauge(&1_u64)?;
+    }
+    Ok(())
 }
 
 fn write_hooks(encoder: &mut DescriptorEncoder<'_>, hooks: &[(&PluginMetrics, &HookMetrics)]) -> fmt::Result {
@@ -321,32 +344,69 @@ pub(super) mod tests {
             calls: 6,
             delivered: 4,
             failures: [(kinds[0], 1), (kinds[1], 0), (kinds[2], 1), (kinds[3], 0), (kinds[4], 2)],
+            retries: 1,
+            coalesced: 2,
+            dead_letters: 3,
             latency: Histogram { buckets: vec![(0.001, 2), (0.01, 3), (f64::INFINITY, 1)], sum_seconds: 0.5 },
         };
         PluginMetrics {
             plugin: "webhook".into(),
+            digest: "9f86d081".repeat(8),
+            version: "0.1.0",
             hooks: vec![hook],
             generation: 3,
             reload_pauses: Histogram { buckets: vec![(0.001, 1), (f64::INFINITY, 1)], sum_seconds: 0.1 },
             last_reload_pause: None,
-            retries: 1,
-            coalesced: 2,
             overflowed: 0,
             session_hooks_dropped: 4,
             withdrawn: 5,
             unwanted: 6,
             breaker_opened: 1,
-            dead_letters: 3,
             dead_letters_lost: 0,
             dead_letters_dropped: 0,
             guests_started: 8,
+            memory_peak: 1_114_112,
             log_bytes_cut: 0,
+            guests: 2,
             queued: 8,
             backing_off: 1,
             withheld: 3,
             running: 2,
             breaker_open: true,
+            behind_everything: false,
+            lag: Duration::from_millis(2500),
         }
+    }
+
+    /// docs/metrics.md has one row for each metric, as `/metrics` tells of it.
+    #[test]
+    fn every_metric_is_documented_and_no_other() {
+        let reloads = ReloadFigures::default();
+        let text = render(Some(&Census::default()), &Traffic::default(), &[webhook()], reloads).unwrap();
+        let mut rows = String::from("| metric | kind | labels | meaning |\n|---|---|---|---|\n");
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' '))
+            else {
+                continue;
+            };
+            let kind = lines[at + 1].rsplit(' ').next().unwrap_or_default();
+            let sample = lines[at + 2];
+            assert!(sample.starts_with(name), "no example of {name}: {sample}");
+            let labels = sample.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+            let names =
+                labels.map_or("", |(labels, _)| labels).split(',').filter_map(|pair| pair.split_once('='));
+            let names = names.map(|(name, _)| name).filter(|name| *name != "le");
+            let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+            let total = if kind == "counter" { "_total" } else { "" };
+            let help = help.trim_end_matches('.');
+            rows.push_str(&format!("| `{name}{total}` | {kind} | {} | {help} |\n", names.join(" ")));
+        }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+        let documented = std::fs::read_to_string(path).unwrap();
+        assert!(documented.contains(&rows), "the table of docs/metrics.md must be this:\n\n{rows}");
+        let count = |text: &str| text.matches("\n| `presence_").count();
+        assert_eq!(count(&documented), count(&rows), "one table, one row for each metric");
     }
 
     #[test]
@@ -398,8 +458,13 @@ pub(super) mod tests {
             "presence_reload_last_applied 1764000000",
             "presence_plugin_withheld{plugin=\"webhook\"} 3",
             "presence_plugin_queue_depth{plugin=\"webhook\"} 8",
+            "presence_plugin_lag_seconds{plugin=\"webhook\"} 2.5",
+            "presence_plugin_guests{plugin=\"webhook\"} 2",
+            "presence_plugin_memory_peak_bytes{plugin=\"webhook\"} 1114112",
+            "presence_hook_retries_total{plugin=\"webhook\",hook=\"user-online\"} 1",
+            "presence_hook_coalesced_total{plugin=\"webhook\",hook=\"user-online\"} 2",
+            "presence_hook_dead_letters_total{plugin=\"webhook\",hook=\"user-online\"} 3",
             "presence_plugin_breaker_open{plugin=\"webhook\"} 1",
-            "presence_plugin_dead_letters_total{plugin=\"webhook\"} 3",
             "presence_hook_latency_seconds_count{plugin=\"webhook\",hook=\"user-online\"} 6",
             "presence_hook_latency_seconds_bucket{le=\"+Inf\",plugin=\"webhook\",hook=\"user-online\"} 6",
         ] {

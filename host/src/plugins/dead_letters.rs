@@ -81,8 +81,15 @@ fn settle(outcomes: &Outcomes, letter: Letter, kept: bool) {
 
 fn lose(letter: &Letter, reason: &str) {
     letter.counters.dead_letters_lost.fetch_add(1, Relaxed);
-    let (plugin, event_id) = (&letter.letter.plugin, &letter.letter.event_id);
-    tracing::error!(plugin, event_id, reason, "a dead letter is not kept in the store, only in this log");
+    let DeadLetter { plugin, hook, user, event_id, .. } = &letter.letter;
+    tracing::error!(
+        plugin,
+        hook,
+        user,
+        event_id,
+        reason,
+        "a dead letter is not kept in the store, only in this log"
+    );
 }
 
 async fn keep(store: &SharedStore, letter: &DeadLetter) -> Result<u64, StoreError> {

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use wasmtime::component::{InstancePre, Linker};
 
 use super::admission::{self, Admitted};
+use super::anatomy;
 use super::backends::Backends;
 use super::cache::{CodeCache, hex};
 use super::compile::CompileMode;
@@ -23,6 +24,7 @@ use super::permit::Bounds;
 use super::presence::host::GrantedStatuses;
 use super::problem::{MAX_FILE_BYTES, PluginError, Problem};
 use super::redact::Redactor;
+use super::turns::Turns;
 use super::watch::Watch;
 use crate::settings::{Grants, Limits, PluginSettings};
 use presence_core::events::Hook;
@@ -64,6 +66,7 @@ pub(super) struct Loaded {
     capabilities: Capabilities,
     stand_ins: Option<StandIns>,
     redactor: Arc<Redactor>,
+    turns: Turns,
 }
 
 /// What the imports of one plugin lead to, with its grants.
@@ -95,6 +98,11 @@ impl Loaded {
     /// Takes the plugin's secrets out of what it says.
     pub(super) fn redactor(&self) -> &Arc<Redactor> {
         &self.redactor
+    }
+
+    /// To compute, among all plugins.
+    pub(super) fn turns(&self) -> &Turns {
+        &self.turns
     }
 }
 
@@ -159,6 +167,7 @@ impl Loader {
         let digest = hex(&Sha256::digest(&bytes));
         check_pin(settings, &digest).map_err(one)?;
         admission::check_header(&bytes).map_err(one)?;
+        anatomy::examine(&bytes).map_err(one)?;
         let engine = self.runtime.engine();
         let compiled = {
             let _turn = self.compilers.acquire().await;
@@ -180,6 +189,7 @@ impl Loader {
         let description = describe(settings, digest, bytes.len(), admitted, compiled.cached);
         let settings = settings.clone();
         let stand_ins = self.stand_ins.clone();
+        let turns = self.runtime.turns().of_another_plugin();
         let loaded = Arc::new(Loaded {
             name,
             generation,
@@ -190,6 +200,7 @@ impl Loader {
             capabilities,
             stand_ins,
             redactor,
+            turns,
         });
         self.try_out(loaded.clone()).await?;
         Ok(loaded)
@@ -214,7 +225,7 @@ impl Loader {
         };
         let http = Arc::new(http);
         let outbound = match &self.stand_ins {
-            None => Outbound::Network(http),
+            None => Outbound::network(http),
             Some(stand_ins) => stand_ins.outbound(http),
         };
         let subjects = GrantedSubjects {

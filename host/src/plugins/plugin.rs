@@ -14,6 +14,7 @@ use presence_core::time::Tick;
 use tokio::sync::Notify;
 
 use super::ReplayEnd;
+use super::admission::CONTRACT;
 use super::dead_letters::{DeadLetters, Letter};
 use super::events;
 use super::failures::Failures;
@@ -432,7 +433,7 @@ impl Plugin {
             reason,
             "a hook was given up: see `presence plugin dead-letters`"
         );
-        self.counters.dead_letters.fetch_add(1, Relaxed);
+        self.counters.given_up(payload.hook());
         let letter =
             Letter { letter, payload, replayed, plugin: self.name.clone(), counters: self.counters.clone() };
         self.surroundings.dead_letters.push(letter);
@@ -442,9 +443,11 @@ impl Plugin {
     pub(super) fn tell_cut(&self, payload: &Payload, event_id: &str, cut: u64) {
         self.counters.log_bytes_cut.fetch_add(cut, Relaxed);
         let (plugin, hook, limit) = (&*self.name, payload.hook().as_str(), self.loaded().settings.limits.log);
+        let user = payload.user().map(|user| user.as_str());
         tracing::warn!(
             plugin,
             hook,
+            user,
             event_id,
             cut,
             limit,
@@ -471,35 +474,42 @@ impl Plugin {
 
     /// The numbers of this moment.
     pub(super) fn metrics(&self) -> PluginMetrics {
+        let now = self.surroundings.clock.tick();
         let state = self.lock();
-        let (depth, counts, breaker_open) =
-            (state.delivery.depth(), state.delivery.counters(), state.delivery.breaker_open());
+        let (depth, counts, lag) =
+            (state.delivery.depth(), state.delivery.counters(), state.delivery.lag(now));
+        let (breaker_open, behind_everything) =
+            (state.delivery.breaker_open(), state.delivery.behind_everything());
         let loaded = state.loaded.clone();
         drop(state);
         let counters = &self.counters;
+        let (guests, memory_peak) = counters.guests();
         PluginMetrics {
             plugin: self.name.clone(),
-            hooks: loaded.description.hooks.iter().map(|hook| counters.hook(*hook)).collect(),
+            digest: loaded.description.digest.clone(),
+            version: CONTRACT,
+            hooks: loaded.description.hooks.iter().map(|hook| counters.hook(*hook, &counts)).collect(),
             generation: loaded.generation,
             reload_pauses: counters.reload_pauses.histogram(),
             last_reload_pause: counters.reload_pauses.last(),
-            retries: counts.retries,
-            coalesced: counts.coalesced,
             overflowed: counts.overflowed,
             session_hooks_dropped: counts.dropped,
             withdrawn: counts.withdrawn,
             unwanted: counts.unwanted,
             breaker_opened: counts.breaker_opened,
-            dead_letters: counters.dead_letters.load(Relaxed),
             dead_letters_lost: counters.dead_letters_lost.load(Relaxed),
             dead_letters_dropped: counters.dead_letters_dropped.load(Relaxed),
             guests_started: counters.guests_started.load(Relaxed),
+            memory_peak,
             log_bytes_cut: counters.log_bytes_cut.load(Relaxed),
+            guests,
             queued: depth.queued,
             backing_off: depth.backing_off,
             withheld: depth.withheld,
             running: depth.running,
             breaker_open,
+            behind_everything,
+            lag,
         }
     }
 }

@@ -44,6 +44,23 @@ pub enum Problem {
     /// No native code.
     #[error(transparent)]
     Compile(CompileError),
+    /// Nothing would bound them.
+    #[error(
+        "it makes resources of its own (`resource.new`), which cost memory that no limit counts: build it without \
+         exported or virtualized resources"
+    )]
+    OwnResources,
+    /// Its instances would cost the host too much beside their memory.
+    #[error(
+        "the globals and functions of its modules, over all their instances, would take {mebibytes} MiB of the host's \
+         memory for each guest; at most {limit} MiB are allowed"
+    )]
+    Unwieldy {
+        /// Wanted.
+        mebibytes: u64,
+        /// Allowed.
+        limit: u64,
+    },
     /// An import that nobody offers.
     #[error("it imports `{0}`, which this host does not offer to plugins")]
     UnknownImport(String),

@@ -21,6 +21,7 @@ use super::{
 use crate::clock::Clock;
 use crate::settings::PluginSettings;
 
+mod hostile;
 mod reload;
 
 /// Nothing in these tests takes longer, on a slow machine either.
@@ -404,7 +405,7 @@ async fn a_huge_answer_is_a_trap() {
     running.online("huge", 1);
     running.outcomes(1).await;
     assert_eq!(running.failures(Hook::UserOnline, FailureKind::Trap), 1);
-    assert_eq!(running.letter(), "it gave the host more than 2097152 bytes at once");
+    assert_eq!(running.letter(), "it gave the host more than 262144 bytes at once");
 }
 
 #[tokio::test]

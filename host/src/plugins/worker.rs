@@ -13,7 +13,7 @@ use super::bindings::types::{HookError, Later};
 use super::events::write_event_id;
 use super::guest::{Answer, Failure, Guest, NoGuest, Occasion, shorten};
 use super::loading::Loaded;
-use super::metrics::FailureKind;
+use super::metrics::{Alive, FailureKind};
 use super::permit::{Bounds, Seat};
 use super::plugin::{Next, Plugin, Task};
 use super::redact::Redactor;
@@ -33,6 +33,8 @@ pub(super) struct Worker {
     seat: Arc<Seat>,
     /// Of the event at work.
     event_id: String,
+    /// The most memory that one of its guests held.
+    memory_peak: u64,
     /// Settled and not passed on yet. Never kept while a guest pauses.
     settled: Vec<Settled>,
 }
@@ -50,6 +52,7 @@ impl Worker {
             watch: Watch::new(Bounds { permit, seat: seat.clone(), needs_permit: false }),
             seat,
             event_id: String::new(),
+            memory_peak: 0,
             settled: Vec::with_capacity(SETTLED_BATCH),
         }
     }
@@ -122,7 +125,7 @@ impl Worker {
     /// One call, from a guest (a new one, if need be) to a verdict.
     async fn attempt(&mut self, task: &Task) -> Verdict {
         self.take_over(task.reloaded.clone());
-        let Worker { plugin, loaded, guest, watch, seat, event_id, settled, .. } = self;
+        let Worker { plugin, loaded, guest, watch, seat, event_id, memory_peak, settled, .. } = self;
         let payload = &task.job.payload;
         watch.bounds.needs_permit = payload.needs_permit();
         let hook = payload.hook();
@@ -133,7 +136,7 @@ impl Worker {
                 pass_on(plugin, seat, settled);
                 plugin.counters.guests_started.fetch_add(1, Relaxed);
                 match Guest::start(loaded, watch).await {
-                    Ok(started) => self.guest.insert(started),
+                    Ok(started) => self.guest.insert(started.counted(Alive::new(plugin.counters.clone()))),
                     Err(no_guest) => {
                         let (verdict, kind) = without_guest(no_guest);
                         plugin.counters.ended(hook, Duration::ZERO, Some(kind));
@@ -148,12 +151,18 @@ impl Worker {
         let ended = guest.call(began, payload, occasion, watch, paused).await;
         let took = began.elapsed();
         let cut = guest.end_log();
+        let memory = guest.memory();
+        if memory > *memory_peak {
+            *memory_peak = memory;
+            plugin.counters.held(memory);
+        }
         let keep = ended.is_ok() && !guest.is_spent();
         let (verdict, kind) = judge(ended, loaded.redactor());
         plugin.counters.ended(hook, took, kind);
         if verdict == Verdict::Cut {
             let (plugin, hook) = (&*plugin.name, hook.as_str());
-            tracing::debug!(plugin, hook, event_id, "the host ended a call, which uses no attempt");
+            let user = payload.user().map(|user| user.as_str());
+            tracing::debug!(plugin, hook, user, event_id, "the host ended a call, which uses no attempt");
         }
         if cut > 0 {
             plugin.tell_cut(payload, event_id, cut);

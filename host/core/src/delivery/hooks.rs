@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::lanes::{Item, State};
 use super::{Delivery, Payload, Settlement};
 use crate::events::Hook;
+use crate::time::Tick;
 
 impl Delivery {
     /// The plugin exports these hooks from now on; none once it is removed. Returns how many waiting events that
@@ -15,9 +16,11 @@ impl Delivery {
         let mut unwanted = self.clear_unwanted_lanes();
         unwanted.append(&mut self.clear_unwanted_cleanups());
         let count = unwanted.len();
-        self.waiting -= count;
         self.counters.unwanted += count as u64;
-        unwanted.into_iter().for_each(|item| self.settle(item, Settlement::Unwanted));
+        for item in unwanted {
+            self.leave(item.since);
+            self.settle(item, Settlement::Unwanted);
+        }
         count
     }
 
@@ -29,7 +32,7 @@ impl Delivery {
     /// An event that the plugin has no hook for is done with at once.
     pub(super) fn refuse(&mut self, payload: Payload) {
         self.counters.unwanted += 1;
-        self.settled.push_back(Item::new(payload).settled(Settlement::Unwanted));
+        self.settled.push_back(Item::new(payload, Tick(0)).settled(Settlement::Unwanted));
     }
 
     fn clear_unwanted_lanes(&mut self) -> Vec<Item> {

@@ -41,15 +41,19 @@ impl Delivery {
     /// The fresh start is no longer this host's: every `everything` that waits is dropped. Returns how many. A call that
     /// runs ends, is settled or dropped, and is not repeated.
     pub fn handle_abandon_everything(&mut self) -> usize {
-        let before = self.cleanups.len();
         let mut runs = self.cleaning;
         // A replay is nobody's fresh start.
         let goes = |cleanup: &Cleanup| cleanup.is_everything() && cleanup.item.letter.is_none();
-        self.cleanups.retain(|cleanup| std::mem::take(&mut runs) || !goes(cleanup));
-        let dropped = before - self.cleanups.len();
+        let mut gone = Vec::new();
+        self.cleanups.retain(|cleanup| {
+            let stays = std::mem::take(&mut runs) || !goes(cleanup);
+            gone.extend((!stays).then_some(cleanup.item.since));
+            stays
+        });
+        let dropped = gone.len();
+        gone.into_iter().for_each(|since| self.leave(since));
         self.abandoned = self.cleaning && self.cleanups.front().is_some_and(goes);
         self.barriers = self.cleanups.iter().filter(|cleanup| cleanup.is_everything()).count();
-        self.waiting -= dropped;
         self.counters.dropped += dropped as u64;
         dropped
     }
@@ -64,21 +68,22 @@ impl Delivery {
         let mut dropped = 0;
         for &slot in lanes {
             let lane = self.lanes.get_mut(slot);
-            dropped += lane.rest.len();
             let mut gone = std::mem::take(&mut lane.rest);
             if lane.state == State::Running {
                 lane.leaving = true;
             } else {
-                dropped += 1;
                 // A lane that is removed is found by its head.
                 gone.push_front(self.lanes.remove(slot));
             }
-            for item in gone.into_iter().filter(|item| item.letter.is_some()) {
-                self.settle(item, Settlement::Withdrawn);
+            dropped += gone.len();
+            for item in gone {
+                self.leave(item.since);
+                if item.letter.is_some() {
+                    self.settle(item, Settlement::Withdrawn);
+                }
             }
         }
         self.forget_unused_lanes();
-        self.waiting -= dropped;
         dropped
     }
 
@@ -92,8 +97,8 @@ impl Delivery {
 
     /// A cleanup that was abandoned while it ran has ended without a settlement.
     pub(super) fn drop_cleanup(&mut self) {
-        if self.cleanups.pop_front().is_some() {
-            self.waiting -= 1;
+        if let Some(cleanup) = self.cleanups.pop_front() {
+            self.leave(cleanup.item.since);
             self.barriers -= 1;
             self.counters.dropped += 1;
         }

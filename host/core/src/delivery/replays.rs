@@ -19,17 +19,17 @@ impl Delivery {
         match &payload {
             Payload::Cleanup(sweep) => {
                 self.barriers += usize::from(sweep.scope == Scope::Everything);
-                self.waiting += 1;
-                self.cleanups.push_back(Cleanup { item: Item::replay(payload, letter), due: now });
+                self.enter(now);
+                self.cleanups.push_back(Cleanup { item: Item::replay(payload, now, letter), due: now });
             }
             Payload::Tick(beat) => match self.lanes.find(&payload) {
                 _ if newest > beat.due.0 => return Replayed::Superseded,
                 Some(lane) if self.lanes.get(lane).revision() >= beat.due.0 => return Replayed::Superseded,
-                Some(lane) => self.replace(lane, Item::replay(payload, letter)),
-                None => self.append(None, Item::replay(payload, letter)),
+                Some(lane) => self.replace(lane, Item::replay(payload, now, letter)),
+                None => self.append(None, Item::replay(payload, now, letter)),
             },
             Payload::Session(_) if self.is_full() => return Replayed::Full,
-            Payload::Session(_) => self.append(self.lanes.find(&payload), Item::replay(payload, letter)),
+            Payload::Session(_) => self.append(self.lanes.find(&payload), Item::replay(payload, now, letter)),
             Payload::Status(transition) => {
                 let lane = self.lanes.find(&payload);
                 let waiting = lane.map_or(0, |lane| self.lanes.get(lane).revision());
@@ -37,8 +37,8 @@ impl Delivery {
                     return Replayed::Superseded;
                 }
                 match lane {
-                    Some(lane) if self.lags(lane) => self.replace(lane, Item::replay(payload, letter)),
-                    _ => self.append(lane, Item::replay(payload, letter)),
+                    Some(lane) if self.lags(lane) => self.replace(lane, Item::replay(payload, now, letter)),
+                    _ => self.append(lane, Item::replay(payload, now, letter)),
                 }
             }
         }

@@ -177,13 +177,34 @@ pub struct Depth {
     pub running: usize,
 }
 
+/// A total for each hook.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PerHook([u64; Hook::ALL.len()]);
+
+impl PerHook {
+    /// One more.
+    pub fn add(&mut self, hook: Hook) {
+        self.0[hook as usize] += 1;
+    }
+
+    /// Of this hook.
+    pub fn of(&self, hook: Hook) -> u64 {
+        self.0[hook as usize]
+    }
+
+    /// Over all hooks.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
 /// Totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Attempts that will be repeated.
-    pub retries: u64,
+    pub retries: PerHook,
     /// Transitions and ticks that gave way to a newer one.
-    pub coalesced: u64,
+    pub coalesced: PerHook,
     /// Session events that found the queue full.
     pub overflowed: u64,
     /// Session events that were dropped because their instance was declared dead.

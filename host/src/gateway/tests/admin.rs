@@ -140,6 +140,19 @@ async fn many_dead_letters_are_replayed_oldest_first_as_far_as_they_are_chosen()
 }
 
 #[tokio::test]
+async fn plugins_are_told_at_a_glance() {
+    let gateway = Gateway::start(open_to_all()).await;
+    let (status, list) = get_json(&gateway, "/v1/plugins").await;
+    let webhook = json!({
+        "name": "webhook", "state": "breaker-open", "digest": "9f86d081".repeat(8), "version": "0.1.0",
+        "hooks": ["user-online"], "queued": 8, "backing_off": 1, "withheld": 3, "running": 2, "lag_seconds": 2.5,
+        "calls": 6, "failures": 2, "dead_letters": 3, "guests": 2, "memory_peak_bytes": 1_114_112
+    });
+    assert_eq!((status, list), (200, json!({"plugins": [webhook]})));
+    assert_eq!(get_json(&gateway, "/v1/plugins?name=webhook").await.0, 400);
+}
+
+#[tokio::test]
 async fn health_and_metrics() {
     let gateway = Gateway::start(open_to_all()).await;
     assert_eq!(get_json(&gateway, "/healthz").await.0, 200);
