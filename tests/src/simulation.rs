@@ -53,6 +53,7 @@ pub fn run(seed: u64, plant: Plant, keep: bool) -> Report {
         }
         faults::run(world.clone()).await;
         invariants::check(&world);
+        world.end();
         world.journal.finish(seed)
     })
 }

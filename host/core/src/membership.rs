@@ -24,6 +24,7 @@ use crate::time::{Now, Tick, Timestamp};
 
 mod cleanups;
 mod lease;
+mod owed;
 mod ownership;
 mod peers;
 mod words;
@@ -80,8 +81,14 @@ pub struct Membership {
     met: u64,
     /// The plugins have cleaned up everything; the documents of all sessions are gone.
     everything: (bool, bool),
-    /// The fresh start under way here.
+    /// The `everything` that this instance runs, or has run.
     run: Option<Arc<str>>,
+    /// The boot was opened before it was settled.
+    owing: bool,
+    /// It was settled since, and every present user was decided anew.
+    paid: bool,
+    /// What the boot record said last of an `everything` that is owed.
+    owed: Option<u32>,
     boot_due: Option<Tick>,
     lease: Lease,
     peers: Peers,
@@ -114,6 +121,9 @@ impl Membership {
             met: 0,
             everything: (false, false),
             run: None,
+            owing: false,
+            paid: false,
+            owed: None,
             boot_due: None,
             lease: Lease::new(config.instance_ttl),
             peers: Peers::default(),
@@ -178,6 +188,7 @@ impl Membership {
                 phase: BootPhase::Open,
                 by: self.instance,
                 start: self.start,
+                owed: self.owed_again(),
             };
             self.write_boot(Sequence(0), boot);
         }
@@ -369,14 +380,6 @@ impl Membership {
         }
     }
 
-    /// The hook `cleanup` with `everything` is settled for every plugin, for this run.
-    pub fn handle_everything_settled(&mut self, run: &str) {
-        if self.run.as_deref() == Some(run) {
-            self.everything.0 = true;
-            self.open();
-        }
-    }
-
     /// The documents of all sessions are gone.
     pub fn handle_all_purged(&mut self) {
         self.everything.1 = true;
@@ -493,6 +496,7 @@ impl Membership {
             if !self.everything.0 {
                 self.effects.push_back(MembershipEffect::BootTimedOut);
                 self.everything.0 = true;
+                self.owing = true;
             }
             self.open();
         }
@@ -710,6 +714,7 @@ impl Membership {
         self.phase = next;
         self.boot_due = None;
         self.run = None;
+        self.owing = false;
         self.effects.push_back(MembershipEffect::Abandon);
     }
 
@@ -826,6 +831,7 @@ impl Membership {
                 if matches!(self.phase, Phase::Cleaning | Phase::Opening) {
                     self.abandon_start(Phase::Reborn);
                 }
+                self.give_up_run();
                 self.phase = Phase::Reborn;
                 self.boot_due = None;
                 self.cleanups.abandon();
@@ -865,7 +871,7 @@ impl Membership {
         if self.is_last()
             && let Some((sequence, boot)) = self.boot.filter(|_| self.joined > 0)
         {
-            let closed = BootRecord { phase: BootPhase::Closed, ..boot };
+            let closed = BootRecord { phase: BootPhase::Closed, owed: None, ..boot };
             self.write(Key::Boot, Document::Boot(closed), Expect::Last(sequence), None);
         }
         // A record and not nothing: a judgement that is late would meet its expectation there.
@@ -885,6 +891,7 @@ impl Membership {
     fn settle(&mut self, now: Now) {
         self.survey(now);
         self.judge(now);
+        self.settle_owed(now);
         if std::mem::take(&mut self.unsettled) && self.takes_part() {
             let own = Some((self.instance, self.state));
             let candidates = self.peers.candidates(own);
@@ -1028,7 +1035,7 @@ impl Membership {
             self.phase = Phase::Opening;
             self.write_boot(
                 last,
-                BootRecord { generation, phase: BootPhase::Cleaning, by: self.instance, start },
+                BootRecord { generation, phase: BootPhase::Cleaning, by: self.instance, start, owed: None },
             );
         }
     }
@@ -1092,9 +1099,9 @@ impl Membership {
         self.cleanups.close_all(self.instance, &self.peers);
         self.boot_due = Some(now.tick + self.config.boot_timeout);
         self.counters.fresh_starts += 1;
-        let run = format!("{:x}-{}-0", self.epoch, boot.generation);
-        let run: Arc<str> = run.into();
+        let run = owed::run_of(self.epoch, &boot);
         self.run = Some(run.clone());
+        (self.owing, self.paid) = (false, false);
         self.effects.push_back(MembershipEffect::Everything(run));
         self.effects.push_back(MembershipEffect::PurgeAll);
     }
@@ -1106,7 +1113,8 @@ impl Membership {
         let Some((sequence, boot)) = self.boot else { return };
         self.phase = Phase::Opening;
         self.boot_due = None;
-        self.write_boot(sequence, BootRecord { phase: BootPhase::Open, ..boot });
+        let owed = self.owing.then_some(0);
+        self.write_boot(sequence, BootRecord { phase: BootPhase::Open, owed, ..boot });
     }
 
     fn claim(&mut self, now: Now) {

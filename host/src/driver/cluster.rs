@@ -12,6 +12,7 @@ use presence_core::time::{Now, Tick};
 use super::Outgoing;
 use super::engine::{Driver, Ending};
 use super::io::{Completion, DocumentWritten, REFUSED_PAUSE, definite, definite_or_unclear};
+use super::letters::Because;
 use crate::plugins;
 use crate::store::{Followed, Put, StoreError};
 
@@ -104,7 +105,7 @@ impl Driver {
             Completion::LetterRead(order, asker, read) => self.letter_read(order, asker, read),
             Completion::LetterRemoved(letter) => self.letter_removed(letter),
             Completion::LetterDropped(letter, asker, report) => self.letter_dropped(letter, asker, report),
-            Completion::DecidedAnew(letter) => self.remove_letter(letter),
+            Completion::DecidedAnew(because) => self.decided_anew(now, because),
             Completion::Nothing => {}
         }
     }
@@ -170,6 +171,13 @@ impl Driver {
                 let (cause, scope) = (labels::FRESH_START.into(), Scope::Everything);
                 let sweep = Sweep { cause, scope, chunk: 0, last: true, run };
                 self.plugins.submit(plugins::Event::Cleanup(sweep.into()));
+            }
+            MembershipEffect::DecideAnew(run) => {
+                tracing::info!(
+                    run = &*run,
+                    "cleanup of everything is done after all: who is present is told once more"
+                );
+                self.ask_all_to_decide_anew(Because::Run(run));
             }
             MembershipEffect::Abandon => self.plugins.abandon_everything(),
             MembershipEffect::PurgeAll => self.purge_all(),

@@ -15,7 +15,7 @@ use presence_core::time::Now;
 use tokio::sync::oneshot;
 
 use super::engine::Driver;
-use super::letters::Asker;
+use super::letters::{Asker, Because};
 use super::{LetterOrder, LetterReport, UserView};
 use crate::plugins::LetterNumber;
 use crate::store::{Coverage, DeadLetter, Follower, Purge, Put, SharedStore, Snapshot, StoreError};
@@ -78,8 +78,8 @@ pub(super) enum Completion {
     LetterRemoved(LetterNumber),
     /// It is dropped, or not.
     LetterDropped(LetterNumber, Asker, LetterReport),
-    /// All owners have decided anew who is present, for this letter.
-    DecidedAnew(LetterNumber),
+    /// All owners have decided anew who is present.
+    DecidedAnew(Because),
     /// Nothing waits for it.
     Nothing,
 }

@@ -28,6 +28,7 @@ use crate::store::{DeadLetter, Question, SharedStore, StoreError};
 
 mod words;
 use words::Asked;
+pub(super) use words::Because;
 pub use words::{LetterCounts, LetterOrder, LetterOutcome, LetterReport, LetterVerb};
 
 /// So many partitions are asked at once to decide anew.
@@ -84,9 +85,9 @@ impl Letters {
     }
 }
 
-/// A partition that decides anew, for a letter.
+/// A partition that decides anew.
 pub(super) struct Anew {
-    letter: LetterNumber,
+    because: Because,
     /// Done when the tracker has written so far.
     target: u64,
     question: Question,
@@ -143,8 +144,8 @@ impl Driver {
             Ok(Asked::Letter { order, partition }) if self.acts_for(partition) => {
                 self.take_in_hand(order, partition, Asker::There(question));
             }
-            Ok(Asked::Anew { letter, partition }) if self.acts_for(partition) => {
-                self.decide_anew(now, letter, partition, question);
+            Ok(Asked::Anew { because, partition }) if self.acts_for(partition) => {
+                self.decide_anew(now, because, partition, question);
             }
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, "a question of another version"),
@@ -295,7 +296,7 @@ impl Driver {
         }
         match end {
             ReplayEnd::Kept => _ = self.letters.in_hand.remove(&number),
-            ReplayEnd::Delivered if one.everything => self.ask_all_to_decide_anew(number),
+            ReplayEnd::Delivered if one.everything => self.ask_all_to_decide_anew(Because::Letter(number)),
             _ => self.remove_letter(number),
         }
     }
@@ -370,28 +371,40 @@ impl Driver {
     }
 
     /// A receiver has forgotten everybody: every owner decides anew who is present, for as long as it takes. If this host
-    /// dies meanwhile the letter is still there.
-    fn ask_all_to_decide_anew(&mut self, letter: LetterNumber) {
-        let (store, wanted) = (self.store.clone(), Arc::downgrade(&self.letters.wanted));
-        let partitions = self.config.layout.partitions;
+    /// dies meanwhile, the letter is still there, or the boot record says what is owed.
+    pub(super) fn ask_all_to_decide_anew(&mut self, because: Because) {
+        let wanted = match because {
+            Because::Letter(_) => Arc::downgrade(&self.letters.wanted),
+            Because::Run(_) => Arc::downgrade(&self.era),
+        };
+        let (store, partitions) = (self.store.clone(), self.config.layout.partitions);
         let operation = async move {
             let asking = (0..partitions).map(PartitionId).map(|partition| {
-                ask_until_answered(store.clone(), wanted.clone(), Asked::Anew { letter, partition })
+                let asked = Asked::Anew { because: because.clone(), partition };
+                ask_until_answered(store.clone(), wanted.clone(), asked)
             });
             stream::iter(asking).buffer_unordered(ASKED_AT_ONCE).collect::<Vec<()>>().await;
-            Completion::DecidedAnew(letter)
+            Completion::DecidedAnew(because)
         };
         self.start(operation.boxed());
     }
 
-    fn decide_anew(&mut self, now: Now, letter: LetterNumber, id: PartitionId, question: Question) {
+    /// All owners have decided anew.
+    pub(super) fn decided_anew(&mut self, now: Now, because: Because) {
+        match because {
+            Because::Letter(number) => self.remove_letter(number),
+            Because::Run(run) => self.membership.handle_decided_anew(now, &run),
+        }
+    }
+
+    fn decide_anew(&mut self, now: Now, because: Because, id: PartitionId, question: Question) {
         let Some(partition) = self.partitions.get_mut(&id) else { return };
-        match partition.anew.iter_mut().find(|anew| anew.letter == letter) {
+        match partition.anew.iter_mut().find(|anew| anew.because == because) {
             // Asked again while it is being written: whoever asked before listens no more.
             Some(anew) => anew.question = question,
             None => {
                 let target = partition.tracker.handle_anew(now);
-                partition.anew.push(Anew { letter, target, question });
+                partition.anew.push(Anew { because, target, question });
                 self.touched.insert(id);
             }
         }

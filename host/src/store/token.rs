@@ -502,6 +502,7 @@ mod tests {
                 phase: BootPhase::Open,
                 by: INSTANCE,
                 start: u64::MAX,
+                owed: Some(u32::MAX),
             }),
             Document::Meta(MetaRecord { format: 1, layout, epoch: 2 }),
         ]

@@ -384,13 +384,19 @@ impl Store for SimStore {
         self.ask(way, work, Err).map(|answer| answer.unwrap_or_else(|| Err(no_answer()))).boxed()
     }
 
-    // Hosts of a simulation ask each other nothing: nobody there replays a dead letter.
     fn ask(&self, question: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, StoreError>> {
-        lock(&self.world.truth).store().ask(question)
+        if lock(&self.world.links).unreachable_until(self.origin.host).is_some() {
+            return async {
+                tokio::time::sleep(ANSWER_TIMEOUT).await;
+                Err(no_answer())
+            }
+            .boxed();
+        }
+        lock(&self.world.truth).subjects().ask(question)
     }
 
     fn questions(&self) -> Questions {
-        lock(&self.world.truth).store().questions()
+        lock(&self.world.truth).subjects().questions()
     }
 
     fn describe(&self) -> String {

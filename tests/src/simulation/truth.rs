@@ -67,6 +67,8 @@ struct Claimed {
 
 pub(super) struct Truth {
     store: MemoryStore,
+    /// Questions between hosts: no stream keeps them, so no wipe ends them.
+    subjects: MemoryStore,
     journal: Arc<Journal>,
     plant: Plant,
     random: fastrand::Rng,
@@ -88,6 +90,7 @@ impl Truth {
     pub(super) fn new(journal: Arc<Journal>, plant: Plant, random: fastrand::Rng) -> Truth {
         Truth {
             store: MemoryStore::new(),
+            subjects: MemoryStore::new(),
             journal,
             plant,
             random,
@@ -113,6 +116,11 @@ impl Truth {
     /// For reads, which are not observed.
     pub(super) fn store(&self) -> &MemoryStore {
         &self.store
+    }
+
+    /// For questions between hosts.
+    pub(super) fn subjects(&self) -> &MemoryStore {
+        &self.subjects
     }
 
     pub(super) fn put(&mut self, origin: Origin, mut put: Put) -> Result<Sequence, StoreError> {
@@ -275,6 +283,11 @@ impl Truth {
 
     fn booted(&mut self, origin: Origin, record: BootRecord) {
         let before = self.boot.replace(record);
+        if record.owed.is_some_and(|taken| taken > 0) {
+            self.journal.count("everything owed taken over");
+        } else if record.owed.is_some() {
+            self.journal.count("everything owed");
+        }
         if record.phase != BootPhase::Cleaning {
             return;
         }

@@ -198,6 +198,13 @@ impl World {
         });
     }
 
+    /// The run is over: the hosts and their stores, which hold the world, go.
+    pub(super) fn end(&self) {
+        let (hosts, stores) =
+            (std::mem::take(&mut *lock(&self.hosts)), std::mem::take(&mut *lock(&self.stores)));
+        drop((hosts, stores));
+    }
+
     pub(super) fn up(&self, number: u32) -> Option<Up> {
         lock(&self.hosts).get(&number).and_then(|host| host.up.clone())
     }

@@ -216,7 +216,7 @@ fn i5_a_fresh_start_whose_starter_has_no_answer_yet_is_joined() {
         plugins: 1,
         cleanup: None,
     };
-    let boot = BootRecord { generation: 1, phase: BootPhase::Open, by: starter, start: 7 };
+    let boot = BootRecord { generation: 1, phase: BootPhase::Open, by: starter, start: 7, owed: None };
     world.put(Key::Boot, Document::Boot(boot), &Expect::Any, None).unwrap();
     let lease = Some(Duration::from_millis(TTL));
     world.put(Key::Instance(starter), Document::Instance(record.clone()), &Expect::Any, lease).unwrap();
@@ -239,7 +239,8 @@ fn another_host_takes_over_the_fresh_start_of_one_that_dies() {
     world.start(11);
     world.start(12);
     // The first to declare it dies before it opens: its boot record stays.
-    let boot = BootRecord { generation: 2, phase: BootPhase::Cleaning, by: InstanceId(99), start: 99 };
+    let boot =
+        BootRecord { generation: 2, phase: BootPhase::Cleaning, by: InstanceId(99), start: 99, owed: None };
     let (last, _) = world.get(&Key::Boot).unwrap();
     world.put(Key::Boot, Document::Boot(boot), &Expect::Last(last), None).unwrap();
     world.pass(TTL * 3);
@@ -257,7 +258,8 @@ fn cleaner() -> Membership {
     let layout = member.config.layout;
     let documents =
         [(Key::Meta, Sequence(1), Document::Meta(MetaRecord { format: FORMAT, layout, epoch: 1 }))];
-    let closed = BootRecord { generation: 6, phase: BootPhase::Closed, by: InstanceId(5), start: 6 };
+    let closed =
+        BootRecord { generation: 6, phase: BootPhase::Closed, by: InstanceId(5), start: 6, owed: None };
     member.handle_start(Now::at(1));
     member.handle_loaded(Now::at(1), &documents);
     member.handle_update(Now::at(1), &update(Key::Boot, 2, Document::Boot(closed)));
@@ -288,7 +290,8 @@ fn update(key: Key, sequence: u64, document: Document) -> Update {
 #[test]
 fn a_fresh_start_that_another_took_over_is_abandoned() {
     let mut member = cleaner();
-    let boot = BootRecord { generation: 8, phase: BootPhase::Cleaning, by: InstanceId(2), start: 8 };
+    let boot =
+        BootRecord { generation: 8, phase: BootPhase::Cleaning, by: InstanceId(2), start: 8, owed: None };
     member.handle_update(Now::at(2), &update(Key::Boot, 5, Document::Boot(boot)));
     assert_eq!(member.poll_effect(), Some(MembershipEffect::Abandon));
     member.handle_everything_settled("1-7-0");
@@ -341,7 +344,7 @@ fn who_was_second_to_declare_waits_for_the_first_however_he_hears_of_him() {
         panic!("no write")
     };
     member.handle_written(Now::at(2), &key, &document, Err(NotWritten::Conflict(Sequence(6))));
-    let cleaning = BootRecord { generation: 8, phase: BootPhase::Cleaning, by: other, start: 8 };
+    let cleaning = BootRecord { generation: 8, phase: BootPhase::Cleaning, by: other, start: 8, owed: None };
     member.handle_update(Now::at(2), &update(Key::Boot, 6, Document::Boot(cleaning)));
     let open = BootRecord { phase: BootPhase::Open, ..cleaning };
     member.handle_update(Now::at(2), &update(Key::Boot, 7, Document::Boot(open)));
@@ -362,7 +365,8 @@ fn who_waits_for_a_cleaner_that_dies_declares_it_dead_and_starts_afresh() {
     record.state = InstanceState::Joining;
     let lease = Some(Duration::from_millis(TTL));
     world.put(Key::Instance(InstanceId(99)), Document::Instance(record), &Expect::Any, lease).unwrap();
-    let boot = BootRecord { generation: 2, phase: BootPhase::Cleaning, by: InstanceId(99), start: 99 };
+    let boot =
+        BootRecord { generation: 2, phase: BootPhase::Cleaning, by: InstanceId(99), start: 99, owed: None };
     world.put(Key::Boot, Document::Boot(boot), &Expect::Any, None).unwrap();
     world.start(11);
     world.start(12);
@@ -664,4 +668,68 @@ fn a_former_partition_whose_claim_is_on_its_way_when_patience_ends_is_given_up_o
         }
         assert_eq!(wishes(&mut ownership), [Wish::Lose(partition)]);
     }
+}
+
+/// Two hosts, the first of which has opened the boot without its plugins.
+fn owing() -> World {
+    let mut world = World::new();
+    world.slow = true;
+    world.start(1);
+    world.start(2);
+    world.pass(TTL * 2 + 30_000);
+    assert!(world.hosts.values().all(|host| host.ready));
+    assert_eq!((world.everything.len(), world.boot().owed), (1, Some(0)));
+    world
+}
+
+#[test]
+fn an_everything_that_is_late_has_everybody_present_decided_anew() {
+    let mut world = owing();
+    let (starter, run) = world.everything[0].clone();
+    world.everything_settles();
+    assert!(world.host(starter).log.contains(&format!("anew {run}")));
+    assert_eq!((world.everything.len(), world.boot().owed), (1, None));
+}
+
+#[test]
+fn an_everything_in_time_has_nobody_decided_anew() {
+    let world = three();
+    assert_eq!(world.boot().owed, None);
+    assert!(!world.hosts.values().any(|host| host.log.iter().any(|line| line.starts_with("anew"))));
+}
+
+#[test]
+fn what_a_dead_or_leaving_starter_owes_is_run_again_by_another() {
+    for dies in [true, false] {
+        let mut world = owing();
+        let (starter, first) = world.everything[0].clone();
+        let other = 3 - starter;
+        if dies {
+            world.kill(starter);
+        } else {
+            let now = world.now();
+            world.member(starter).handle_drain(now);
+            world.settle();
+            world.member(starter).handle_leave(now, true);
+            world.settle();
+        }
+        world.pass(TTL * 3);
+        let (number, run) = world.everything[1].clone();
+        assert_eq!((number, world.boot().owed, world.boot().by), (other, Some(1), InstanceId(other)));
+        assert_ne!(run, first, "another run: receivers tell the two apart");
+        world.everything_settles();
+        assert!(world.host(other).log.contains(&format!("anew {run}")));
+        assert_eq!((world.everything.len(), world.boot().owed), (2, None));
+    }
+}
+
+#[test]
+fn what_is_owed_outlives_a_recreated_store() {
+    let mut world = owing();
+    world.wipe();
+    world.pass(TTL * 2);
+    assert_eq!(world.boot().owed, Some(1));
+    assert_eq!(world.everything.len(), 2, "whoever has written the record runs it");
+    world.everything_settles();
+    assert_eq!(world.boot().owed, None);
 }

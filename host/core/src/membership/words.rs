@@ -109,6 +109,9 @@ pub enum MembershipEffect {
     /// Run the hook `cleanup` with `everything`; answer with
     /// [`handle_everything_settled`](super::Membership::handle_everything_settled). The text is part of its event id.
     Everything(Arc<str>),
+    /// A late `everything` of this run has had receivers forget everybody, also whom others told them of: have every owner
+    /// decide anew who is present; answer with [`handle_decided_anew`](super::Membership::handle_decided_anew).
+    DecideAnew(Arc<str>),
     /// The fresh start is not this instance's any more: drop the `everything` that waits or runs, nobody hears of it.
     Abandon,
     /// Remove the documents of all sessions; answer with

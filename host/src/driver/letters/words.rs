@@ -1,5 +1,7 @@
 //! What is ordered and reported of dead letters, on this host and between hosts. No behaviour.
 
+use std::sync::Arc;
+
 use presence_core::ids::PartitionId;
 use serde::{Deserialize, Serialize};
 
@@ -80,8 +82,18 @@ impl LetterOutcome {
 pub(super) enum Asked {
     /// For the owner: do this. The answer is a [`LetterReport`].
     Letter { order: LetterOrder, partition: PartitionId },
-    /// For the owner: decide who is present anew, because of this letter. Answered once that is in the store.
-    Anew { letter: LetterNumber, partition: PartitionId },
+    /// For the owner: decide who is present anew. Answered once that is in the store.
+    Anew { because: Because, partition: PartitionId },
+}
+
+/// Why everybody present is decided anew: a receiver has taken `everything` and forgotten them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::driver) enum Because {
+    /// A dead letter was replayed.
+    Letter(LetterNumber),
+    /// It was late: this run of a fresh start.
+    Run(Arc<str>),
 }
 
 impl Asked {

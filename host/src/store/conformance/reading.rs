@@ -186,8 +186,13 @@ pub async fn purge_and_late_writes(store: SharedStore) {
 
 /// Writes to one bucket neither show in the other nor disturb its conditions.
 pub async fn buckets_are_independent(store: SharedStore) {
-    let boot =
-        Document::Boot(BootRecord { generation: 1, phase: BootPhase::Open, by: InstanceId(1), start: 3 });
+    let boot = Document::Boot(BootRecord {
+        generation: 1,
+        phase: BootPhase::Open,
+        by: InstanceId(1),
+        start: 3,
+        owed: None,
+    });
     let meta = Document::Meta(MetaRecord { format: 1, layout: LAYOUT, epoch: 9 });
     let owner = owner_key(0);
     let claimed = write(&store, &owner, claim(1)).await;

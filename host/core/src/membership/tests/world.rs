@@ -41,6 +41,8 @@ pub(super) struct World {
     /// Answers of these kinds of writes are lost: the write has happened, nobody knows.
     pub(super) purged: BTreeSet<InstanceId>,
     born: u128,
+    /// No plugin takes `everything` before [`World::everything_settles`].
+    pub(super) slow: bool,
     /// Whether several hosts may share the store.
     pub(super) shared: bool,
 }
@@ -83,6 +85,21 @@ impl World {
         };
         self.hosts.insert(number, host);
         self.settle();
+    }
+
+    /// The plugins of a host take the latest `everything` after all.
+    pub(super) fn everything_settles(&mut self) {
+        let (number, run) = self.everything.last().cloned().expect("one was run");
+        self.member(number).handle_everything_settled(&run);
+        self.settle();
+    }
+
+    /// What the boot record says.
+    pub(super) fn boot(&self) -> BootRecord {
+        match self.get(&Key::Boot) {
+            Some((_, Document::Boot(boot))) => boot,
+            other => panic!("no boot record: {other:?}"),
+        }
     }
 
     /// A host ends without a word.
@@ -283,7 +300,13 @@ impl World {
             }
             MembershipEffect::Everything(run) => {
                 self.everything.push((number, run.to_string()));
-                self.member(number).handle_everything_settled(&run);
+                if !self.slow {
+                    self.member(number).handle_everything_settled(&run);
+                }
+            }
+            MembershipEffect::DecideAnew(run) => {
+                self.host_mut(number).log.push(format!("anew {run}"));
+                self.member(number).handle_decided_anew(now, &run);
             }
             MembershipEffect::PurgeAll => {
                 self.sessions.clear();

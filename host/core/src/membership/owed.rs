@@ -1,0 +1,94 @@
+//! `everything` that some plugin could not take before the boot was opened without it: it is owed. Others may have told that
+//! plugin's receivers of users meanwhile, who are forgotten once it succeeds: then every present user is decided anew.
+//!
+//! The boot record says that it is owed and who sees to it. Whoever takes over from one that is gone, or writes the record
+//! into a store that was recreated, runs it again under another run, for every plugin.
+
+use std::sync::Arc;
+
+use crate::assignment::desired_cleaner;
+use crate::documents::{BootPhase, BootRecord};
+use crate::time::Now;
+
+use super::{Membership, MembershipEffect, Phase};
+
+impl Membership {
+    /// The hook `cleanup` with `everything` is settled for every plugin, for this run.
+    pub fn handle_everything_settled(&mut self, run: &str) {
+        if self.run.as_deref() != Some(run) {
+            return;
+        }
+        let early = self.phase == Phase::Cleaning && !self.owing;
+        self.everything.0 = true;
+        self.owing = false;
+        if early {
+            self.open();
+        } else {
+            self.effects.push_back(MembershipEffect::DecideAnew(run.into()));
+        }
+    }
+
+    /// After [`MembershipEffect::DecideAnew`]: every present user's status is told once more.
+    pub fn handle_decided_anew(&mut self, now: Now, run: &str) {
+        if self.run.as_deref() == Some(run) {
+            self.paid = true;
+            self.settle(now);
+        }
+    }
+
+    /// What the boot record of a store that was recreated says: who writes it begins again.
+    pub(super) fn owed_again(&self) -> Option<u32> {
+        self.owed.map(|taken| taken + 1)
+    }
+
+    /// Goes on with what is owed, if it is this instance's to do so.
+    pub(super) fn settle_owed(&mut self, now: Now) {
+        let Some((sequence, boot)) = self.boot.filter(|(_, boot)| boot.phase == BootPhase::Open) else {
+            return;
+        };
+        self.owed = boot.owed;
+        if !matches!(self.phase, Phase::Claiming | Phase::Ready)
+            || self.boot_writing
+            || self.boot_stale
+            || !self.lease.is_valid(now.tick)
+        {
+            return;
+        }
+        let Some(taken) = boot.owed else { return };
+        if boot.by != self.instance {
+            self.give_up_run();
+            let candidates = self.peers.candidates(Some((self.instance, self.state)));
+            if self.peers.is_over(boot.by) && desired_cleaner(boot.by, &candidates) == Some(self.instance) {
+                let boot = BootRecord { by: self.instance, owed: Some(taken + 1), ..boot };
+                self.write_boot(sequence, boot);
+            }
+            return;
+        }
+        let run = run_of(self.epoch, &boot);
+        if self.run.as_deref() != Some(&*run) {
+            self.give_up_run();
+            self.run = Some(run.clone());
+            self.owing = true;
+            self.paid = false;
+            self.effects.push_back(MembershipEffect::Everything(run));
+        } else if self.paid {
+            self.write_boot(sequence, BootRecord { owed: None, ..boot });
+        }
+    }
+
+    /// Another instance sees to it now, or this one does so under another run.
+    pub(super) fn give_up_run(&mut self) {
+        if self.run.take().is_some() && std::mem::take(&mut self.owing) {
+            self.effects.push_back(MembershipEffect::Abandon);
+        }
+    }
+}
+
+/// Part of the event id of `everything`: the same for every attempt, another one whenever it begins again.
+pub(super) fn run_of(epoch: u64, boot: &BootRecord) -> Arc<str> {
+    let generation = boot.generation;
+    match boot.owed {
+        None | Some(0) => format!("{epoch:x}-{generation}-0").into(),
+        Some(taken) => format!("{epoch:x}-{generation}.{taken}-0").into(),
+    }
+}
