@@ -168,16 +168,16 @@ impl Tracker {
         !self.in_flight.is_empty()
     }
 
-    /// A record of the snapshot, as an earlier owner left it.
-    pub fn handle_record(&mut self, user: &UserId, record: &StatusRecord) {
+    /// A record of the snapshot, as an earlier owner left it. True if it is newer than what is known here.
+    pub fn handle_record(&mut self, user: &UserId, record: &StatusRecord) -> bool {
         let slot = self.users.find_or_insert(user);
         let generation = self.config.generation;
-        let Some(entry) = self.users.get_mut(slot) else { return };
+        let Some(entry) = self.users.get_mut(slot) else { return false };
         if entry.revision() >= record.revision {
             if entry.revision() == record.revision {
                 self.unrecorded.remove(&slot);
             }
-            return;
+            return false;
         }
         if let Some(old) = entry.decided() {
             self.counts[old as usize] -= 1;
@@ -188,6 +188,7 @@ impl Tracker {
         if record.status == Status::Offline {
             self.offline.insert((record.since, slot));
         }
+        true
     }
 
     /// Updates were missed: a new snapshot follows, fed like the first one. What was decided stays; documents that the

@@ -1,6 +1,6 @@
 //! The driver's side of ownership: snapshots, updates, status records, checkpoints, handover.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,12 +66,19 @@ impl Driver {
             self.load_partition(id, at_least);
             return;
         }
+        let mut news = HashSet::new();
         for (key, _, document) in &snapshot.documents {
-            if let (Key::User(_, _, user), Document::User(record)) = (key, document) {
-                partition.tracker.handle_record(user, record);
+            if let (Key::User(_, _, user), Document::User(record)) = (key, document)
+                && partition.tracker.handle_record(user, record)
+            {
+                news.insert(user);
             }
         }
-        let backlog = if partition.begun { Vec::new() } else { self.take_over(now, id, &snapshot) };
+        let backlog = if partition.begun {
+            self.backlog(now, id, &snapshot, |user| news.contains(user))
+        } else {
+            self.take_over(now, id, &snapshot)
+        };
         for (key, _, document) in &snapshot.documents {
             if let (Key::Sessions(_, _, user, instance), Document::Sessions(document)) = (key, document) {
                 self.take_document(now, id, user, *instance, Some(document));
@@ -105,25 +112,43 @@ impl Driver {
         let Some(partition) = self.partitions.get_mut(&id) else { return Vec::new() };
         partition.begun = true;
         partition.told_to = snapshot.up_to;
-        let document: Option<&CheckpointDocument> =
-            snapshot.documents.iter().find_map(|(_, _, document)| match document {
-                Document::Checkpoint(checkpoint) => Some(&**checkpoint),
-                _ => None,
-            });
-        if let Some(document) = document {
+        if let Some(document) = checkpoint_in(snapshot) {
             partition.checkpoints.handle_loaded(document);
         }
+        let backlog = self.backlog(now, id, snapshot, |_| true);
+        let records = snapshot.documents.iter().filter(|(key, ..)| matches!(key, Key::User(..)));
+        let newest = records.map(|(_, sequence, _)| *sequence).max().unwrap_or_default();
+        if let Some(partition) = self.partitions.get_mut(&id) {
+            let newest = newest.max(partition.tracker.claim());
+            partition.checkpoints.handle_begun(now.wall, newest);
+        }
+        backlog
+    }
+
+    /// What the snapshot's checkpoint says that some plugin has not heard, of some users. Of a partition that has begun
+    /// those are the ones whom another owner has decided since: it had the partition in a recreated store, before this
+    /// host came to know that store.
+    fn backlog(
+        &mut self,
+        now: Now,
+        id: PartitionId,
+        snapshot: &Snapshot,
+        of: impl Fn(&UserId) -> bool,
+    ) -> Vec<(Arc<str>, Arc<Transition>)> {
+        let Some(partition) = self.partitions.get_mut(&id) else { return Vec::new() };
+        let document = checkpoint_in(snapshot);
         let (generation, epoch) = (self.membership.generation(), self.membership.epoch());
         let retention = self.config.presence.offline_retention;
         let mut backlog = Vec::new();
-        let mut newest = partition.tracker.claim();
         for plugin in &self.listeners {
             let initial = !self.config.silent_plugins.contains(plugin);
             let due = Backlog::of(document, epoch, plugin, initial, retention, now.wall);
             for (key, sequence, document) in &snapshot.documents {
                 let (Key::User(_, _, user), Document::User(record)) = (key, document) else { continue };
-                newest = newest.max(*sequence);
-                if record.generation < generation || !due.includes(user, *sequence, record.status) {
+                if !of(user)
+                    || record.generation < generation
+                    || !due.includes(user, *sequence, record.status)
+                {
                     continue;
                 }
                 let previous = record.previous.filter(|_| due.tells_previous());
@@ -135,7 +160,6 @@ impl Driver {
                 }
             }
         }
-        partition.checkpoints.handle_begun(now.wall, newest);
         backlog
     }
 
@@ -584,6 +608,13 @@ impl Driver {
             self.start(operation.boxed());
         }
     }
+}
+
+fn checkpoint_in(snapshot: &Snapshot) -> Option<&CheckpointDocument> {
+    snapshot.documents.iter().find_map(|(_, _, document)| match document {
+        Document::Checkpoint(checkpoint) => Some(&**checkpoint),
+        _ => None,
+    })
 }
 
 fn checkpoint_put(id: PartitionId, claim: Sequence, document: CheckpointDocument) -> Put {

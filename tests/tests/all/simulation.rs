@@ -50,6 +50,15 @@ fn invariants_hold_whatever_fails() {
     assert_eq!(summary.runs, SEEDS);
 }
 
+/// Seeds that once found something, of runs of 10,000. A change of the simulation gives them other histories.
+#[test]
+fn what_was_found_once_is_not_found_again() {
+    for seed in [416, 557, 703, 1378, 1825, 2593, 3263, 4481] {
+        let report = run(seed, Plant::Nothing, false);
+        assert!(report.violations.is_empty(), "seed {seed}: {:#?}", report.violations);
+    }
+}
+
 /// The first of so many seeds that finds what is planted, by this invariant.
 fn finds(plant: Plant, invariants: &[&str], seeds: u64) {
     for seed in 0..seeds {
