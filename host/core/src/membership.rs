@@ -1007,7 +1007,7 @@ impl Membership {
         });
         if settled {
             if phase == Some(BootPhase::Open) {
-                self.claim(now);
+                self.enter(now);
             }
             // Else the store was recreated and its boot is about to be written again.
             return;
@@ -1023,7 +1023,7 @@ impl Membership {
             self.phase = Phase::WaitingForBoot;
         } else if phase == Some(BootPhase::Open) && (starter_lives || self.phase == Phase::WaitingForBoot) {
             // Who has opened it may not know yet, and still be joining.
-            self.claim(now);
+            self.enter(now);
         } else if phase == Some(BootPhase::Open) && boot.is_some_and(|boot| boot.by == self.instance) {
             // The answer was lost, and the write that was repeated was refused.
             self.cleanups.close_all(self.instance, &self.peers);
@@ -1078,6 +1078,13 @@ impl Membership {
         if self.boot.is_none_or(|(known, _)| known <= sequence) {
             self.boot = Some((sequence, boot));
         }
+        if matches!(self.phase, Phase::Surveying | Phase::WaitingForBoot) && boot.phase == BootPhase::Open {
+            // Without the lease it looks again who is there.
+            if self.lease.is_valid(now.tick) {
+                self.claim(now);
+            }
+            return;
+        }
         if self.phase != Phase::Opening || boot.by != self.instance {
             return;
         }
@@ -1115,6 +1122,15 @@ impl Membership {
         self.boot_due = None;
         let owed = self.owing.then_some(0);
         self.write_boot(sequence, BootRecord { phase: BootPhase::Open, owed, ..boot });
+    }
+
+    /// The boot is open: the record is written once more as it is, and then this instance is in. A last host that closes
+    /// it before it has seen that somebody came is refused, or this one is, which looks again.
+    fn enter(&mut self, now: Now) {
+        match self.boot {
+            Some((sequence, boot)) if self.config.shared => self.write_boot(sequence, boot),
+            _ => self.claim(now),
+        }
     }
 
     fn claim(&mut self, now: Now) {

@@ -733,3 +733,30 @@ fn what_is_owed_outlives_a_recreated_store() {
     world.everything_settles();
     assert_eq!(world.boot().owed, None);
 }
+
+#[test]
+fn who_comes_while_the_last_host_closes_the_deployment_is_not_ready_in_one_that_is_closed() {
+    let mut world = World::new();
+    world.start(1);
+    world.pass(TTL * 2);
+    // The last host closes it: nobody else has seen that yet.
+    let (sequence, boot) = (world.get(&Key::Boot).unwrap().0, world.boot());
+    let closed = BootRecord { phase: BootPhase::Closed, ..boot };
+    let mut member =
+        Membership::new(MembershipConfig { instance: InstanceId(2), ..world.member(1).config.clone() });
+    member.phase = Phase::Surveying;
+    member.boot = Some((sequence, boot));
+    member.enter(world.now());
+    assert_eq!(member.phase, Phase::Surveying, "it is in when the record says so");
+    let Some(MembershipEffect::Write { key: Key::Boot, document: Document::Boot(same), expect, lease: None }) =
+        member.poll_effect()
+    else {
+        panic!("the boot record is written once more");
+    };
+    assert_eq!((same, &expect), (boot, &Expect::Last(sequence)));
+    world.put(Key::Boot, Document::Boot(closed), &expect, None).unwrap();
+    let refused = world.put(Key::Boot, Document::Boot(same), &expect, None);
+    assert!(refused.is_err(), "and no other way round either");
+    member.handle_written(world.now(), &Key::Boot, &Document::Boot(same), refused);
+    assert_eq!((member.phase, member.poll_effect()), (Phase::Surveying, Some(MembershipEffect::Load)));
+}
