@@ -23,6 +23,7 @@ use crate::settings::{ClusterSettings, Initial, Settings, StoreKind};
 use crate::store::SharedStore;
 use crate::store::memory::MemoryStore;
 use crate::store::nats::{NatsError, NatsStore};
+use crate::traces::Tracer;
 use tokio_util::sync::CancellationToken;
 
 /// So many events of the gateway wait for the driver; then the gateway waits.
@@ -43,13 +44,19 @@ pub enum BuildError {
     /// NATS is away, exit code 69, or not as presence.toml says, 78.
     #[error(transparent)]
     Store(#[from] NatsError),
+    /// A collector over https can't be reached without certificates: exit code 69.
+    #[error("telemetry.otlp: no root certificates to check the collector with")]
+    Telemetry(#[source] std::io::Error),
     /// The plugins' keys can't be kept there: exit code 69.
     #[error("the plugins' keys can't be kept in NATS: {0}")]
     KeyValue(#[from] KeyValueError),
 }
 
 /// The store of documents, and what plugins are given beside it.
-async fn open_store(cluster: &ClusterSettings) -> Result<(SharedStore, Backends), BuildError> {
+async fn open_store(
+    cluster: &ClusterSettings,
+    tracer: &Tracer,
+) -> Result<(SharedStore, Backends), BuildError> {
     let layout = Layout { partitions: cluster.partitions, leaves: cluster.leaves };
     match &cluster.store {
         StoreKind::Memory => {
@@ -59,7 +66,7 @@ async fn open_store(cluster: &ClusterSettings) -> Result<(SharedStore, Backends)
             Ok((store, Backends { keyvalue, messaging: None, statuses }))
         }
         StoreKind::Nats(nats) => {
-            let store = NatsStore::connect(nats, layout).await?;
+            let store = NatsStore::connect_traced(nats, layout, tracer.clone()).await?;
             let keyvalue = NatsKeyValue::open(store.client().clone(), &nats.prefix, nats.replicas).await?;
             let messaging = NatsMessaging::new(store.publisher());
             let store: SharedStore = Arc::new(store);
@@ -77,6 +84,7 @@ pub struct App {
     plugins: Arc<PluginSet>,
     store: SharedStore,
     clock: Clock,
+    tracer: Tracer,
 }
 
 /// Plugins that do not want to hear of what was before them.
@@ -89,17 +97,19 @@ impl App {
     /// Connects to the store, loads the plugins, then binds.
     pub async fn build(settings: Settings, compile: CompileMode) -> Result<App, BuildError> {
         let clock = Clock::machine();
-        let (store, backends) = open_store(&settings.cluster).await?;
+        let tracer = Tracer::start(settings.telemetry.as_ref(), &settings.host.name).map_err(BuildError::Telemetry)?;
+        let (store, backends) = open_store(&settings.cluster, &tracer).await?;
         let deps = plugins::Deps {
             data_dir: settings.host.data_dir.clone(),
             store: store.clone(),
             backends,
             compile,
             clock: clock.clone(),
+            tracer: tracer.clone(),
         };
         let plugins = PluginSet::load(&settings.plugins, deps).await.map_err(BuildError::Plugins)?;
-        let listeners = gateway::bind(&settings).await?;
-        let app = App { settings, listeners, plugins: Arc::new(plugins), store, clock };
+        let listeners = gateway::bind(&settings).await?.traced(tracer.clone());
+        let app = App { settings, listeners, plugins: Arc::new(plugins), store, clock, tracer };
         app.announce();
         Ok(app)
     }
@@ -144,6 +154,7 @@ impl App {
             seed: fastrand::u64(..),
         };
         let driver = Driver::new(config, self.clock, self.store.clone(), self.plugins.clone(), events);
+        let driver = driver.traced(self.tracer.clone());
         let admin = AdminDeps { store: self.store, metrics: self.plugins.clone() };
         let closing = CancellationToken::new();
         let serving = tokio::spawn(self.listeners.serve(handle.clone(), admin, closing.clone()));
@@ -160,6 +171,7 @@ impl App {
             tracing::debug!("some connections did not take their last frames");
         }
         self.plugins.shutdown().await;
+        self.tracer.shutdown().await;
         stopped
     }
 }

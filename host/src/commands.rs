@@ -115,6 +115,7 @@ fn serve(settings: Settings) -> u8 {
                 eprintln!("presence: {error}");
                 return EXIT_CONFIGURATION;
             }
+            Err(error @ BuildError::Telemetry(_)) => return unavailable(error.into()),
             Err(error @ (BuildError::Bind(_) | BuildError::Store(_) | BuildError::KeyValue(_))) => {
                 eprintln!("presence: {error}");
                 return EXIT_UNAVAILABLE;

@@ -15,6 +15,7 @@ mod messaging;
 mod plugin;
 mod reader;
 mod scenario;
+mod telemetry;
 mod values;
 
 pub use local::{plain_plugin, plugin_config, plugin_name};
@@ -103,9 +104,10 @@ fn read(document: &Document<'_>, text: &str, folder: &Path) -> Option<Settings> 
     let presence = read_presence(&mut root.table("presence"));
     let cluster = cluster::read(&mut root.table("cluster"), folder);
     let auth = auth::read(&mut root.table("auth"), &host, folder);
+    let telemetry = telemetry::read(&mut root.table("telemetry"));
     let plugins = plugin::read(root.tables("plugin"), folder, &cluster);
     drop(host_table);
-    Some(Settings { host, presence, auth, cluster, plugins })
+    Some(Settings { host, presence, auth, cluster, telemetry, plugins })
 }
 
 fn read_host(table: &mut Table<'_, '_>, folder: &Path) -> HostSettings {

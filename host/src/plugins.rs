@@ -50,7 +50,7 @@ mod problem;
 mod registry;
 mod stdio;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod watch;

@@ -419,6 +419,7 @@ impl Driver {
             let (partition, leaf) = self.config.layout.place(&write.user);
             let key = Key::Sessions(partition, leaf, write.user.clone(), instance);
             let (store, life) = (self.store.clone(), std::sync::Arc::downgrade(&self.life));
+            let traced = self.traces.begin_put(&write.user, self.config.shared);
             let operation = async move {
                 let written = match write.document {
                     Some(document) => {
@@ -429,6 +430,9 @@ impl Driver {
                     }
                     None => definite_or_unclear(&life, || store.delete(key.clone(), Expect::Any)).await,
                 };
+                if let Some(traced) = traced {
+                    traced.end();
+                }
                 let Some((result, unclear)) = written else { return Completion::Nothing };
                 if result.is_err() {
                     // What is refused now may be accepted later, not at once.

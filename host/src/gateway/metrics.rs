@@ -18,11 +18,20 @@ use crate::plugins::metrics::{HookMetrics, PluginMetrics};
 pub trait Metrics: Send + Sync + 'static {
     /// One for each plugin.
     fn plugins(&self) -> Vec<PluginMetrics>;
+
+    /// So many spans were not sent; none: nothing is traced.
+    fn traces_dropped(&self) -> Option<u64> {
+        None
+    }
 }
 
 impl Metrics for PluginSet {
     fn plugins(&self) -> Vec<PluginMetrics> {
         self.metrics()
+    }
+
+    fn traces_dropped(&self) -> Option<u64> {
+        self.tracer().dropped()
     }
 }
 
@@ -31,6 +40,7 @@ pub(super) fn render(
     census: Option<&Census>,
     traffic: &Traffic,
     plugins: &[PluginMetrics],
+    traces_dropped: Option<u64>,
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("presence");
     let [frames_in, frames_out] = traffic.frames();
@@ -41,6 +51,7 @@ pub(super) fn render(
         frames: vec![("in", frames_in), ("out", frames_out)],
         errors: traffic.errors().map(|(code, count)| (code.as_str(), count)).collect(),
         plugins: plugins.to_vec(),
+        traces_dropped,
     }));
     let mut text = String::new();
     encode(&mut text, &registry)?;
@@ -55,6 +66,7 @@ struct Figures {
     frames: Vec<(&'static str, u64)>,
     errors: Vec<(&'static str, u64)>,
     plugins: Vec<PluginMetrics>,
+    traces_dropped: Option<u64>,
 }
 
 const STATUSES: [&str; 3] = ["online", "idle", "offline"];
@@ -80,6 +92,11 @@ impl Collector for Figures {
         )?;
         labelled(&mut encoder, "gateway_frames", "WebSocket frames of clients", "direction", &self.frames)?;
         labelled(&mut encoder, "gateway_errors", "Errors told to clients", "code", &self.errors)?;
+        if let Some(dropped) = self.traces_dropped {
+            let help = "Spans that were not sent: no room, or a collector that is away";
+            let mut counter = encoder.encode_descriptor("traces_dropped", help, None, MetricType::Counter)?;
+            write_count(&mut counter, dropped)?;
+        }
         write_plugins(&mut encoder, &self.plugins)
     }
 }
@@ -319,7 +336,7 @@ pub(super) mod tests {
             ..Census::default()
         };
         let figures = webhook();
-        let text = render(Some(&census), &traffic, &[figures]).unwrap();
+        let text = render(Some(&census), &traffic, &[figures], Some(6)).unwrap();
         for line in [
             "presence_sessions{status=\"idle\"} 1",
             "presence_users{status=\"offline\"} 7",
@@ -328,6 +345,7 @@ pub(super) mod tests {
             "presence_watched_users 6",
             "presence_instances_with_other_plugins 1",
             "presence_clock_offset_milliseconds -3600000",
+            "presence_traces_dropped_total 6",
             "presence_transitions_coalesced_total 2",
             "presence_gateway_sessions_opened_total 1",
             "presence_gateway_connections_refused_total{reason=\"unauthorized\"} 1",
@@ -352,7 +370,7 @@ pub(super) mod tests {
 
     #[test]
     fn without_a_census_the_rest_is_printed() {
-        let text = render(None, &Traffic::default(), &[]).unwrap();
+        let text = render(None, &Traffic::default(), &[], None).unwrap();
         assert!(!text.contains("presence_sessions{"), "{text}");
         assert!(text.contains("presence_gateway_frames_total{direction=\"out\"} 0"), "{text}");
     }

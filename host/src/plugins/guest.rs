@@ -14,7 +14,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use super::bindings::hooks::{cleanup, tick};
 use super::bindings::types;
 use super::convert::{SessionTexts, status_change, sweep};
-use super::http::Outbound;
+use super::http::Requests;
 use super::keyvalue::host::GrantedBuckets;
 use super::limits::GuestLimits;
 use super::loading::Loaded;
@@ -25,6 +25,7 @@ use super::presence::host::GrantedStatuses;
 use super::problem::Problem;
 use super::stdio::Output;
 use super::watch::{Expired, Watch, Yielded};
+use crate::traces::HookTrace;
 
 mod exports;
 
@@ -44,7 +45,7 @@ pub struct GuestState {
     wasi: WasiCtx,
     table: ResourceTable,
     http_context: WasiHttpCtx,
-    outbound: Outbound,
+    outbound: Requests,
     pub(super) buckets: GrantedBuckets,
     pub(super) publishing: Publishing,
     pub(super) statuses: GrantedStatuses,
@@ -151,6 +152,11 @@ impl Guest {
         Ok(Guest { store, exports, deadline, memory_limit, calls: 0 })
     }
 
+    /// What the next call asks of others is part of this trace, or of none.
+    pub(super) fn trace(&mut self, trace: Option<HookTrace>) {
+        self.store.data_mut().outbound.trace = trace;
+    }
+
     /// Calls the hook of an event. `now` is when the call begins; `paused` is called once if it does not end at once.
     pub(super) async fn call(
         &mut self,
@@ -229,7 +235,7 @@ fn new_store(loaded: &Loaded, yielded: Yielded) -> Store<GuestState> {
         wasi: wasi.build(),
         table,
         http_context: WasiHttpCtx::new(),
-        outbound: loaded.capabilities().outbound.clone(),
+        outbound: Requests::new(loaded.capabilities().outbound.clone()),
         buckets: loaded.capabilities().buckets.clone(),
         publishing: Publishing::new(loaded.capabilities().subjects.clone()),
         statuses: loaded.capabilities().statuses.clone(),

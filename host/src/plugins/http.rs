@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -23,6 +23,7 @@ use super::denials::Denials;
 use super::grants::{self, Denied};
 use super::local::web::LocalHttp;
 use crate::settings::HttpGrant;
+use crate::traces::HookTrace;
 
 mod body;
 mod resolver;
@@ -30,6 +31,8 @@ mod resolver;
 use body::ResponseBody;
 use resolver::{GrantedResolver, ResolveError};
 
+/// The header of W3C Trace Context.
+const TRACEPARENT: &str = "traceparent";
 /// Opening a TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// From the start of a request to the head of its answer, unless the guest asks for less.
@@ -196,7 +199,7 @@ fn classify_io(error: &std::io::Error, connecting: bool) -> Error {
     }
 }
 
-/// The view that wasmtime-wasi-http has of [`HttpAccess`].
+/// Where requests go.
 #[derive(Clone)]
 pub(super) enum Outbound {
     /// The daemon's way.
@@ -218,18 +221,52 @@ impl Outbound {
     }
 }
 
+/// The view that wasmtime-wasi-http has of an [`Outbound`].
+pub(super) struct Requests {
+    way: Outbound,
+    /// Of the hook that runs, if it is traced.
+    pub(super) trace: Option<HookTrace>,
+}
+
+impl Requests {
+    pub(super) fn new(way: Outbound) -> Requests {
+        Requests { way, trace: None }
+    }
+}
+
 type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Sent = Box<dyn Future<Output = Result<(Response<WasiBody>, Done), Error>> + Send>;
 
-impl WasiHttpHooks for Outbound {
-    fn send_request(&mut self, request: Request<WasiBody>, options: Option<RequestOptions>, _: Done) -> Sent {
-        let outbound = self.clone();
+impl WasiHttpHooks for Requests {
+    fn send_request(
+        &mut self,
+        mut request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: Done,
+    ) -> Sent {
+        let way = self.way.clone();
+        let traced = self.trace.as_ref().map(|hook| traced(hook, &mut request));
         Box::new(async move {
-            let response = outbound.send(request, options.unwrap_or_default()).await?;
+            let ended = way.send(request, options.unwrap_or_default()).await;
+            match (traced, &ended) {
+                (Some(traced), Ok(response)) => traced.answered(response.status().as_u16()),
+                (Some(traced), Err(_)) => traced.failed(),
+                (None, _) => {}
+            }
+            let response = ended?;
             // The client drives its connections itself: there is nothing left to wait for.
             Ok((response, Box::new(std::future::ready(Ok(()))) as Done))
         })
     }
+}
+
+/// The span of a request. Its receiver is told, unless the guest has told him something else.
+fn traced(hook: &HookTrace, request: &mut Request<WasiBody>) -> crate::traces::Request {
+    let span = hook.request();
+    if let Ok(traceparent) = HeaderValue::from_str(&span.context.to_string()) {
+        request.headers_mut().entry(TRACEPARENT).or_insert(traceparent);
+    }
+    span
 }
 
 /// A boxed future of the resolver.

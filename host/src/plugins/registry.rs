@@ -28,6 +28,7 @@ use super::{Outcome, Plugins};
 use crate::clock::Clock;
 use crate::settings::PluginSettings;
 use crate::store::SharedStore;
+use crate::traces::Tracer;
 
 /// How long stopping waits for guests to come by at an epoch.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
@@ -44,6 +45,8 @@ pub struct Deps {
     pub compile: CompileMode,
     /// For deadlines of retries and times of dead letters.
     pub clock: Clock,
+    /// Hooks go on with the traces of their events.
+    pub tracer: Tracer,
 }
 
 /// The plugins of this host. Dropping it cuts what runs.
@@ -82,7 +85,8 @@ impl PluginSet {
         let outcomes = Arc::new(Outcomes::default());
         let (dead_letters, carry) = DeadLetters::new(deps.store, outcomes.clone());
         let permit = Arc::new(Permit::unlimited(deps.clock.clone()));
-        let surroundings = Surroundings { clock: deps.clock, outcomes, dead_letters, permit };
+        let surroundings =
+            Surroundings { clock: deps.clock, outcomes, dead_letters, permit, tracer: deps.tracer };
         let handle = runtime.handle().clone();
         let _inside = handle.enter();
         let mut tasks = vec![handle.spawn(carry)];
@@ -96,6 +100,10 @@ impl PluginSet {
             plugins.push(plugin);
         }
         PluginSet { runtime, plugins, descriptions, surroundings, tasks: Mutex::new(tasks) }
+    }
+
+    pub(crate) fn tracer(&self) -> &Tracer {
+        &self.surroundings.tracer
     }
 
     /// What was loaded, in the order of presence.toml.

@@ -103,6 +103,7 @@ fn deps(folder: &Folder, letters: Arc<LetterBox>) -> Deps {
         backends: Backends::for_trials(),
         compile: CompileMode::InProcess,
         clock: Clock::machine(),
+        tracer: crate::traces::Tracer::off(),
     }
 }
 

@@ -17,6 +17,7 @@ use super::metrics::FailureKind;
 use super::permit::{Bounds, Seat};
 use super::plugin::{Plugin, Task};
 use super::watch::Watch;
+use crate::traces::HookTrace;
 
 /// So many settled events are passed on together; fewer when there is a pause.
 const SETTLED_BATCH: usize = 64;
@@ -105,6 +106,8 @@ impl Worker {
         watch.bounds.needs_permit = payload.needs_permit();
         let hook = payload.hook();
         write_event_id(event_id, &plugin.name, payload);
+        let tracer = &plugin.surroundings.tracer;
+        let span = tracer.hook(&plugin.name, payload, event_id, task.job.attempt);
         let guest = match guest {
             Some(guest) => guest,
             None => {
@@ -115,11 +118,13 @@ impl Worker {
                     Err(no_guest) => {
                         let (verdict, kind) = without_guest(no_guest);
                         plugin.counters.ended(hook, Duration::ZERO, Some(kind));
+                        tracer.end_hook(span, Some(kind.as_str()));
                         return verdict;
                     }
                 }
             }
         };
+        guest.trace(span.as_ref().map(|span| HookTrace::new(tracer, span)));
         let began = Instant::now();
         let occasion = Occasion { event_id, attempt: task.job.attempt };
         let paused = || pass_on(plugin, seat, settled);
@@ -129,6 +134,7 @@ impl Worker {
         let keep = ended.is_ok() && !guest.is_spent();
         let (verdict, kind) = judge(ended);
         plugin.counters.ended(hook, took, kind);
+        tracer.end_hook(span, kind.map(FailureKind::as_str));
         if verdict == Verdict::Cut {
             let (plugin, hook) = (&*plugin.name, hook.as_str());
             tracing::debug!(plugin, hook, event_id, "the host ended a call, which uses no attempt");

@@ -12,8 +12,7 @@ use presence_host::clock::{Clock, TimeSource};
 use presence_host::config;
 use presence_host::driver::{Driver, DriverConfig, Handle};
 use presence_host::gateway::{self, AdminDeps};
-use presence_host::plugins::keyvalue::memory::MemoryKeyValue;
-use presence_host::plugins::{CompileMode, Deps, PluginSet};
+use presence_host::plugins::{Backends, CompileMode, Deps, PluginSet};
 use presence_host::settings::StoreKind;
 use presence_host::store::SharedStore;
 use presence_host::store::nats::NatsStore;
@@ -75,9 +74,10 @@ async fn host(server: &NatsServer, clock: Clock, folder: &Folder) -> (SocketAddr
     let deps = Deps {
         data_dir: folder.path().to_owned(),
         store: store.clone(),
-        keyvalue: Arc::new(MemoryKeyValue::default()),
+        backends: Backends::for_trials(),
         compile: CompileMode::InProcess,
         clock: clock.clone(),
+        tracer: presence_host::traces::Tracer::off(),
     };
     let plugins = Arc::new(PluginSet::load(&[], deps).await.unwrap());
     let listeners = gateway::bind(&settings).await.unwrap();

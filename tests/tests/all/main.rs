@@ -18,5 +18,6 @@ mod simulation;
 mod statuses;
 mod stopping;
 mod tokens;
+mod traces;
 mod watching;
 mod webhooks;
