@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
-use http::{StatusCode, Uri};
+use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -35,6 +35,24 @@ struct Problem {
     detail: String,
 }
 
+/// How a request to change something was answered.
+pub enum Posted<T> {
+    /// With what was done.
+    Done(T),
+    /// The host refuses it, for the reasons in the problem document.
+    Refused(Refusal),
+}
+
+/// Why a host refuses to change something.
+#[derive(Deserialize)]
+pub struct Refusal {
+    /// The sentence for people.
+    pub detail: String,
+    /// Each thing that is wrong.
+    #[serde(default)]
+    pub errors: Vec<String>,
+}
+
 /// The sentence for people in an answer that is not a success.
 pub fn detail(status: StatusCode, body: &[u8]) -> String {
     match serde_json::from_slice::<Problem>(body) {
@@ -45,24 +63,60 @@ pub fn detail(status: StatusCode, body: &[u8]) -> String {
 
 /// `GET {base}{path}`, read as JSON.
 pub async fn get<T: DeserializeOwned>(base: &str, path: &str) -> anyhow::Result<T> {
+    send(Method::GET, base, path).await
+}
+
+/// Another method, without a body; any success is read as JSON.
+pub async fn send<T: DeserializeOwned>(method: Method, base: &str, path: &str) -> anyhow::Result<T> {
+    let (base, status, body) = ask(method, base, path, PATIENCE).await?;
+    if !status.is_success() {
+        bail!("{base} answers {}", detail(status, &body));
+    }
+    read(base, &body)
+}
+
+/// `POST {base}{path}` without a body; 422 is a refusal.
+pub async fn post<T: DeserializeOwned>(
+    base: &str,
+    path: &str,
+    patience: Duration,
+) -> anyhow::Result<Posted<T>> {
+    let (base, status, body) = ask(Method::POST, base, path, patience).await?;
+    match status {
+        StatusCode::OK => read(base, &body).map(Posted::Done),
+        StatusCode::UNPROCESSABLE_ENTITY => read(base, &body).map(Posted::Refused),
+        _ => bail!("{base} answers {}", detail(status, &body)),
+    }
+}
+
+fn read<T: DeserializeOwned>(base: &str, body: &[u8]) -> anyhow::Result<T> {
+    serde_json::from_slice(body)
+        .with_context(|| format!("{base} does not answer as the admin API of a host does"))
+}
+
+async fn ask<'b>(
+    method: Method,
+    base: &'b str,
+    path: &str,
+    patience: Duration,
+) -> anyhow::Result<(&'b str, StatusCode, Bytes)> {
     let base = base.trim_end_matches('/');
     let uri: Uri = format!("{base}{path}").parse().with_context(|| format!("--admin {base} is no URL"))?;
     if uri.scheme_str() != Some("http") || uri.host().is_none() {
         bail!("--admin {base}: give it as http://HOST:PORT, the host.admin of presence.toml");
     }
-    let (status, body) = tokio::time::timeout(PATIENCE, fetch(base, uri))
+    let (status, body) = tokio::time::timeout(patience, fetch(method, base, uri))
         .await
-        .map_err(|_| anyhow!("{base} does not answer within {} s", PATIENCE.as_secs()))??;
-    if status != StatusCode::OK {
-        bail!("{base} answers {}", detail(status, &body));
-    }
-    serde_json::from_slice(&body)
-        .with_context(|| format!("{base} does not answer as the admin API of a host does"))
+        .map_err(|_| anyhow!("{base} does not answer within {} s", patience.as_secs()))??;
+    Ok((base, status, body))
 }
 
-async fn fetch(base: &str, uri: Uri) -> anyhow::Result<(StatusCode, Bytes)> {
+async fn fetch(method: Method, base: &str, uri: Uri) -> anyhow::Result<(StatusCode, Bytes)> {
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
-    let response = client.get(uri).await.map_err(|error| {
+    let mut request = Request::new(Empty::<Bytes>::new());
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    let response = client.request(request).await.map_err(|error| {
         if error.is_connect() {
             anyhow!(error).context(format!(
                 "nothing answers at {base} (is `presence serve` running, with host.admin at this address?)"

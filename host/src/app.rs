@@ -3,7 +3,6 @@
 //! Building checks the plugins and binds both listeners, so that whatever is wrong is known, and told, before
 //! anything runs; running starts the tasks.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +13,13 @@ use crate::clock::Clock;
 use crate::driver::{Driver, DriverConfig, Ending, Event, Handle};
 use crate::gateway::{self, AdminDeps, BindError, Listeners};
 use crate::plugins::keyvalue::KeyValueError;
-use crate::plugins::keyvalue::memory::MemoryKeyValue;
+use crate::plugins::keyvalue::file::{FileError, FileKeyValue};
 use crate::plugins::keyvalue::nats::NatsKeyValue;
 use crate::plugins::messaging::nats::NatsMessaging;
 use crate::plugins::presence::StoreStatuses;
 use crate::plugins::{self, Backends, CompileMode, PluginError, PluginSet};
-use crate::settings::{ClusterSettings, Initial, Settings, StoreKind};
+use crate::reload::{Asker, Reloader, Source, silent_plugins};
+use crate::settings::{Settings, StoreKind};
 use crate::store::SharedStore;
 use crate::store::memory::MemoryStore;
 use crate::store::nats::{NatsError, NatsStore};
@@ -50,20 +50,28 @@ pub enum BuildError {
     /// The plugins' keys can't be kept there: exit code 69.
     #[error("the plugins' keys can't be kept in NATS: {0}")]
     KeyValue(#[from] KeyValueError),
+    /// Signals can't be handled: exit code 69.
+    #[error("SIGHUP can't be handled: {0}")]
+    Signal(#[from] std::io::Error),
+    /// The file of the plugins' keys is in use or can't be opened, exit code 69, or is damaged, 78.
+    #[error(transparent)]
+    KeyFile(#[from] FileError),
 }
 
 /// The store of documents, and what plugins are given beside it.
-async fn open_store(
-    cluster: &ClusterSettings,
-    tracer: &Tracer,
-) -> Result<(SharedStore, Backends), BuildError> {
+async fn open_store(settings: &Settings, tracer: &Tracer) -> Result<(SharedStore, Backends), BuildError> {
+    let cluster = &settings.cluster;
     let layout = Layout { partitions: cluster.partitions, leaves: cluster.leaves };
     match &cluster.store {
         StoreKind::Memory => {
+            let keyvalue = FileKeyValue::new(&settings.host.data_dir)?;
+            // Without any grant there is nothing to keep: the file is left alone until there is one.
+            if settings.plugins.iter().any(|plugin| !plugin.grants.keyvalue.is_empty()) {
+                keyvalue.open()?;
+            }
             let store: SharedStore = Arc::new(MemoryStore::new());
             let statuses = Arc::new(StoreStatuses::new(store.clone(), layout));
-            let keyvalue = Arc::new(MemoryKeyValue::default());
-            Ok((store, Backends { keyvalue, messaging: None, statuses }))
+            Ok((store, Backends { keyvalue: Arc::new(keyvalue), messaging: None, statuses }))
         }
         StoreKind::Nats(nats) => {
             let store = NatsStore::connect_traced(nats, layout, tracer.clone()).await?;
@@ -82,23 +90,19 @@ pub struct App {
     settings: Settings,
     listeners: Listeners,
     plugins: Arc<PluginSet>,
+    reloading: (Reloader, Asker),
     store: SharedStore,
     clock: Clock,
     tracer: Tracer,
 }
 
-/// Plugins that do not want to hear of what was before them.
-fn silent_plugins(settings: &Settings) -> BTreeSet<Arc<str>> {
-    let silent = settings.plugins.iter().filter(|plugin| plugin.initial == Initial::Nothing);
-    silent.map(|plugin| plugin.name.as_str().into()).collect()
-}
-
 impl App {
-    /// Connects to the store, loads the plugins, then binds.
-    pub async fn build(settings: Settings, compile: CompileMode) -> Result<App, BuildError> {
+    /// Connects to the store, loads the plugins, then binds. `source` is read again for reloads.
+    pub async fn build(settings: Settings, source: Source, compile: CompileMode) -> Result<App, BuildError> {
         let clock = Clock::machine();
-        let tracer = Tracer::start(settings.telemetry.as_ref(), &settings.host.name).map_err(BuildError::Telemetry)?;
-        let (store, backends) = open_store(&settings.cluster, &tracer).await?;
+        let tracer =
+            Tracer::start(settings.telemetry.as_ref(), &settings.host.name).map_err(BuildError::Telemetry)?;
+        let (store, backends) = open_store(&settings, &tracer).await?;
         let deps = plugins::Deps {
             data_dir: settings.host.data_dir.clone(),
             store: store.clone(),
@@ -108,8 +112,10 @@ impl App {
             tracer: tracer.clone(),
         };
         let plugins = PluginSet::load(&settings.plugins, deps).await.map_err(BuildError::Plugins)?;
+        let plugins = Arc::new(plugins);
+        let reloading = Reloader::new(source, &settings, plugins.clone())?;
         let listeners = gateway::bind(&settings).await?.traced(tracer.clone());
-        let app = App { settings, listeners, plugins: Arc::new(plugins), store, clock, tracer };
+        let app = App { settings, listeners, plugins, reloading, store, clock, tracer };
         app.announce();
         Ok(app)
     }
@@ -150,12 +156,14 @@ impl App {
             unready_after: settings.host.unready_after,
             handover_timeout: settings.cluster.handover_timeout,
             shared: settings.cluster.store != StoreKind::Memory,
-            silent_plugins: silent_plugins(settings),
+            silent_plugins: silent_plugins(&settings.plugins),
             seed: fastrand::u64(..),
         };
         let driver = Driver::new(config, self.clock, self.store.clone(), self.plugins.clone(), events);
         let driver = driver.traced(self.tracer.clone());
-        let admin = AdminDeps { store: self.store, metrics: self.plugins.clone() };
+        let (reloader, asker) = self.reloading;
+        let admin = AdminDeps { store: self.store, metrics: self.plugins.clone(), reload: Arc::new(asker) };
+        let reloading = tokio::spawn(reloader.run(handle.clone()));
         let closing = CancellationToken::new();
         let serving = tokio::spawn(self.listeners.serve(handle.clone(), admin, closing.clone()));
         let drain = tokio::spawn(async move {
@@ -165,6 +173,7 @@ impl App {
         });
         let stopped = driver.run().await;
         drain.abort();
+        reloading.abort();
         closing.cancel();
         // Clients are sent their goodbye; who does not take it in time is cut off.
         if tokio::time::timeout(FLUSH_TIMEOUT, serving).await.is_err() {

@@ -1,5 +1,6 @@
 //! The command line: what can be typed. What it does is in `commands.rs`.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -43,6 +44,19 @@ pub enum Command {
         /// The configuration.
         #[command(flatten)]
         config: ConfigArgument,
+    },
+    /// Let a running host read presence.toml and its plugins again
+    #[command(
+        after_help = "Example:\n  presence reload --admin http://127.0.0.1:7071\n\nOnly [[plugin]] sections and \
+                            plugin files are applied, all of them or, if anything is wrong, none."
+    )]
+    Reload {
+        /// Whom to ask.
+        #[command(flatten)]
+        admin: AdminArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Open a session in this terminal and print what it is told
     #[command(after_help = "Example:\n  presence connect --user alice\n\nThen type i (idle), o (online), \
@@ -100,22 +114,112 @@ pub enum PluginCommand {
     /// What authors do.
     #[command(flatten)]
     Author(AuthoringCommand),
-    /// List events that could not be delivered
-    #[command(after_help = "Example:\n  presence plugin dead-letters --plugin webhook --hook user-online")]
-    DeadLetters {
+    /// List what the plugins of a host do
+    #[command(after_help = "Example:\n  presence plugin list --admin http://127.0.0.1:7071")]
+    List {
         /// Where to ask.
         #[command(flatten)]
         admin: AdminArgument,
-        /// Only of this plugin
-        #[arg(long, value_name = "NAME")]
-        plugin: Option<String>,
-        /// Only of this hook
-        #[arg(long, value_name = "HOOK")]
-        hook: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
+    /// List, show, replay or drop events that could not be delivered
+    #[command(
+        after_help = "Example:\n  presence plugin dead-letters --plugin webhook --hook user-online\n  presence \
+                            plugin dead-letters replay 7 8"
+    )]
+    DeadLetters(DeadLettersArguments),
+}
+
+/// `presence plugin dead-letters`
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct DeadLettersArguments {
+    /// What to do; none: list them.
+    #[command(subcommand)]
+    pub verb: Option<DeadLettersVerb>,
+    /// For the list.
+    #[command(flatten)]
+    pub list: ListLettersArguments,
+}
+
+/// `presence plugin dead-letters …`
+#[derive(Debug, Subcommand)]
+pub enum DeadLettersVerb {
+    /// List them, oldest first
+    #[command(after_help = "Example:\n  presence plugin dead-letters list --plugin webhook --user alice")]
+    List(ListLettersArguments),
+    /// Show everything about one
+    #[command(after_help = "Example:\n  presence plugin dead-letters show 7")]
+    Show {
+        /// Where to ask.
+        #[command(flatten)]
+        admin: AdminArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Its number
+        #[arg(value_name = "NUMBER")]
+        number: NonZeroU64,
+    },
+    /// Tell their plugins once more; each goes when it is delivered
+    #[command(
+        after_help = "Example:\n  presence plugin dead-letters replay 7 8\n  presence plugin dead-letters replay \
+                            --all --plugin webhook"
+    )]
+    Replay(ChooseLettersArguments),
+    /// Forget them
+    #[command(after_help = "Example:\n  presence plugin dead-letters drop --all --user alice")]
+    Drop(ChooseLettersArguments),
+}
+
+/// Which dead letters are listed.
+#[derive(Debug, Args)]
+pub struct ListLettersArguments {
+    /// Where to ask.
+    #[command(flatten)]
+    pub admin: AdminArgument,
+    /// Only these.
+    #[command(flatten)]
+    pub filter: LetterFilter,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which dead letters something is done with.
+#[derive(Debug, Args)]
+pub struct ChooseLettersArguments {
+    /// Where to ask.
+    #[command(flatten)]
+    pub admin: AdminArgument,
+    /// Of all of them, only these.
+    #[command(flatten)]
+    pub filter: LetterFilter,
+    /// All there are, as far as the filters choose them
+    #[arg(long)]
+    pub all: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Their numbers
+    #[arg(value_name = "NUMBER", required_unless_present = "all", conflicts_with_all = ["all", "plugin", "hook", "user"])]
+    pub numbers: Vec<NonZeroU64>,
+}
+
+/// Narrows a choice of dead letters.
+#[derive(Debug, Args)]
+pub struct LetterFilter {
+    /// Only of this plugin
+    #[arg(long, value_name = "NAME")]
+    pub plugin: Option<String>,
+    /// Only of this hook
+    #[arg(long, value_name = "HOOK")]
+    pub hook: Option<String>,
+    /// Only of this user
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
 }
 
 /// Which file.

@@ -8,11 +8,13 @@ use crate::app::{App, BuildError};
 use crate::cli::{Command, PluginCommand};
 use crate::driver::Ending;
 use crate::plugins::{self, CompileMode};
+use crate::reload::Source;
 use crate::settings::Settings;
 use crate::telemetry;
-use crate::{authoring, cluster, config, connect, dead_letters, users};
+use crate::{authoring, cluster, config, connect, dead_letters, plugin_list, users};
 
 mod check;
+mod reload;
 
 /// The arguments are wrong.
 pub const EXIT_USAGE: u8 = 64;
@@ -31,9 +33,12 @@ pub fn run(command: Command) -> ExitCode {
                 eprintln!("presence: {error}");
                 return ExitCode::from(EXIT_USAGE);
             }
-            with_settings(&config.path, serve)
+            with_settings(&config.path, |settings| serve(settings, &config.path))
         }
         Command::Check { config } => with_settings(&config.path, check::run),
+        Command::Reload { admin, json } => {
+            block_on(reload::run(&admin.url, json)).unwrap_or_else(unavailable)
+        }
         Command::Connect(arguments) => block_on(connect::run(arguments)).unwrap_or_else(unavailable),
         Command::Users { admin, json, users } => {
             block_on(users::run(&admin.url, &users, json)).unwrap_or_else(unavailable)
@@ -45,9 +50,11 @@ pub fn run(command: Command) -> ExitCode {
             block_on(cluster::partitions(&admin.url, json)).unwrap_or_else(unavailable)
         }
         Command::Plugin(PluginCommand::Author(command)) => block_on(authoring::run(command, compile_mode())),
-        Command::Plugin(PluginCommand::DeadLetters { admin, plugin, hook, json }) => {
-            let listed = dead_letters::run(&admin.url, plugin.as_deref(), hook.as_deref(), json);
-            block_on(listed).unwrap_or_else(unavailable)
+        Command::Plugin(PluginCommand::List { admin, json }) => {
+            block_on(plugin_list::run(&admin.url, json)).unwrap_or_else(unavailable)
+        }
+        Command::Plugin(PluginCommand::DeadLetters(arguments)) => {
+            block_on(dead_letters::run(arguments)).unwrap_or_else(unavailable)
         }
         Command::CompilePlugin { input, output } => match plugins::compile_in_this_process(&input, &output) {
             Ok(()) => 0,
@@ -95,7 +102,15 @@ fn compile_mode() -> CompileMode {
     })
 }
 
-fn serve(settings: Settings) -> u8 {
+fn serve(settings: Settings, path: &Path) -> u8 {
+    let text = match config::read_text(path) {
+        Ok(text) => text,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return EXIT_CONFIGURATION;
+        }
+    };
+    let source = Source { path: path.to_owned(), text };
     block_on(async {
         // Before anything is announced: whoever reads the addresses may send a signal at once.
         let signal = match Signals::new() {
@@ -105,7 +120,7 @@ fn serve(settings: Settings) -> u8 {
                 return EXIT_UNAVAILABLE;
             }
         };
-        let app = match App::build(settings, compile_mode()).await {
+        let app = match App::build(settings, source, compile_mode()).await {
             Ok(app) => app,
             Err(error @ BuildError::Plugins(_)) => {
                 eprintln!("{error}");
@@ -116,7 +131,17 @@ fn serve(settings: Settings) -> u8 {
                 return EXIT_CONFIGURATION;
             }
             Err(error @ BuildError::Telemetry(_)) => return unavailable(error.into()),
-            Err(error @ (BuildError::Bind(_) | BuildError::Store(_) | BuildError::KeyValue(_))) => {
+            Err(BuildError::KeyFile(error)) if error.is_configuration() => {
+                eprintln!("presence: {error}");
+                return EXIT_CONFIGURATION;
+            }
+            Err(
+                error @ (BuildError::Bind(_)
+                | BuildError::Store(_)
+                | BuildError::KeyValue(_)
+                | BuildError::KeyFile(_)
+                | BuildError::Signal(_)),
+            ) => {
                 eprintln!("presence: {error}");
                 return EXIT_UNAVAILABLE;
             }

@@ -10,14 +10,17 @@ use crate::settings::{ClusterSettings, HostSettings, PresenceSettings, Settings,
 
 mod auth;
 mod cluster;
+mod differences;
 mod local;
 mod messaging;
 mod plugin;
 mod reader;
 mod scenario;
+mod secrets;
 mod telemetry;
 mod values;
 
+pub use differences::differences;
 pub use local::{plain_plugin, plugin_config, plugin_name};
 pub use scenario::read as scenario;
 
@@ -64,17 +67,28 @@ impl std::fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
+impl ConfigErrors {
+    /// One text for each.
+    pub fn lines(&self) -> Vec<String> {
+        self.to_string().lines().map(str::to_owned).collect()
+    }
+}
+
 /// Reads and checks a file. `env` gives the values of `${VARIABLES}`.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Settings, ConfigErrors> {
-    let text = std::fs::read_to_string(path).map_err(|error| ConfigErrors {
+    parse(&read_text(path)?, path, env)
+}
+
+/// The text of a file, for [`parse`].
+pub fn read_text(path: &Path) -> Result<String, ConfigErrors> {
+    std::fs::read_to_string(path).map_err(|error| ConfigErrors {
         path: path.to_owned(),
         errors: vec![ConfigError {
             line: 0,
             key: String::new(),
             message: format!("can't be read ({error}): give the path of the configuration with --config"),
         }],
-    })?;
-    parse(&text, path, env)
+    })
 }
 
 /// Checks the text of a file; relative paths in it are relative to the file's folder.
@@ -83,10 +97,21 @@ pub fn parse(
     path: &Path,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Settings, ConfigErrors> {
+    parse_beside(text, path, env, None)
+}
+
+/// The same, with plugins that are to fit a host that runs with these settings already, whatever the file's `[cluster]`
+/// says.
+pub fn parse_beside(
+    text: &str,
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+    running: Option<&ClusterSettings>,
+) -> Result<Settings, ConfigErrors> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let folder = absolute.parent().unwrap_or(Path::new("/")).to_owned();
     let document = Document::new(text, env);
-    let settings = read(&document, text, &folder);
+    let settings = read(&document, text, &folder, running);
     let errors = document.into_errors();
     if errors.is_empty()
         && let Some(settings) = settings
@@ -96,7 +121,12 @@ pub fn parse(
     Err(ConfigErrors { path: path.to_owned(), errors })
 }
 
-fn read(document: &Document<'_>, text: &str, folder: &Path) -> Option<Settings> {
+fn read(
+    document: &Document<'_>,
+    text: &str,
+    folder: &Path,
+    running: Option<&ClusterSettings>,
+) -> Option<Settings> {
     let parsed = reader::parse(document, text)?;
     let mut root = document.root(&parsed);
     let mut host_table = root.table("host");
@@ -105,7 +135,7 @@ fn read(document: &Document<'_>, text: &str, folder: &Path) -> Option<Settings> 
     let cluster = cluster::read(&mut root.table("cluster"), folder);
     let auth = auth::read(&mut root.table("auth"), &host, folder);
     let telemetry = telemetry::read(&mut root.table("telemetry"));
-    let plugins = plugin::read(root.tables("plugin"), folder, &cluster);
+    let plugins = plugin::read(root.tables("plugin"), folder, running.unwrap_or(&cluster));
     drop(host_table);
     Some(Settings { host, presence, auth, cluster, telemetry, plugins })
 }
@@ -133,6 +163,7 @@ fn read_host(table: &mut Table<'_, '_>, folder: &Path) -> HostSettings {
         data_dir: folder.join(table.string("data_dir").map_or(".presence".into(), |found| found.value)),
         drain_timeout: table.duration("drain_timeout", Duration::from_secs(30)).value,
         unready_after: table.duration("unready_after", Duration::from_secs(30)).value,
+        watch_files: table.boolean("watch_files", true),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The event loop around the core: one closed [`Event`] enum in, effects out to the store, plugins and clients.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use presence_core::documents::StatusRecord;
@@ -18,11 +18,14 @@ mod clients;
 mod cluster;
 mod engine;
 mod io;
+mod letters;
+mod newcomers;
 mod partition;
 mod partitions;
 mod traces;
 
 pub use engine::{Driver, DriverConfig, Ending};
+pub use letters::{LetterCounts, LetterOrder, LetterOutcome, LetterReport, LetterVerb};
 
 /// A connection within this host; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +50,9 @@ pub enum Event {
     Closed(Connection, &'static str),
     /// For the admin API.
     Query(Query),
+    /// Plugins were prepared to be added, changed or removed: they are from now on. Names the plugins that do not want to
+    /// hear of what was before them; answered once it is done.
+    SwitchPlugins(BTreeSet<Arc<str>>, oneshot::Sender<()>),
     /// Stop: say goodbye, settle, leave.
     Drain,
 }
@@ -62,6 +68,8 @@ pub enum Query {
     Instances(oneshot::Sender<Vec<InstanceView>>),
     /// Every partition and its owner.
     Partitions(oneshot::Sender<Vec<PartitionView>>),
+    /// Replay or drop a dead letter; the owner of its partition does it.
+    Letter(LetterOrder, oneshot::Sender<LetterReport>),
     /// Numbers for `/metrics`.
     Census(oneshot::Sender<Census>),
 }
@@ -116,6 +124,8 @@ pub struct Census {
     pub watched: u64,
     /// Decisions that gave way to a newer one before they were written.
     pub coalesced: u64,
+    /// Dead letters replayed and dropped.
+    pub letters: LetterCounts,
     /// Leases, claims, deaths.
     pub membership: MembershipCounters,
     /// Followers that had to start over.
@@ -270,5 +280,12 @@ impl Handle {
         let (answer, answered) = oneshot::channel();
         self.send(Event::Open(session, answer)).await?;
         answered.await.map_err(|_| Stopped)
+    }
+
+    /// What was prepared of the plugins takes effect; `silent` want to hear of nothing that was before them.
+    pub async fn switch_plugins(&self, silent: BTreeSet<Arc<str>>) -> Result<(), Stopped> {
+        let (done, switched) = oneshot::channel();
+        self.send(Event::SwitchPlugins(silent, done)).await?;
+        switched.await.map_err(|_| Stopped)
     }
 }

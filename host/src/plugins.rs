@@ -20,6 +20,7 @@ use presence_core::ids::{InstanceId, PartitionId, Sequence, SessionId, UserId};
 use presence_core::time::Tick;
 
 mod admission;
+mod anatomy;
 mod backends;
 mod bindings;
 mod cache;
@@ -35,6 +36,7 @@ mod guest;
 mod http;
 mod inspect;
 pub mod keyvalue;
+pub mod letters;
 mod limits;
 mod linker;
 mod loading;
@@ -47,12 +49,15 @@ mod permit;
 mod plugin;
 pub mod presence;
 mod problem;
+mod redact;
 mod registry;
+mod reload;
 mod stdio;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod watch;
 mod worker;
 mod yardstick;
@@ -65,10 +70,12 @@ pub use inspect::{Inspection, inspect};
 pub use loading::PluginDescription;
 pub use problem::{PluginError, Problem};
 pub use registry::{Deps, PluginSet, check};
+pub use reload::Changes;
 pub use yardstick::time_bare_calls;
 
 /// What the driver tells all plugins.
 pub use presence_core::delivery::Payload as Event;
+pub use presence_core::delivery::{LetterNumber, Replayed};
 
 /// What became of an event, once for each event given to `submit`, whatever the number of plugins: it comes when
 /// every plugin that exports the hook has taken it, rejected it or given it up (at once when there is none). A tick has
@@ -82,8 +89,8 @@ pub enum Outcome {
         /// Which of the two hooks.
         hook: Hook,
     },
-    /// A status hook is settled for one plugin (delivered, dead letter, or overtaken by a newer transition of the
-    /// same user that is settled or still waiting).
+    /// A status hook is settled for one plugin (delivered, dead letter, overtaken by a newer transition of the same
+    /// user that is settled or still waiting, or the plugin has no such hook any more).
     Status {
         /// The plugin's name.
         plugin: Arc<str>,
@@ -107,7 +114,26 @@ pub enum Outcome {
     },
     /// No status hook of this partition waits or runs any more (see [`Plugins::withdraw`]).
     Withdrawn(PartitionId),
+    /// A dead letter's event is settled once more (see [`Plugins::replay`]), which no other outcome tells of.
+    Replayed(LetterNumber, ReplayEnd),
 }
+
+/// What became of a dead letter's event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayEnd {
+    /// The plugin took it.
+    Delivered,
+    /// It gave way to newer news of the user.
+    Superseded,
+    /// It was given up again: there is a new letter.
+    GivenUp,
+    /// It was dropped, or a new letter could not be kept: the old one is still the one.
+    Kept,
+}
+
+/// There is no such plugin, or it does not export the hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotWanted;
 
 /// What the driver needs of the plugins; `PluginSet` implements it, simulations have their own.
 pub trait Plugins: Send + Sync + 'static {
@@ -122,6 +148,17 @@ pub trait Plugins: Send + Sync + 'static {
 
     /// Queues an event for one plugin, if it exports the hook; else it is settled at once. Never blocks.
     fn submit_to(&self, plugin: &str, event: Event);
+
+    /// Queues the event of a dead letter for one plugin, behind what waits of the same user or session. `newest` is the
+    /// newest revision of the user that the plugin has heard of, or is about to. [`Outcome::Replayed`] follows for what
+    /// is [`Replayed::Queued`]. Never blocks.
+    fn replay(
+        &self,
+        plugin: &str,
+        event: Event,
+        letter: LetterNumber,
+        newest: u64,
+    ) -> Result<Replayed, NotWanted>;
 
     /// Status hooks and cleanups may run until then: none starts whose deadline lies later, and those that still run
     /// then are cut off, which uses no attempt. Before the first call nothing holds them back.
@@ -138,6 +175,11 @@ pub trait Plugins: Send + Sync + 'static {
     /// The fresh start is no longer this host's: cleanups of everything that wait are dropped, without an outcome; one that
     /// runs is cut.
     fn abandon_everything(&self);
+
+    /// Plugins that were prepared to be added, changed or removed are so from now on: [`Plugins::hooks`] tells who there
+    /// is. What waits for a plugin or a hook that is gone is settled; what runs ends by itself, and is settled too.
+    /// Without anything prepared nothing happens.
+    fn switch(&self) {}
 
     /// What became of events. Waits until there is something; takes everything there is.
     fn outcomes(&self) -> futures_util::future::BoxFuture<'_, Vec<Outcome>>;

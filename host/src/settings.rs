@@ -37,6 +37,8 @@ pub struct HostSettings {
     pub drain_timeout: Duration,
     /// How long the store may be away before `/readyz` says so.
     pub unready_after: Duration,
+    /// Whether presence.toml and the plugins' files are watched.
+    pub watch_files: bool,
 }
 
 /// `[presence]`
@@ -231,7 +233,7 @@ impl TelemetrySettings {
 }
 
 /// `[[plugin]]`
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PluginSettings {
     /// Unique; letters, digits, `-`, `_`, `.`; at most 64.
     pub name: String,
@@ -239,6 +241,10 @@ pub struct PluginSettings {
     pub path: PathBuf,
     /// For `configure`, as JSON text; `{}` when absent. May hold secrets: never logged.
     pub config: String,
+    /// What is in `config` and must not be told.
+    pub secrets: Secrets,
+    /// The SHA-256 that the file must have, if it is pinned: 64 hexadecimal digits in small letters.
+    pub sha256: Option<String>,
     /// What a new plugin is told of present users.
     pub initial: Initial,
     /// How often `tick` runs, 1 s to 1 d; none: not said.
@@ -257,6 +263,8 @@ impl std::fmt::Debug for PluginSettings {
         f.debug_struct("PluginSettings")
             .field("name", &self.name)
             .field("path", &self.path)
+            .field("secrets", &self.secrets)
+            .field("sha256", &self.sha256)
             .field("initial", &self.initial)
             .field("interval", &self.interval)
             .field("grants", &self.grants)
@@ -273,6 +281,21 @@ impl PluginSettings {
     /// How often `tick` runs.
     pub fn interval(&self) -> Duration {
         self.interval.unwrap_or(PluginSettings::INTERVAL)
+    }
+}
+
+/// What a plugin is told and nobody else: `plugin.secrets`, and what variables brought into `plugin.config`.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secrets {
+    /// The texts.
+    pub values: Vec<String>,
+    /// What is unwise about where they come from; tells no text.
+    pub warnings: Vec<String>,
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secrets({} hidden)", self.values.len())
     }
 }
 

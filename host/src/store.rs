@@ -26,17 +26,22 @@ mod follower;
 pub mod memory;
 pub mod nats;
 mod notices;
+mod questions;
 mod rules;
 pub mod token;
 
 pub use follower::{Feed, Followed, Follower};
 pub use notices::{Noticed, Notices};
+pub use questions::{Asking, Question, Questions};
 
 /// The shortest lease a store grants.
 pub const MIN_LEASE: Duration = Duration::from_secs(1);
 
 /// So many dead letters are kept; older ones are dropped and counted.
 pub const MAX_DEAD_LETTERS: usize = 10_000;
+
+/// How long an answer of another host is waited for.
+pub const ASK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why an operation had no effect, or an unknown one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -205,6 +210,20 @@ pub trait Store: Send + Sync + 'static {
 
     /// The dead letters kept, oldest first.
     fn dead_letters(&self) -> BoxFuture<'static, Result<Vec<DeadLetter>, StoreError>>;
+
+    /// The dead letter of this number, from whoever decides; none if it is gone.
+    fn dead_letter(&self, number: u64) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>>;
+
+    /// Removes a dead letter. True for exactly one of all who remove it; after [`StoreError::Unknown`] a repetition may
+    /// answer false although nobody else did.
+    fn remove_dead_letter(&self, number: u64) -> BoxFuture<'static, Result<bool, StoreError>>;
+
+    /// Asks all hosts, this one too, and waits for the first answer, at most [`ASK_PATIENCE`]. Without one
+    /// ([`StoreError::Unknown`]) it may have had its effect all the same.
+    fn ask(&self, question: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, StoreError>>;
+
+    /// What is asked from now on. One that does not concern this host is let go without an answer.
+    fn questions(&self) -> Questions;
 
     /// For people: `memory`, or the URLs.
     fn describe(&self) -> String;

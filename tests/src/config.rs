@@ -13,11 +13,12 @@ pub struct Config {
     listen: String,
     host: String,
     sections: String,
+    data_dir: Option<PathBuf>,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { listen: "127.0.0.1:0".into(), host: String::new(), sections: String::new() }
+        Config { listen: "127.0.0.1:0".into(), host: String::new(), sections: String::new(), data_dir: None }
     }
 }
 
@@ -34,6 +35,18 @@ impl Config {
         self
     }
 
+    /// A `data_dir` of its own instead of the one that all tests share.
+    pub fn data_dir(mut self, folder: &Path) -> Config {
+        self.data_dir = Some(folder.to_owned());
+        self
+    }
+
+    /// Where the plugins' keys are kept in a file, which belongs to one host, that is below this folder.
+    pub(crate) fn placed(self, folder: &Path) -> Config {
+        let keeps = self.sections.contains("keyvalue = [\"") && !self.sections.contains("store = \"nats\"");
+        if keeps && self.data_dir.is_none() { self.data_dir(&folder.join("data")) } else { self }
+    }
+
     /// Lines of `[presence]`; at most once.
     pub fn presence(self, lines: &str) -> Config {
         self.section(format!("[presence]\n{lines}"))
@@ -47,7 +60,7 @@ impl Config {
 
     /// The whole file.
     pub fn render(&self) -> String {
-        let data = quoted(&shared_data());
+        let data = quoted(&self.data_dir.clone().unwrap_or_else(shared_data));
         format!(
             "[host]\nlisten = \"{}\"\nadmin = \"127.0.0.1:0\"\ndata_dir = {data}\n{}{}",
             self.listen, self.host, self.sections
@@ -61,6 +74,8 @@ pub struct Plugin {
     name: String,
     path: PathBuf,
     config: String,
+    /// Lines before the grants.
+    further: String,
     origins: Vec<String>,
     interval: String,
     grants: String,
@@ -75,6 +90,7 @@ impl Plugin {
             name: name.to_owned(),
             path: path.into(),
             config: "{}".to_owned(),
+            further: String::new(),
             origins: Vec::new(),
             interval: String::new(),
             grants: String::new(),
@@ -131,6 +147,18 @@ impl Plugin {
         self
     }
 
+    /// Its `secrets`, as an inline table.
+    pub fn secrets(mut self, table: &str) -> Plugin {
+        self.further = format!("{}secrets = {table}\n", self.further);
+        self
+    }
+
+    /// The digest that its file must have.
+    pub fn pinned(mut self, sha256: &str) -> Plugin {
+        self.further = format!("{}sha256 = \"{sha256}\"\n", self.further);
+        self
+    }
+
     /// The lines of `[plugin.delivery]`, in place of quick retries.
     pub fn delivery(mut self, lines: &str) -> Plugin {
         self.delivery = format!("{lines}\n");
@@ -151,9 +179,10 @@ impl From<Plugin> for String {
         // Writing to a String can't fail.
         let _ = write!(
             text,
-            "config = {}\n{}[plugin.grants]\nhttp = [{}]\n{}[plugin.limits]\n{}[plugin.delivery]\n{}",
+            "config = {}\n{}{}[plugin.grants]\nhttp = [{}]\n{}[plugin.limits]\n{}[plugin.delivery]\n{}",
             plugin.config,
             plugin.interval,
+            plugin.further,
             origins.join(", "),
             plugin.grants,
             plugin.limits,

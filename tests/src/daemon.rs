@@ -32,7 +32,7 @@ impl Config {
     /// Starts a daemon with this and waits until it is ready.
     pub async fn start(self) -> Daemon {
         let folder = Folder::new();
-        let path = folder.file("presence.toml", self.render());
+        let path = folder.file("presence.toml", self.clone().placed(folder.path()).render());
         let mut command = Command::new(presence());
         command.args(["serve", "--log-format", "json", "--config"]).arg(&path);
         command.env_remove("PRESENCE_LOG").kill_on_drop(true);
@@ -52,14 +52,14 @@ impl Config {
     /// Starts a daemon that ends by itself, and says how.
     pub async fn refused(self) -> Ended {
         let folder = Folder::new();
-        let path = folder.file("presence.toml", self.render());
+        let path = folder.file("presence.toml", self.clone().placed(folder.path()).render());
         self.run("serve", &path).await
     }
 
     /// `presence check` of this.
     pub async fn check(self) -> Ended {
         let folder = Folder::new();
-        let path = folder.file("presence.toml", self.render());
+        let path = folder.file("presence.toml", self.clone().placed(folder.path()).render());
         self.run("check", &path).await
     }
 
@@ -123,6 +123,16 @@ impl Daemon {
     /// The folder of its presence.toml.
     pub fn folder(&self) -> &Folder {
         &self.folder
+    }
+
+    /// Writes this over its presence.toml.
+    pub fn edit(&self, config: &Config) {
+        self.folder.file("presence.toml", config.render());
+    }
+
+    /// `presence reload` of it.
+    pub async fn reload(&self) -> Ended {
+        Program::presence(&["reload", "--admin", &format!("http://{}", self.admin)]).run().await
     }
 
     /// A session of `user`, where `auth.mode` is `none`.

@@ -39,7 +39,7 @@ pub use http::{Answer, ask};
 pub use nats::{NatsCluster, NatsServer};
 pub use operator::Operator;
 pub use profiles::ProfileService;
-pub use programs::{Ended, Folder, Program, Terminal, guest, presence, shipped_plugin};
+pub use programs::{Ended, Folder, Program, Terminal, guest, languages, presence, shipped_plugin};
 pub use receiver::{Mood, Receiver, Request};
 pub use waiting::{WAIT, until};
 pub use webhook::Recorder;

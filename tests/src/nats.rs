@@ -71,6 +71,16 @@ impl NatsServer {
         self.folder.path()
     }
 
+    /// What somebody else publishes on these subjects from now on.
+    pub async fn listener(&self, subjects: &str) -> async_nats::Subscriber {
+        let client = async_nats::connect(self.url()).await.expect("a server that listens");
+        let messages = client.subscribe(subjects.to_owned()).await.expect("a subscription");
+        // An answer to something that was asked later: the server knows the subscription. Flushing alone waits for nothing.
+        until("the server answers", async || client.request("$JS.API.INFO", "".into()).await.ok().map(drop))
+            .await;
+        messages
+    }
+
     /// Ends it as a power cut would. Its data stays.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -20,6 +20,12 @@ pub fn shipped_plugin(name: &str) -> PathBuf {
     must_exist(folder.join(format!("{}.wasm", name.replace('-', "_"))))
 }
 
+/// Where `cargo xtask test` built the plugins of other languages: their projects, and their compiled code in `cache`.
+/// Panics if it did not.
+pub fn languages() -> PathBuf {
+    built("PRESENCE_LANGUAGES", "languages")
+}
+
 /// A guest of tests/guests/, by its crate's name. Panics if it was not built.
 pub fn guest(name: &str) -> PathBuf {
     let folder = built("PRESENCE_GUESTS", "guests");

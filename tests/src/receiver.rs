@@ -3,10 +3,12 @@
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpSocket};
@@ -41,12 +43,18 @@ impl Request {
 }
 
 /// How a receiver answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mood {
     /// With this status; only requests that are answered with 2xx are recorded.
     Status(u16),
     /// Never.
     Hang,
+    /// With 200 and a byte a second, for ever.
+    Drip,
+    /// With 200 and so many bytes, as fast as they are taken.
+    Flood(u64),
+    /// With 302, to this address.
+    Redirect(String),
 }
 
 /// The server; ends with this value.
@@ -191,16 +199,44 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+fn nothing() -> Body {
+    Empty::new().boxed_unsync()
+}
+
+fn drip() -> Body {
+    let clock = tokio::time::interval(Duration::from_secs(1));
+    let drops = futures_util::stream::unfold(clock, |mut clock| async move {
+        clock.tick().await;
+        Some((Ok(Frame::data(Bytes::from_static(b"."))), clock))
+    });
+    BodyExt::boxed_unsync(StreamBody::new(drops))
+}
+
+fn flood(bytes: u64) -> Body {
+    const PIECE: &[u8] = &[b'x'; 64 << 10];
+    let pieces = (0..bytes.div_ceil(PIECE.len() as u64)).map(|_| Ok(Frame::data(Bytes::from_static(PIECE))));
+    BodyExt::boxed_unsync(StreamBody::new(futures_util::stream::iter(pieces)))
+}
+
 async fn record(
     shared: Arc<Shared>,
     request: http::Request<Incoming>,
-) -> Result<http::Response<Full<Bytes>>, Infallible> {
+) -> Result<http::Response<Body>, Infallible> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let mood = *lock(&shared.mood);
+    let mood = lock(&shared.mood).clone();
     shared.attempts.send_modify(|attempts| *attempts += 1);
-    let Mood::Status(status) = mood else {
-        return std::future::pending().await;
+    let status = match mood {
+        Mood::Status(status) => status,
+        Mood::Hang => return std::future::pending().await,
+        Mood::Drip => return Ok(http::Response::new(drip())),
+        Mood::Flood(bytes) => return Ok(http::Response::new(flood(bytes))),
+        Mood::Redirect(location) => {
+            let response = http::Response::builder().status(302).header("location", location);
+            return Ok(response.body(nothing()).expect("tests redirect to valid addresses"));
+        }
     };
     if (200..300).contains(&status) {
         let request = Request {
@@ -211,7 +247,7 @@ async fn record(
         };
         shared.requests.send_modify(|requests| requests.push(request));
     }
-    let mut response = http::Response::new(Full::default());
+    let mut response = http::Response::new(nothing());
     *response.status_mut() = http::StatusCode::from_u16(status).expect("tests answer with valid codes");
     Ok(response)
 }

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::bail;
 
+use crate::languages;
 use crate::nats;
 use crate::plugins::{self, Which};
 use crate::process::{self, become_program, call};
@@ -17,16 +18,35 @@ use crate::wasm::{self, Toolchain};
 pub fn test(tree: &Tree, arguments: &[String]) -> anyhow::Result<()> {
     let server = nats::bring(tree)?;
     plugins::build(tree, Which::WithGuests)?;
-    // All targets at once, and not `-p presence-host --bin presence`: features are then those of the tests, and the
-    // dependencies are compiled once.
-    let mut build = process::cargo();
-    call(build.args(["build", "--workspace", "--all-targets"]).current_dir(tree.root()))?;
+    build_for_tests(tree)?;
+    languages::build(tree)?;
+    languages::from_nothing(tree)?;
     let mut test = process::cargo();
     test.args(["test", "--workspace"]).args(arguments).current_dir(tree.root());
     test.env("PRESENCE_BIN", tree.dev_binary("presence"));
     test.env("PRESENCE_PLUGINS", tree.plugins_out());
+    test.env("PRESENCE_LANGUAGES", languages::folder(tree));
     test.env("PRESENCE_GUESTS", tree.guests_out()).env(nats::VARIABLE, server);
     Err(become_program(&mut test))
+}
+
+/// The shipped plugins that are not in Rust.
+pub fn languages(tree: &Tree) -> anyhow::Result<()> {
+    build_for_tests(tree)?;
+    languages::build(tree)
+}
+
+/// From nothing to a running hook in each language.
+pub fn authoring(tree: &Tree) -> anyhow::Result<()> {
+    build_for_tests(tree)?;
+    languages::from_nothing(tree)
+}
+
+/// All targets at once, and not `-p presence-host --bin presence`: features are then those of the tests, and the
+/// dependencies are compiled once.
+fn build_for_tests(tree: &Tree) -> anyhow::Result<()> {
+    let mut build = process::cargo();
+    call(build.args(["build", "--workspace", "--all-targets"]).current_dir(tree.root()))
 }
 
 /// Formatting, clippy (the plugins also as WebAssembly), tidy. All of them, then the verdict.

@@ -4,6 +4,7 @@
 mod checks;
 mod cluster;
 mod debian;
+mod languages;
 mod nats;
 mod plugins;
 mod process;
@@ -23,6 +24,8 @@ cargo xtask VERB
   test [ARGUMENT...]   build plugins and guests, then all tests; arguments go to `cargo test`
   lint                 formatting, clippy, and the rules of this repository
   plugins [--guests]   build the shipped plugins into target/plugins (and the tests' guests into target/guests)
+  plugins --languages  the shipped plugins in JavaScript and Python; their tools are fetched into target/languages
+  authoring            from `plugin new` to a running hook in each language, with the time that each step takes
   bench [NAME...]      the benchmarks, in release mode
   sim [ARGUMENT...]    the simulation of several hosts, in release mode: --seeds N, --seed S, --lines L
   cluster              build everything, start NATS, a profile service and three hosts, until Ctrl-C
@@ -58,6 +61,8 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<ExitCode> {
         ("lint", []) => checks::lint(&tree)?,
         ("plugins", []) => plugins::build(&tree, plugins::Which::Shipped)?,
         ("plugins", [guests]) if guests == "--guests" => plugins::build(&tree, plugins::Which::WithGuests)?,
+        ("plugins", [languages]) if languages == "--languages" => checks::languages(&tree)?,
+        ("authoring", []) => checks::authoring(&tree)?,
         ("bench", names) => checks::bench(&tree, names)?,
         ("sim", arguments) => checks::simulate(&tree, arguments)?,
         ("chaos", arguments) => checks::chaos(&tree, arguments)?,

@@ -103,9 +103,41 @@ impl Checkpoints {
         progress.open.entry(sequence).or_insert_with(|| (user.clone(), 0)).1 += 1;
     }
 
-    /// A transition is settled for a plugin.
-    pub fn handle_settled(&mut self, plugin: &str, user: &UserId, sequence: Sequence) {
+    /// This host has other plugins than it had, before [`Checkpoints::handle_begun`].
+    pub fn handle_known(&mut self, known: Vec<Arc<str>>) {
+        self.known = known;
+    }
+
+    /// The plugin came while this owner is at work, and was issued what is due by its [`Checkpoints::entry`]: what is at or
+    /// below the sequence counts as told otherwise.
+    pub fn handle_added(&mut self, plugin: &Arc<str>, up_to: Sequence) {
+        let progress = self.plugins.entry(plugin.clone()).or_default();
+        progress.highest = progress.highest.max(up_to);
+        progress.before.absent_since = None;
+        self.changed = true;
+    }
+
+    /// The plugin was removed: what it has not settled until now is due when it comes back.
+    pub fn handle_removed(&mut self, now: Timestamp, plugin: &str) {
         let Some(progress) = self.plugins.get_mut(plugin) else {
+            return;
+        };
+        let left = progress.checkpoint();
+        progress.highest = left.up_to;
+        progress.before = PluginCheckpoint { absent_since: Some(now), ..left };
+        progress.open.clear();
+        self.changed = true;
+    }
+
+    /// What the plugin was told until now; none: it is new.
+    pub fn entry(&self, plugin: &str) -> Option<PluginCheckpoint> {
+        self.plugins.get(plugin).map(Progress::checkpoint)
+    }
+
+    /// A transition is settled for a plugin; of one that was removed it means nothing.
+    pub fn handle_settled(&mut self, plugin: &str, user: &UserId, sequence: Sequence) {
+        let present = |progress: &&mut Progress| progress.before.absent_since.is_none();
+        let Some(progress) = self.plugins.get_mut(plugin).filter(present) else {
             return;
         };
         self.changed = true;
@@ -190,7 +222,17 @@ impl<'a> Backlog<'a> {
         let Some(document) = document.filter(|document| document.epoch == epoch) else {
             return Backlog::Everything;
         };
-        match document.plugins.get(plugin) {
+        Backlog::after(document.plugins.get(plugin), initial, retention, now)
+    }
+
+    /// The same, by the plugin's entry in a checkpoint that is there.
+    pub fn after(
+        entry: Option<&'a PluginCheckpoint>,
+        initial: bool,
+        retention: Duration,
+        now: Timestamp,
+    ) -> Backlog<'a> {
+        match entry {
             Some(PluginCheckpoint { absent_since: Some(since), .. }) if *since + retention < now => {
                 if initial { Backlog::Present { offline: true } } else { Backlog::Nothing }
             }
@@ -341,6 +383,54 @@ mod tests {
             ("new".to_owned(), entry(20, None)),
         ]);
         assert_eq!(checkpoints.poll_document(Tick(0)).map(|document| document.plugins), Some(expected));
+    }
+
+    #[test]
+    fn a_plugin_that_was_removed_goes_on_where_it_stood() {
+        let plugin: Arc<str> = "p".into();
+        let mut checkpoints = Checkpoints::new(5, vec![plugin.clone()]);
+        checkpoints.handle_begun(Timestamp(100), Sequence(3));
+        for at in 4..=7 {
+            checkpoints.handle_issued(&plugin, &user(at), Sequence(at as u64));
+        }
+        checkpoints.handle_settled("p", &user(4), Sequence(4));
+        checkpoints.handle_removed(Timestamp(900), "p");
+        // What was queued is taken back, which tells nothing.
+        for at in 5..=7 {
+            checkpoints.handle_settled("p", &user(at), Sequence(at as u64));
+        }
+        let left = PluginCheckpoint {
+            up_to: Sequence(7),
+            except: vec![user(5), user(6), user(7)],
+            absent_since: Some(Timestamp(900)),
+        };
+        assert_eq!(checkpoints.document_now().plugins["p"], left);
+        assert_eq!(checkpoints.entry("p"), Some(left.clone()));
+        let backlog = Backlog::after(Some(&left), true, Duration::from_secs(1), Timestamp(1000));
+        assert!(backlog.includes(&user(6), Sequence(6), Status::Offline));
+        assert!(!backlog.includes(&user(4), Sequence(4), Status::Online));
+        for at in 5..=7 {
+            checkpoints.handle_issued(&plugin, &user(at), Sequence(at as u64));
+        }
+        checkpoints.handle_added(&plugin, Sequence(9));
+        checkpoints.handle_settled("p", &user(5), Sequence(5));
+        let back =
+            PluginCheckpoint { up_to: Sequence(9), except: vec![user(6), user(7)], absent_since: None };
+        assert_eq!(checkpoints.document_now().plugins["p"], back);
+    }
+
+    #[test]
+    fn a_plugin_that_is_added_begins_at_what_was_told_before() {
+        let plugin: Arc<str> = "new".into();
+        let mut checkpoints = Checkpoints::new(5, vec![]);
+        checkpoints.handle_begun(Timestamp(100), Sequence(3));
+        assert_eq!(checkpoints.entry("new"), None);
+        checkpoints.handle_issued(&plugin, &user(1), Sequence(2));
+        checkpoints.handle_added(&plugin, Sequence(8));
+        let entry = |except| PluginCheckpoint { up_to: Sequence(8), except, absent_since: None };
+        assert_eq!(checkpoints.poll_document(Tick(0)).unwrap().plugins["new"], entry(vec![user(1)]));
+        checkpoints.handle_settled("new", &user(1), Sequence(2));
+        assert_eq!(checkpoints.document_now().plugins["new"], entry(vec![]));
     }
 
     #[test]

@@ -21,9 +21,13 @@
 //! - **the permit** ([`Delivery::handle_permit`]): status hooks and cleanups start only if their deadline lies within
 //!   it; session hooks go on. A `lost` cleanup that is withheld holds nobody back, as in backoff; `everything` does: a
 //!   receiver that heard of sessions before it would forget them;
+//! - **a replay** ([`Delivery::handle_replay`]) is a dead letter's event once more: its attempts count anew, its place is
+//!   after what its user or session has waiting, and one that is older than what was told since is told to nobody;
 //! - **what leaves** ([`Delivery::handle_withdraw`], [`Delivery::handle_drop_sessions`],
-//!   [`Delivery::handle_abandon_everything`]) is dropped without a settlement;
+//!   [`Delivery::handle_abandon_everything`]) is dropped without a settlement (replays excepted: [`Settlement::Withdrawn`]);
 //!   a call that runs ends by itself, and its event is settled or dropped, never repeated;
+//! - **a reload** ([`Delivery::handle_reload`], [`Delivery::handle_hooks`]) keeps what waits, in its order; events of hooks
+//!   that are gone are settled as unwanted;
 //! - the breaker opens after [`BREAKER_AFTER`] failures of the receiver in a row; then there is one probe per `max_backoff`
 //!   (a reload is probed at once), and no call that fails uses an attempt, not even one that began before. Traps neither
 //!   open it nor are free: else a broken plugin would never get to its dead letters.
@@ -37,20 +41,25 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::events::{Scope, SessionChange};
+use crate::events::{Hook, Scope, SessionChange};
 use crate::retry::Backoff;
 use crate::time::Tick;
 
+mod ages;
 mod breaker;
+mod hooks;
 mod lanes;
 mod leaving;
 mod permit;
+mod replays;
 mod words;
+use ages::Ages;
 pub use breaker::BREAKER_AFTER;
 use breaker::Breaker;
 use lanes::{Item, Lanes, State};
 pub use words::{
-    Counters, DeadLetterReason, DeliveryConfig, Depth, Job, JobId, Payload, Settled, Settlement, Verdict,
+    Counters, DeadLetterReason, DeliveryConfig, Depth, Job, JobId, LetterNumber, Payload, PerHook, Replayed,
+    Settled, Settlement, Verdict,
 };
 
 #[derive(Debug)]
@@ -76,6 +85,8 @@ impl Cleanup {
 pub struct Delivery {
     config: DeliveryConfig,
     generation: u64,
+    /// What the plugin exports; none: nobody has said, so everything.
+    hooks: Option<BTreeSet<Hook>>,
     backoff: Backoff,
     lanes: Lanes,
     ready: VecDeque<u32>,
@@ -96,6 +107,9 @@ pub struct Delivery {
     held: bool,
     running: Vec<Running>,
     waiting: usize,
+    /// How many of them are replays.
+    replays: usize,
+    ages: Ages,
     breaker: Breaker,
     settled: VecDeque<Settled>,
     counters: Counters,
@@ -110,6 +124,7 @@ impl Delivery {
             lanes: Lanes::new(config.seed),
             config,
             generation,
+            hooks: None,
             ready: VecDeque::new(),
             withheld: VecDeque::new(),
             permit: Tick(u64::MAX),
@@ -122,6 +137,8 @@ impl Delivery {
             held: false,
             running: Vec::new(),
             waiting: 0,
+            replays: 0,
+            ages: Ages::default(),
             breaker: Breaker::Closed(0),
             settled: VecDeque::new(),
             counters: Counters::default(),
@@ -131,11 +148,14 @@ impl Delivery {
 
     /// Queues an event.
     pub fn handle_event(&mut self, now: Tick, payload: Payload) {
+        if !self.wants(&payload) {
+            return self.refuse(payload);
+        }
         match &payload {
             Payload::Cleanup(sweep) => {
                 self.barriers += usize::from(sweep.scope == Scope::Everything);
-                self.waiting += 1;
-                self.cleanups.push_back(Cleanup { item: Item::new(payload), due: now });
+                self.enter(now);
+                self.cleanups.push_back(Cleanup { item: Item::new(payload, now), due: now });
             }
             Payload::Session(event) => {
                 let lane = self.lanes.find(&payload);
@@ -146,26 +166,28 @@ impl Delivery {
                     self.give_up(payload, DeadLetterReason::Overflow, error, 0);
                     return;
                 }
-                self.append(lane, payload);
+                self.append(lane, Item::new(payload, now));
             }
             Payload::Status(transition) => {
                 let lane = self.lanes.find(&payload);
                 match lane {
                     Some(lane) if self.lanes.get(lane).revision() >= transition.revision => {
-                        self.counters.coalesced += 1;
-                        self.settled.push_back(Settled { payload, settlement: Settlement::Superseded });
+                        self.counters.coalesced.add(payload.hook());
+                        let settlement = Settlement::Superseded;
+                        self.settled.push_back(Settled { payload, settlement, letter: None });
                     }
-                    Some(lane) if self.lags(lane) => self.replace(lane, payload),
-                    _ => self.append(lane, payload),
+                    Some(lane) if self.lags(lane) => self.replace(lane, Item::new(payload, now)),
+                    _ => self.append(lane, Item::new(payload, now)),
                 }
             }
             Payload::Tick(beat) => match self.lanes.find(&payload) {
                 Some(lane) if self.lanes.get(lane).revision() >= beat.due.0 => {
-                    self.counters.coalesced += 1;
-                    self.settled.push_back(Settled { payload, settlement: Settlement::Superseded });
+                    self.counters.coalesced.add(payload.hook());
+                    let settlement = Settlement::Superseded;
+                    self.settled.push_back(Settled { payload, settlement, letter: None });
                 }
-                Some(lane) => self.replace(lane, payload),
-                None => self.append(None, payload),
+                Some(lane) => self.replace(lane, Item::new(payload, now)),
+                None => self.append(None, Item::new(payload, now)),
             },
         }
     }
@@ -284,13 +306,14 @@ impl Delivery {
         self.breaker.is_open()
     }
 
-    /// Events that are not done with. A tick counts only while it runs: it may be left out, so nobody waits for it.
+    /// Events that are not done with. A tick counts only while it runs: it may be left out, so nobody waits for it. A
+    /// replay does not count: its letter is kept until then.
     pub fn unsettled(&self) -> usize {
         let ticks = self.lanes.ticks().map_or(0, |lane| {
-            let running = usize::from(lane.state == State::Running);
-            lane.rest.len() + 1 - running
+            let head = Some(&lane.head).filter(|_| lane.state != State::Running);
+            head.into_iter().chain(&lane.rest).filter(|item| item.letter.is_none()).count()
         });
-        self.waiting - ticks
+        self.waiting - self.replays - ticks
     }
 
     /// Some of them: the event, attempts made, the last error or what it waits for.
@@ -311,54 +334,57 @@ impl Delivery {
         retried || self.is_full() || self.breaker_open()
     }
 
-    fn append(&mut self, lane: Option<u32>, payload: Payload) {
-        self.waiting += 1;
+    fn append(&mut self, lane: Option<u32>, item: Item) {
+        self.enter(item.since);
         match lane {
-            Some(lane) => self.lanes.get_mut(lane).rest.push_back(Item::new(payload)),
+            Some(lane) => self.lanes.get_mut(lane).rest.push_back(item),
             None => {
-                let lane = self.lanes.insert(Item::new(payload));
+                let lane = self.lanes.insert(item);
                 self.ready.push_back(lane);
             }
         }
     }
 
     /// The newest takes the place of all that wait in the lane; a running head is left alone.
-    fn replace(&mut self, lane: u32, payload: Payload) {
+    fn replace(&mut self, lane: u32, item: Item) {
+        self.enter(item.since);
         let entry = self.lanes.get_mut(lane);
         let mut items = Vec::new();
         if entry.state == State::Running {
             items.extend(entry.rest.drain(..));
-            entry.rest.push_back(Item::new(payload));
+            entry.rest.push_back(item);
         } else {
             let failures = entry.head.failures;
-            items.push(std::mem::replace(&mut entry.head, Item::new(payload)));
+            items.push(std::mem::replace(&mut entry.head, item));
             items.extend(entry.rest.drain(..));
             entry.head.failures = failures;
         }
-        self.waiting += 1;
         self.supersede(lane, items);
     }
 
-    /// Reports what gave way; what took its place tells of the status before the first of them.
+    /// Reports what gave way; what took its place tells of the status before the first of them, and waits as long.
     fn supersede(&mut self, lane: u32, items: Vec<Item>) {
-        let previous = match items.first().map(|item| &item.payload) {
-            Some(Payload::Status(transition)) => Some(transition.previous),
-            Some(_) => None,
+        let (previous, since) = match items.first().map(|item| (&item.payload, item.since)) {
+            Some((Payload::Status(transition), since)) => (Some(transition.previous), since),
+            Some((_, since)) => (None, since),
             None => return,
         };
         let entry = self.lanes.get_mut(lane);
         let kept = if entry.state == State::Running { entry.rest.back_mut() } else { Some(&mut entry.head) };
-        if let (Some(Item { payload: Payload::Status(transition), .. }), Some(previous)) = (kept, previous)
-            && transition.previous != previous
-        {
-            Arc::make_mut(transition).previous = previous;
+        if let Some(kept) = kept {
+            self.ages.remove(std::mem::replace(&mut kept.since, since));
+            self.ages.add(since);
+            if let (Payload::Status(transition), Some(previous)) = (&mut kept.payload, previous)
+                && transition.previous != previous
+            {
+                Arc::make_mut(transition).previous = previous;
+            }
         }
-        self.waiting -= items.len();
-        self.counters.coalesced += items.len() as u64;
-        let superseded = items
-            .into_iter()
-            .map(|item| Settled { payload: item.payload, settlement: Settlement::Superseded });
-        self.settled.extend(superseded);
+        for item in items {
+            self.leave(item.since);
+            self.counters.coalesced.add(item.payload.hook());
+            self.settle(item, Settlement::Superseded);
+        }
     }
 
     fn start(&mut self, lane: Option<u32>, payload: Payload, attempt: u32) -> Job {
@@ -371,6 +397,7 @@ impl Delivery {
 
     fn lane_verdict(&mut self, now: Tick, lane: u32, verdict: Verdict, free: bool) {
         let attempts = self.config.attempts;
+        let unwanted = !self.wants(&self.lanes.get(lane).head.payload);
         let entry = self.lanes.get_mut(lane);
         let (is_status, leaving) = (entry.is_status(), std::mem::take(&mut entry.leaving));
         let (error, trapped, wish) = match verdict {
@@ -381,6 +408,7 @@ impl Delivery {
                 return self.finish(lane, Settlement::DeadLetter { reason, error, attempts });
             }
             Verdict::Cut if leaving => return self.drop_head(lane),
+            Verdict::Cut if unwanted => return self.finish_unwanted(lane),
             Verdict::Cut => {
                 let entry = self.lanes.get_mut(lane);
                 entry.head.tries -= 1;
@@ -406,9 +434,12 @@ impl Delivery {
         if leaving {
             return self.drop_head(lane);
         }
+        if unwanted {
+            return self.finish_unwanted(lane);
+        }
         let failures = head.failures;
         head.error = Some(error.into());
-        self.counters.retries += 1;
+        self.counters.retries.add(head.payload.hook());
         let pause = match wish {
             Some(wish) => self.backoff.wished(wish),
             None => self.backoff.pause(failures),
@@ -435,27 +466,34 @@ impl Delivery {
     }
 
     fn finish(&mut self, lane: u32, settlement: Settlement) {
-        let payload = self.take_head(lane);
-        self.settled.push_back(Settled { payload, settlement });
+        let item = self.take_head(lane);
+        self.settle(item, settlement);
+    }
+
+    fn finish_unwanted(&mut self, lane: u32) {
+        self.counters.unwanted += 1;
+        self.finish(lane, Settlement::Unwanted);
     }
 
     /// The head of a lane is done with: the next one is ready.
-    fn take_head(&mut self, lane: u32) -> Payload {
-        self.waiting -= 1;
+    fn take_head(&mut self, lane: u32) -> Item {
         let entry = self.lanes.get_mut(lane);
-        match entry.rest.pop_front() {
+        let item = match entry.rest.pop_front() {
             Some(next) => {
                 entry.state = State::Ready;
                 self.ready.push_back(lane);
-                std::mem::replace(&mut entry.head, next).payload
+                std::mem::replace(&mut entry.head, next)
             }
-            None => self.lanes.remove(lane).payload,
-        }
+            None => self.lanes.remove(lane),
+        };
+        self.leave(item.since);
+        item
     }
 
     fn cleanup_verdict(&mut self, now: Tick, verdict: Verdict) {
         self.cleaning = false;
         let leaving = std::mem::take(&mut self.abandoned);
+        let unwanted = self.cleanups.front().is_some_and(|cleanup| !self.wants(&cleanup.item.payload));
         let Some(cleanup) = self.cleanups.front_mut() else {
             return;
         };
@@ -467,6 +505,7 @@ impl Delivery {
                 return self.finish_cleanup(Settlement::DeadLetter { reason, error, attempts });
             }
             Verdict::Cut if leaving => return self.drop_cleanup(),
+            Verdict::Cut if unwanted => return self.finish_unwanted_cleanup(),
             Verdict::Cut => {
                 cleanup.item.tries -= 1;
                 cleanup.due = now;
@@ -485,7 +524,10 @@ impl Delivery {
         if leaving {
             return self.drop_cleanup();
         }
-        self.counters.retries += 1;
+        if unwanted {
+            return self.finish_unwanted_cleanup();
+        }
+        self.counters.retries.add(Hook::Cleanup);
         let pause = match wish {
             Some(wish) => self.backoff.wished(wish),
             None => self.backoff.pause(cleanup.item.failures),
@@ -494,18 +536,29 @@ impl Delivery {
         cleanup.due = now + pause;
     }
 
+    fn finish_unwanted_cleanup(&mut self) {
+        self.counters.unwanted += 1;
+        self.finish_cleanup(Settlement::Unwanted);
+    }
+
     fn finish_cleanup(&mut self, settlement: Settlement) {
         let Some(cleanup) = self.cleanups.pop_front() else {
             return;
         };
-        self.waiting -= 1;
+        self.leave(cleanup.item.since);
         self.barriers -= usize::from(cleanup.is_everything());
-        self.settled.push_back(Settled { payload: cleanup.item.payload, settlement });
+        self.settle(cleanup.item, settlement);
+    }
+
+    /// An event is done with; it waits no more.
+    fn settle(&mut self, item: Item, settlement: Settlement) {
+        self.replays -= usize::from(item.letter.is_some());
+        self.settled.push_back(item.settled(settlement));
     }
 
     fn give_up(&mut self, payload: Payload, reason: DeadLetterReason, error: String, attempts: u32) {
         let settlement = Settlement::DeadLetter { reason, error, attempts };
-        self.settled.push_back(Settled { payload, settlement });
+        self.settled.push_back(Settled { payload, settlement, letter: None });
     }
 }
 

@@ -305,7 +305,8 @@ impl Membership {
             (Key::Owner(partition), Document::Owner(claim), Ok(sequence)) => {
                 if claim.instance.is_none() {
                     self.ownership.handle_released(*partition, sequence);
-                } else if self.ownership.holds(*partition) {
+                } else if self.ownership.holds(*partition) || claim.instance != Some(self.instance) {
+                    // Claimed once more; or by an earlier life.
                     self.ownership.handle_claim(*partition, sequence, *claim, self.instance);
                 } else {
                     self.counters.claims += 1;
@@ -391,6 +392,18 @@ impl Membership {
     /// A plugin has settled a part of the cleanup of a dead instance.
     pub fn handle_cleanup_settled(&mut self, now: Now, plugin: &Arc<str>, instance: InstanceId, chunk: u32) {
         self.cleanups.handle_settled(plugin, instance, chunk);
+        self.settle(now);
+    }
+
+    /// This host has other plugins than it had: their fingerprint, and those that export `cleanup`. Other instances are
+    /// compared with it anew.
+    pub fn handle_plugins(&mut self, now: Now, plugins: u64, cleanup_plugins: Vec<Arc<str>>) {
+        if self.config.plugins != plugins {
+            self.told.clear();
+        }
+        self.config.plugins = plugins;
+        self.config.cleanup_plugins = cleanup_plugins.clone();
+        self.cleanups.handle_plugins(cleanup_plugins);
         self.settle(now);
     }
 
@@ -936,7 +949,8 @@ impl Membership {
     }
 
     fn has_to_judge(&self) -> bool {
-        self.takes_part() && self.peers.iter().any(|(_, peer)| peer.suspect && !peer.judging)
+        let surveys = matches!(self.phase, Phase::Surveying | Phase::WaitingForBoot);
+        (self.takes_part() || surveys) && self.peers.iter().any(|(_, peer)| peer.suspect && !peer.judging)
     }
 
     /// Declares suspects dead, once everybody has had the time to come back. One judge's write takes effect.
@@ -1027,7 +1041,8 @@ impl Membership {
         match phase {
             Some(BootPhase::Closed) => true,
             None => !self.config.shared || unbroken(self.config.instance_ttl / 2),
-            Some(_) => unbroken(Duration::ZERO),
+            // Whoever may still come back is declared dead first: one of the two writes takes effect.
+            Some(_) => unbroken(Duration::ZERO) && !self.peers.iter().any(|(_, peer)| peer.suspect),
         }
     }
 
@@ -1073,6 +1088,8 @@ impl Membership {
     fn begin(&mut self, now: Now, boot: BootRecord) {
         self.phase = Phase::Cleaning;
         self.everything = (false, false);
+        // Before others are let in, who would begin to clean up after them: `everything` is for all of them.
+        self.cleanups.close_all(self.instance, &self.peers);
         self.boot_due = Some(now.tick + self.config.boot_timeout);
         self.counters.fresh_starts += 1;
         let run = format!("{:x}-{}-0", self.epoch, boot.generation);

@@ -43,7 +43,7 @@ impl Ticks {
         for (name, interval) in plugins {
             let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
             // A plugin's name is a user id as well: few letters, not long.
-            let Ok(id) = UserId::new(&*name) else { continue };
+            let Ok(id) = UserId::new(&name) else { continue };
             let (partition, _) = self.layout.place(&id);
             let kept = before.remove(&name).filter(|pace| pace.interval_ms == interval_ms);
             let next = match kept {

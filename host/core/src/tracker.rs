@@ -595,6 +595,7 @@ fn live(places: &[Presence]) -> u32 {
     places.iter().map(|presence| presence.online + presence.idle).sum()
 }
 
+mod anew;
 #[cfg(test)]
 mod recovery;
 #[cfg(test)]

@@ -14,8 +14,9 @@ mod embedded {
 
 use embedded::{SDK, TEMPLATES, WORKSPACE};
 
-/// Of a guest that holds an engine for its language.
-const HEAVY_LIMITS: &str = "\n[plugin.limits]\nmemory = \"{memory}\"\n\n[plugin.delivery]\nconcurrency = 2\n";
+/// Of a plugin each guest of which holds an engine for its language.
+const FEW_GUESTS: &str =
+    "\n[plugin.delivery]\nconcurrency = 2                         # guests at work at once\n";
 
 /// Why nothing was written.
 #[derive(Debug, thiserror::Error)]
@@ -78,8 +79,8 @@ fn files_of(name: &str, language: Language) -> Result<Vec<(PathBuf, String)>, No
     };
     let rust = workspace()?["workspace"]["package"]["rust-version"].as_str().unwrap_or_default().to_owned();
     let type_name: String = name.split('-').map(capitalised).collect();
-    let fill = |path: &str, text: &str| {
-        let text = text.replace("{{limits}}\n", &limits_in(path, language));
+    let fill = |text: &str| {
+        let text = text.replace("{{guests}}\n", if language == Language::Rust { "" } else { FEW_GUESTS });
         let text = text.replace("{{name}}", name).replace("{{type}}", &type_name);
         text.replace("{{contract}}", CONTRACT).replace("{{rust}}", &rust)
     };
@@ -92,7 +93,7 @@ fn files_of(name: &str, language: Language) -> Result<Vec<(PathBuf, String)>, No
             continue;
         };
         let inside = if part == "wit" { format!("wit/{inside}") } else { inside.to_owned() };
-        files.push((PathBuf::from(&inside), fill(&inside, text)));
+        files.push((PathBuf::from(&inside), fill(text)));
     }
     match language {
         Language::Rust => files.extend(sdk()?),
@@ -107,20 +108,6 @@ fn files_of(name: &str, language: Language) -> Result<Vec<(PathBuf, String)>, No
 fn capitalised(word: &str) -> String {
     let mut letters = word.chars();
     letters.next().map(|first| first.to_ascii_uppercase().to_string() + letters.as_str()).unwrap_or_default()
-}
-
-/// What a heavy language needs beyond the defaults, as the file wants it.
-fn limits_in(path: &str, language: Language) -> String {
-    let memory = match language {
-        Language::Rust => return if path == "plugin.toml" { String::new() } else { "\n".to_owned() },
-        Language::Js => "48MiB",
-        Language::Python => "64MiB",
-    };
-    if path == "plugin.toml" {
-        HEAVY_LIMITS.replace("{memory}", memory)
-    } else {
-        format!("\n[limits]\nmemory = \"{memory}\"\n\n")
-    }
 }
 
 fn workspace() -> Result<toml::Table, NotWritten> {

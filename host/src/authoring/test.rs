@@ -52,7 +52,7 @@ pub(super) async fn run(arguments: &TestArguments, compile: CompileMode) -> u8 {
             Ok(mismatches) => mismatches.iter().map(report).collect(),
             Err(message) => indented(&message),
         };
-        println!("{} {label}\n{text}", if text.is_empty() { "ok  " } else { "FAIL" });
+        print!("{} {label}\n{text}", if text.is_empty() { "ok  " } else { "FAIL" });
         if text.is_empty() { passed += 1 } else { failed += 1 }
     }
     println!("{passed} passed, {failed} failed");

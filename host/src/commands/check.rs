@@ -6,6 +6,13 @@ use crate::settings::{Grants, Limits, Settings, StoreKind};
 
 pub(super) fn run(settings: Settings) -> u8 {
     let checked = block_on(plugins::check(&settings.plugins, &settings.host.data_dir, compile_mode()));
+    for plugin in &settings.plugins {
+        plugin
+            .secrets
+            .warnings
+            .iter()
+            .for_each(|warning| eprintln!("warning: plugin `{}`: {warning}", plugin.name));
+    }
     let mut descriptions = Vec::new();
     let mut wrong = false;
     for plugin in checked {

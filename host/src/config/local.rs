@@ -7,7 +7,8 @@ use super::plugin::{is_plugin_name, read_delivery, read_grants, read_limits};
 use super::reader::{self, Document, Table};
 use super::{ConfigError, ConfigErrors};
 use crate::settings::{
-    ClusterSettings, Grants, Initial, Limits, NatsAuth, NatsSettings, NatsTls, PluginSettings, StoreKind,
+    ClusterSettings, Grants, Initial, Limits, NatsAuth, NatsSettings, NatsTls, PluginSettings, Secrets,
+    StoreKind,
 };
 
 /// The name that a file's plugin goes by: the file's own, or `plugin` where that can't be one.
@@ -31,6 +32,8 @@ pub(super) fn plugin_of(component: &Path, config: String, grants: Grants, limits
         name: plugin_name(component),
         path: std::path::absolute(component).unwrap_or_else(|_| component.to_owned()),
         config,
+        secrets: Secrets::default(),
+        sha256: None,
         initial: Initial::Current,
         interval: None,
         grants,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::reader::Table;
-use super::{longest_deadline, path_of};
+use super::{longest_deadline, path_of, secrets};
 use crate::settings::{
     ClusterSettings, DeliverySettings, Grants, HttpGrant, Initial, Limits, PluginSettings,
 };
@@ -48,7 +48,10 @@ fn read_plugin(
     if path.is_none() {
         table.missing("path", "is needed: the plugin's .wasm file");
     }
-    let config = table.json("config");
+    let (mut config, variables) =
+        table.json_and_variables("config").unwrap_or_else(|| (serde_json::json!({}), Vec::new()));
+    let secrets = secrets::merge(table, folder, &mut config, variables);
+    let sha256 = read_digest(table);
     let initial = match table.string("initial") {
         Some(found) if found.value == "none" => Initial::Nothing,
         Some(found) if found.value != "current" => {
@@ -64,7 +67,9 @@ fn read_plugin(
     Some(PluginSettings {
         name: name?.value,
         path: path_of(folder, &path?),
-        config: config.map_or("{}".into(), |found| found.value.to_string()),
+        config: config.to_string(),
+        secrets,
+        sha256,
         initial,
         interval,
         grants,
@@ -81,6 +86,19 @@ fn read_interval(table: &mut Table<'_, '_>) -> Option<Duration> {
         table.wrong(&interval, "must be from \"1s\" to \"1d\"");
     }
     Some(interval.value)
+}
+
+/// The SHA-256 that the file must have, in small letters.
+fn read_digest(table: &mut Table<'_, '_>) -> Option<String> {
+    let found = table.string("sha256")?;
+    if found.value.len() != 64 || !found.value.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        table.wrong(
+            &found,
+            "must be a SHA-256, 64 hexadecimal digits: `sha256sum` of the plugin's file prints it",
+        );
+        return None;
+    }
+    Some(found.value.to_ascii_lowercase())
 }
 
 pub(super) fn read_grants(table: &mut Table<'_, '_>, cluster: &ClusterSettings) -> Grants {

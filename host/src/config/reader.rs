@@ -11,11 +11,16 @@ use toml::de::{DeTable, DeValue};
 
 use super::{ConfigError, values};
 
+/// Values of variables shorter than this, in bytes, would be found in any message.
+const MIN_HIDDEN_BYTES: usize = 4;
+
 /// A file being read: its lines, its variables, its errors so far.
 pub(super) struct Document<'e> {
     text: String,
     env: &'e dyn Fn(&str) -> Option<String>,
     errors: RefCell<Vec<ConfigError>>,
+    /// Names and values of the variables that were put in: no error tells the value.
+    brought: RefCell<Vec<(String, String)>>,
 }
 
 /// A value, or its default, and where it stands.
@@ -48,7 +53,7 @@ pub(super) fn parse<'t>(document: &Document<'_>, text: &'t str) -> Option<Spanne
 
 impl<'e> Document<'e> {
     pub(super) fn new(text: &str, env: &'e dyn Fn(&str) -> Option<String>) -> Document<'e> {
-        Document { text: text.to_owned(), env, errors: RefCell::default() }
+        Document { text: text.to_owned(), env, errors: RefCell::default(), brought: RefCell::default() }
     }
 
     pub(super) fn root<'d>(&'d self, parsed: &'d Spanned<DeTable<'d>>) -> Table<'d, 'e> {
@@ -64,6 +69,15 @@ impl<'e> Document<'e> {
     /// What was wrong, by line.
     pub(super) fn into_errors(self) -> Vec<ConfigError> {
         let mut errors = self.errors.into_inner();
+        let mut brought = self.brought.into_inner();
+        brought.retain(|(_, value)| value.len() >= MIN_HIDDEN_BYTES);
+        // The longest first: another one may be a part of it.
+        brought.sort_by_key(|(_, value)| std::cmp::Reverse(value.len()));
+        for error in &mut errors {
+            for (name, value) in &brought {
+                error.message = error.message.replace(value, &format!("${{{name}}}"));
+            }
+        }
         errors.sort_by(|one, other| (one.line, &one.key).cmp(&(other.line, &other.key)));
         errors
     }
@@ -124,8 +138,15 @@ impl<'d, 'e> Table<'d, 'e> {
         self.expanded(found)
     }
 
+    /// A text as it is written, and with its variables replaced.
+    pub(super) fn written(&mut self, key: &str) -> Option<(&'d str, Found<String>)> {
+        let found = self.expect(key, "a text in quotes", |value| value.as_str())?;
+        Some((found.value, self.expanded(found)?))
+    }
+
     fn expanded(&self, found: Found<&str>) -> Option<Found<String>> {
-        match values::expand(found.value, self.document.env) {
+        let mut brought = self.document.brought.borrow_mut();
+        match values::expand(found.value, self.document.env, &mut brought) {
             Ok(value) => Some(Found { key: found.key, line: found.line, value }),
             Err(message) => {
                 self.wrong(&found, &message);
@@ -250,8 +271,9 @@ impl<'d, 'e> Table<'d, 'e> {
         self.line
     }
 
-    /// Whether the key is there.
-    pub(super) fn has(&self, key: &str) -> bool {
+    /// Whether the key, which may be there, is.
+    pub(super) fn has(&mut self, key: &str) -> bool {
+        self.known.insert(key.to_owned());
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
@@ -311,6 +333,14 @@ impl<'d, 'e> Table<'d, 'e> {
         let found = self.any(key)?;
         let value = self.to_json(&found.key, found.line, found.value);
         Some(Found { key: found.key, line: found.line, value })
+    }
+
+    /// The same, and the values of those variables.
+    pub(super) fn json_and_variables(&mut self, key: &str) -> Option<(serde_json::Value, Vec<String>)> {
+        let before = self.document.brought.borrow().len();
+        let found = self.json(key)?;
+        let brought = self.document.brought.borrow();
+        Some((found.value, brought[before..].iter().map(|(_, value)| value.clone()).collect()))
     }
 
     fn to_json(&self, key: &str, line: usize, value: &DeValue<'_>) -> serde_json::Value {

@@ -330,7 +330,7 @@ fn subjects_of_messages_are_the_applications_own() {
     let granted = check(&plugin(NATS, "", r#"messaging = ["app.presence.>", "app.*.x"]"#)).unwrap();
     assert_eq!(granted.plugins[0].grants.messaging, ["app.presence.>", "app.*.x"]);
     let bad = [">", "*.x", "$SYS.>", "_INBOX.x", "mine.>", "mine", "a b", "a..b", "a.>.b"];
-    let list: Vec<String> = bad.iter().map(|subject| format!("{subject:?}")).collect();
+    let list: Vec<String> = bad.iter().map(|subject| format!("{:?}", subject.replace('$', "$$"))).collect();
     let told = errors(&plugin(NATS, "", &format!("messaging = [{}]", list.join(", "))));
     assert_eq!(told.len(), bad.len(), "{told:#?}");
     for (told, subject) in told.iter().zip(bad) {
@@ -363,4 +363,25 @@ fn intervals_and_look_ups_are_read() {
         let told = errors(&plugin("", &format!("interval = \"{interval}\""), ""));
         assert!(told[0].contains("must be from \"1s\" to \"1d\""), "{told:?}");
     }
+}
+
+#[test]
+fn plugins_of_a_reload_must_fit_the_cluster_that_the_host_runs_with() {
+    let text = |ttl: &str| {
+        format!(
+            "[cluster]\nstore = \"nats\"\nurls = [\"nats://a\"]\ninstance_ttl = \"{ttl}\"\n[[plugin]]\nname = \"p\"\npath = \"p.wasm\"\n\
+             [plugin.limits]\ndeadline = \"10s\"\n"
+        )
+    };
+    let running = check("[cluster]\nstore = \"nats\"\nurls = [\"nats://a\"]").unwrap().cluster;
+    let path = Path::new("presence.toml");
+    assert!(parse(&text("60s"), path, &no_env).is_ok());
+    let errors = parse_beside(&text("60s"), path, &no_env, Some(&running)).unwrap_err();
+    let lines = errors.lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(
+        lines[0].contains("plugin.limits.deadline") && lines[0].contains("instance_ttl is 6s"),
+        "{lines:?}"
+    );
+    assert!(parse_beside(&text("6s"), path, &no_env, None).is_err());
 }

@@ -20,8 +20,12 @@ pub(super) fn size(text: &str) -> Option<u64> {
 }
 
 /// Replaces `${VAR}` and `${VAR:-default}`; `$$` is a dollar. The error says what is wrong; it never holds a
-/// variable's value.
-pub(super) fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+/// variable's value. `brought` is told the name and the value of each variable that was put in.
+pub(super) fn expand(
+    text: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+    brought: &mut Vec<(String, String)>,
+) -> Result<String, String> {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -41,7 +45,10 @@ pub(super) fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result
                 return Err(format!("has `${{{}}}`, which names no variable", &inside[..end]));
             }
             match env(name).filter(|value| !value.is_empty() || default.is_none()) {
-                Some(value) => expanded.push_str(&value),
+                Some(value) => {
+                    expanded.push_str(&value);
+                    brought.push((name.to_owned(), value));
+                }
                 None => expanded.push_str(default.ok_or_else(|| {
                     format!("needs the environment variable {name}, which is not set; or write ${{{name}:-default}}")
                 })?),
@@ -83,10 +90,12 @@ mod tests {
             "EMPTY" => Some(String::new()),
             _ => None,
         };
-        assert_eq!(expand("x${A}y$$z${B:-two}${EMPTY:-3}", &env).unwrap(), "xoney$ztwo3");
-        assert_eq!(expand("${EMPTY}", &env).unwrap(), "");
+        let mut brought = Vec::new();
+        assert_eq!(expand("x${A}y$$z${B:-two}${EMPTY:-3}", &env, &mut brought).unwrap(), "xoney$ztwo3");
+        assert_eq!(brought, [("A".to_owned(), "one".to_owned())]);
+        assert_eq!(expand("${EMPTY}", &env, &mut brought).unwrap(), "");
         for bad in ["${B}", "$A", "${A", "${}", "${a b}"] {
-            assert!(expand(bad, &env).is_err(), "{bad}");
+            assert!(expand(bad, &env, &mut Vec::new()).is_err(), "{bad}");
         }
     }
 }

@@ -9,6 +9,7 @@ use presence_core::watchers::{WatchEffect, Watcher};
 
 use super::cluster::new_session_id;
 use super::engine::{Drain, Driver};
+use super::partition::Partition;
 use super::{Census, Connection, Event, Health, Opened, Outgoing, PartitionView, Query, Refused};
 use crate::gateway::NewSession;
 use crate::plugins;
@@ -69,6 +70,11 @@ impl Driver {
             }
             Event::Closed(connection, reason) => self.close(now, SessionKey(connection.0), reason),
             Event::Query(query) => self.handle_query(query),
+            Event::SwitchPlugins(silent, done) => {
+                self.switch_plugins(now, silent);
+                // Who asked may have gone away; the switch is made.
+                let _ = done.send(());
+            }
             Event::Drain => self.begin_drain(now),
         }
     }
@@ -120,6 +126,7 @@ impl Driver {
             Query::Partitions(answer) => {
                 let _ = answer.send(self.owners());
             }
+            Query::Letter(order, answer) => self.handle_letter(order, answer),
             Query::Census(answer) => {
                 let _ = answer.send(self.census());
             }
@@ -146,6 +153,7 @@ impl Driver {
             transitions: self.transitions_before,
             partitions: self.partitions.keys().copied().collect(),
             watched: self.watchers.watched() as u64,
+            letters: self.letters.counts,
             membership: self.membership.counters(),
             gaps: self.gaps,
             reads: self.loads,
@@ -274,7 +282,7 @@ impl Driver {
         let waiting: usize = self.plugins.unsettled().iter().map(|(_, count)| count).sum();
         // Others take the partitions over; the last host settles them.
         let handed_over = self.partitions.is_empty() && self.membership.owns_nothing();
-        let decided = last && self.partitions.values().all(|partition| partition.tracker.is_settled());
+        let decided = last && self.partitions.values().all(Partition::is_settled);
         let settled = waiting == 0 && self.sessions.unsettled() == 0 && (handed_over || decided);
         if !settled && !over {
             return;

@@ -71,6 +71,9 @@ impl Driver {
                 self.touched.insert(partition);
             }
             Completion::Loaded(partition, load, snapshot) => self.load(now, partition, load, snapshot),
+            Completion::ReadForNewcomers(partition, reading, snapshot) => {
+                self.catch_up(now, partition, reading, &snapshot);
+            }
             Completion::Following(partitions, from, follower) => {
                 self.followed_from(now, partitions, from, follower)
             }
@@ -97,6 +100,11 @@ impl Driver {
                 self.read_records();
             }
             Completion::Clock(offset) => self.handle_clock(offset),
+            Completion::LetterFound(order, partition, answer) => self.letter_found(order, partition, answer),
+            Completion::LetterRead(order, asker, read) => self.letter_read(order, asker, read),
+            Completion::LetterRemoved(letter) => self.letter_removed(letter),
+            Completion::LetterDropped(letter, asker, report) => self.letter_dropped(letter, asker, report),
+            Completion::DecidedAnew(letter) => self.remove_letter(letter),
             Completion::Nothing => {}
         }
     }
@@ -279,6 +287,7 @@ impl Driver {
         tracing::error!("the store was recreated: everything that this host knows is written again");
         self.sessions.handle_reassert();
         self.leftovers.clear();
+        self.letters.forget();
         self.era = std::sync::Arc::new(());
         self.stop_following();
         self.load_claims();

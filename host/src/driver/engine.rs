@@ -19,13 +19,15 @@ use presence_core::watchers::Watchers;
 use tokio::sync::mpsc;
 
 use super::io::Completion;
+use super::letters::Letters;
+use super::newcomers::{exporting, fingerprint, status_plugins};
 use super::partition::Partition;
 use super::traces::Traces;
 use super::{Event, Outbox};
 use crate::clock::Clock;
 use crate::plugins::{Outcome, Plugins};
 use crate::settings::PresenceSettings;
-use crate::store::{Followed, Follower, Noticed, Notices, SharedStore};
+use crate::store::{Followed, Follower, Noticed, Notices, Questions, SharedStore};
 
 /// So many events are taken at once before the core is asked what it wants.
 const EVENT_BATCH: usize = 512;
@@ -140,6 +142,10 @@ pub struct Driver {
     /// Users to be read once more, since notices may not have reached this host yet when they were read first.
     pub(super) second_reads: VecDeque<(Tick, UserId)>,
     pub(super) notices: Notices,
+    /// What other hosts ask.
+    pub(super) questions: Questions,
+    /// Dead letters that are being replayed or dropped.
+    pub(super) letters: Letters,
     pub(super) clock_due: Tick,
     /// When watchers forget the revisions that they know.
     pub(super) forget_revisions_due: Option<Tick>,
@@ -211,14 +217,10 @@ impl Driver {
             plugins: fingerprint(&hooks),
             cleanup_plugins: exporting(&hooks, Hook::Cleanup),
         });
-        let status_hooks = [Hook::UserOnline, Hook::UserIdle, Hook::UserOffline];
-        let status_plugins = status_hooks.map(|hook| (hook, exporting(&hooks, hook))).into();
-        let listeners =
-            hooks.iter().filter(|(_, hooks)| status_hooks.iter().any(|hook| hooks.contains(hook)));
-        let listeners = listeners.map(|(plugin, _)| plugin.clone()).collect();
+        let (status_plugins, listeners) = status_plugins(&hooks);
         let mut ticks = Ticks::new(config.layout);
         ticks.handle_plugins(clock.now(), plugins.intervals());
-        let notices = store.notices();
+        let (notices, questions) = (store.notices(), store.questions());
         Driver {
             sessions: LocalSessions::new(sessions_config, config.instance),
             watchers: Watchers::new(config.seed),
@@ -257,6 +259,8 @@ impl Driver {
             reads_in_flight: 0,
             second_reads: VecDeque::new(),
             notices,
+            questions,
+            letters: Letters::default(),
             clock_due: Tick(0),
             forget_revisions_due: None,
             reread_due: Tick(0),
@@ -317,6 +321,10 @@ impl Driver {
                     self.handle_updates(now, updates);
                 }
                 noticed = self.notices.next() => self.handle_notice(noticed),
+                question = self.questions.next() => {
+                    let now = self.clock.now();
+                    self.handle_question(now, question);
+                }
                 () = tokio::time::sleep(timeout) => {}
             }
             self.take_waiting(&plugins);
@@ -342,9 +350,12 @@ impl Driver {
             let Some(noticed) = self.notices.try_next() else { break };
             self.handle_notice(noticed);
         }
+        while let Some(question) = self.questions.try_next() {
+            self.handle_question(now, question);
+        }
     }
 
-    fn handle_outcomes(&mut self, outcomes: Vec<Outcome>) {
+    pub(super) fn handle_outcomes(&mut self, outcomes: Vec<Outcome>) {
         for outcome in outcomes {
             self.handle_outcome(outcome);
         }
@@ -375,6 +386,7 @@ impl Driver {
                 self.membership.handle_cleanup_settled(now, &plugin, instance, chunk);
             }
             Outcome::Withdrawn(id) => self.hooks_ended(id),
+            Outcome::Replayed(letter, end) => self.handle_replayed(letter, end),
         }
     }
 
@@ -543,19 +555,4 @@ async fn next_batch(follower: &mut Option<Follower>) -> Vec<Followed> {
         Some(follower) => follower.next_batch().await,
         None => std::future::pending().await,
     }
-}
-
-/// The plugins that export a hook.
-fn exporting(hooks: &[(Arc<str>, BTreeSet<Hook>)], hook: Hook) -> Vec<Arc<str>> {
-    hooks.iter().filter(|(_, hooks)| hooks.contains(&hook)).map(|(plugin, _)| plugin.clone()).collect()
-}
-
-/// Tells two sets of plugins apart: FNV-1a over the sorted names.
-fn fingerprint(hooks: &[(Arc<str>, BTreeSet<Hook>)]) -> u64 {
-    let mut names: Vec<&str> = hooks.iter().map(|(plugin, _)| &**plugin).collect();
-    names.sort_unstable();
-    let bytes = names.iter().flat_map(|name| name.bytes().chain([0]));
-    bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }

@@ -14,9 +14,11 @@ use presence_core::membership::NotWritten;
 use presence_core::time::Now;
 use tokio::sync::oneshot;
 
-use super::UserView;
 use super::engine::Driver;
-use crate::store::{Coverage, Follower, Purge, Put, SharedStore, Snapshot, StoreError};
+use super::letters::Asker;
+use super::{LetterOrder, LetterReport, UserView};
+use crate::plugins::LetterNumber;
+use crate::store::{Coverage, DeadLetter, Follower, Purge, Put, SharedStore, Snapshot, StoreError};
 
 /// The first pause before asking again; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -54,6 +56,8 @@ pub(super) enum Completion {
     Owner(PartitionId, Option<(Sequence, Claim)>),
     /// All documents of a partition that was claimed.
     Loaded(PartitionId, u64, Snapshot),
+    /// The same for plugins that were added: which reading it is.
+    ReadForNewcomers(PartitionId, u64, Snapshot),
     /// The updates of these partitions.
     Following(BTreeSet<PartitionId>, Sequence, Follower),
     /// A session document is in the store, or certainly not.
@@ -66,6 +70,16 @@ pub(super) enum Completion {
     Record(UserId, Option<StatusRecord>),
     /// It was not read: this host has another life now.
     Unread(UserId),
+    /// A dead letter that something is to be done with belongs to this partition.
+    LetterFound(LetterOrder, PartitionId, oneshot::Sender<LetterReport>),
+    /// One that is in hand.
+    LetterRead(LetterOrder, Asker, Result<Option<DeadLetter>, StoreError>),
+    /// It is removed after its replay.
+    LetterRemoved(LetterNumber),
+    /// It is dropped, or not.
+    LetterDropped(LetterNumber, Asker, LetterReport),
+    /// All owners have decided anew who is present, for this letter.
+    DecidedAnew(LetterNumber),
     /// Nothing waits for it.
     Nothing,
 }

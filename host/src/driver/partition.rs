@@ -11,6 +11,9 @@ use presence_core::ids::{Sequence, UserId};
 use presence_core::time::Tick;
 use presence_core::tracker::Tracker;
 
+use super::letters::Anew;
+use super::newcomers::Newcomers;
+
 /// So many updates wait for a snapshot; when more come it is taken again.
 const MAX_BUFFERED: usize = 16_384;
 
@@ -32,6 +35,12 @@ pub(super) struct Partition {
     /// A write was refused by its fence: nothing is written before the owner was read.
     pub(super) fenced: bool,
     pub(super) surrender: Option<Surrender>,
+    /// Who waits for this partition to decide anew who is present.
+    pub(super) anew: Vec<Anew>,
+    /// Every record at or below was told to all plugins that there were.
+    pub(super) told_to: Sequence,
+    /// Plugins that came while the host runs and have yet to hear what is there.
+    pub(super) newcomers: Option<Newcomers>,
     /// When it is read again, whatever the follower told.
     pub(super) reread_due: Tick,
     /// Transitions that some plugin has not settled yet, by user.
@@ -60,6 +69,9 @@ impl Partition {
             overflowed: false,
             fenced: false,
             surrender: None,
+            anew: Vec::new(),
+            told_to: Sequence(0),
+            newcomers: None,
             reread_due: Tick(u64::MAX),
             unsettled: HashMap::new(),
             life: Arc::new(()),
@@ -69,6 +81,11 @@ impl Partition {
     /// Whether regular checkpoints are written.
     pub(super) fn writes_checkpoints(&self) -> bool {
         self.begun && !self.fenced && self.surrender.is_none()
+    }
+
+    /// True when everything is decided, written and told.
+    pub(super) fn is_settled(&self) -> bool {
+        self.tracker.is_settled() && self.newcomers.is_none()
     }
 
     /// Keeps an update until the snapshot is there.

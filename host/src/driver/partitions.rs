@@ -37,7 +37,9 @@ impl Driver {
             partition.checkpoints.handle_restored(self.membership.epoch(), claim);
             partition.fenced = false;
             partition.reread_due = now.tick + self.config.instance_ttl;
+            partition.told_to = claim;
             self.load_partition(id, claim);
+            self.read_for_newcomers(id);
             return;
         }
         let users = self.config.presence.max_users / u64::from(self.config.layout.partitions);
@@ -102,6 +104,7 @@ impl Driver {
     ) -> Vec<(Arc<str>, Arc<Transition>)> {
         let Some(partition) = self.partitions.get_mut(&id) else { return Vec::new() };
         partition.begun = true;
+        partition.told_to = snapshot.up_to;
         let document: Option<&CheckpointDocument> =
             snapshot.documents.iter().find_map(|(_, _, document)| match document {
                 Document::Checkpoint(checkpoint) => Some(&**checkpoint),
@@ -264,17 +267,14 @@ impl Driver {
         if partition.loaded.is_some_and(|loaded| update.sequence <= loaded) {
             return;
         }
-        match (&update.key, &update.change) {
-            (Key::Sessions(_, _, user, instance), change) => {
-                let document = match change {
-                    Change::Put(Document::Sessions(document)) => Some(&**document),
-                    _ => None,
-                };
-                let traced = self.arriving(id, user);
-                self.take_document(now, id, user, *instance, document);
-                self.arrived(id, user, traced);
-            }
-            _ => {}
+        if let (Key::Sessions(_, _, user, instance), change) = (&update.key, &update.change) {
+            let document = match change {
+                Change::Put(Document::Sessions(document)) => Some(&**document),
+                _ => None,
+            };
+            let traced = self.arriving(id, user);
+            self.take_document(now, id, user, *instance, document);
+            self.arrived(id, user, traced);
         }
     }
 
@@ -354,6 +354,7 @@ impl Driver {
             return;
         }
         partition.tracker.handle_written(&sequences);
+        partition.told_to = sequences.into_iter().fold(partition.told_to, Sequence::max);
         self.touched.insert(id);
         match error {
             Some(StoreError::Conflict { .. }) if partition.tracker.claim() == claim => {
@@ -372,6 +373,7 @@ impl Driver {
             _ => {}
         }
         self.tell_transitions(id);
+        self.answer_decided(id);
         self.go_on_surrendering(id);
     }
 
@@ -406,6 +408,9 @@ impl Driver {
             return;
         };
         let Some(partition) = self.partitions.get_mut(&id) else { return };
+        if partition.newcomers.is_some() {
+            return self.tell_but_newcomers(id, transition);
+        }
         partition.issued(plugins, &transition);
         // Once the partition is being handed over, the next owner tells it: the checkpoint says that nobody has.
         if partition.surrender.is_none() {
@@ -444,7 +449,10 @@ impl Driver {
     }
 
     /// Once nothing is on its way, the checkpoint is written.
-    fn go_on_surrendering(&mut self, id: PartitionId) {
+    pub(super) fn go_on_surrendering(&mut self, id: PartitionId) {
+        if self.letters.removes_any_of(id) {
+            return;
+        }
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         let Some(surrender) = &mut partition.surrender else { return };
         if !surrender.hooks_ended || surrender.checkpointing || partition.tracker.is_writing() {
@@ -590,7 +598,7 @@ fn checkpoint_put(id: PartitionId, claim: Sequence, document: CheckpointDocument
     }
 }
 
-fn transition_of(
+pub(super) fn transition_of(
     partition: PartitionId,
     sequence: Sequence,
     user: &UserId,

@@ -1,4 +1,5 @@
-//! The admin listener: statuses of users, dead letters, health, metrics. Read-only; keep it private.
+//! The admin listener: statuses of users, plugins, dead letters, health, metrics, reloads. Keep it private: it changes
+//! dead letters and plugins.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,20 +8,19 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, State};
-use axum::routing::get;
+use axum::routing::{get, post};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode, Uri};
 use presence_core::events::Status;
 use presence_core::ids::UserId;
-use presence_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Handle;
 use super::auth::unavailable;
-use super::http::with_answers_to_the_rest;
+use super::http::{RELOAD_PATH, with_answers_to_the_rest};
 use super::metrics::{self, Metrics};
 use super::origin;
 use super::problem::Problem;
@@ -28,18 +28,15 @@ use super::protocol::rfc3339;
 use super::query::{self, QueryError};
 use super::traffic::Traffic;
 use crate::driver::{Event, Query, UserView};
-use crate::store::{DeadLetter, SharedStore};
+use crate::store::SharedStore;
 
 pub mod cluster;
+pub mod letters;
+pub mod plugins;
+pub mod reload;
 
 /// The most users of one question.
 pub const MAX_USERS_PER_QUERY: usize = 1000;
-
-/// How many dead letters are shown when the question does not say.
-const DEAD_LETTERS_SHOWN: usize = 100;
-
-/// The most dead letters of one answer: as many as a store keeps.
-pub const MAX_DEAD_LETTERS_SHOWN: usize = 10_000;
 
 /// How long the driver or the store may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -51,6 +48,8 @@ pub struct AdminDeps {
     pub store: SharedStore,
     /// Has the plugins' figures.
     pub metrics: Arc<dyn Metrics>,
+    /// Reads presence.toml and the plugins again.
+    pub reload: Arc<dyn reload::Reload>,
 }
 
 /// Who may ask: no web page of another origin, and on a loopback listener nobody who calls it by another name.
@@ -80,9 +79,14 @@ pub(super) fn router(handle: Handle, deps: AdminDeps, traffic: Arc<Traffic>) -> 
     let router = Router::new()
         .route("/v1/users/{user}", get(user))
         .route("/v1/users", get(users))
-        .route("/v1/dead-letters", get(dead_letters))
+        .route("/v1/plugins", get(plugins::plugins))
+        .route("/v1/dead-letters", get(letters::list).delete(letters::discard_many))
+        .route("/v1/dead-letters/replay", post(letters::replay_many))
+        .route("/v1/dead-letters/{number}", get(letters::show).delete(letters::discard))
+        .route("/v1/dead-letters/{number}/replay", post(letters::replay))
         .route("/v1/instances", get(cluster::instances))
         .route("/v1/partitions", get(cluster::partitions))
+        .route(RELOAD_PATH, post(reload::reload))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(print_metrics));
@@ -113,38 +117,6 @@ pub struct UsersDocument {
     pub users: Vec<UserDocument>,
 }
 
-/// A dead letter as the API shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeadLetterDocument {
-    /// Grows with every dead letter.
-    pub number: u64,
-    /// The plugin's name.
-    pub plugin: String,
-    /// SHA-256 of the plugin file, hexadecimal.
-    pub digest: String,
-    /// The hook's name.
-    pub hook: String,
-    /// The user; null for a cleanup.
-    pub user: Option<String>,
-    /// The event id.
-    pub event_id: String,
-    /// The event.
-    pub event: serde_json::Value,
-    /// What went wrong the last time.
-    pub error: String,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// When it was given up, RFC 3339.
-    pub at: String,
-}
-
-/// Dead letters, oldest first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeadLettersDocument {
-    /// The newest that were asked for.
-    pub dead_letters: Vec<DeadLetterDocument>,
-}
-
 impl From<UserView> for UserDocument {
     fn from(view: UserView) -> UserDocument {
         let record = view.record;
@@ -155,23 +127,6 @@ impl From<UserView> for UserDocument {
             last_seen: record.and_then(|record| record.last_seen).map(rfc3339),
             sessions: record.map_or(0, |record| record.sessions),
             revision: record.map_or(0, |record| record.revision),
-        }
-    }
-}
-
-impl From<DeadLetter> for DeadLetterDocument {
-    fn from(letter: DeadLetter) -> DeadLetterDocument {
-        DeadLetterDocument {
-            number: letter.number,
-            plugin: letter.plugin,
-            digest: letter.digest,
-            hook: letter.hook,
-            user: letter.user,
-            event_id: letter.event_id,
-            event: letter.event,
-            error: letter.error,
-            attempts: letter.attempts,
-            at: rfc3339(Timestamp(letter.at)),
         }
     }
 }
@@ -250,38 +205,6 @@ async fn users(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Pro
     Ok(json(&UsersDocument { users: views(&desk, users).await? }))
 }
 
-async fn dead_letters(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Problem> {
-    known_parameters(&uri, &["plugin", "hook", "limit"])?;
-    let plugin = query::single(uri.query(), "plugin")?;
-    let hook = query::single(uri.query(), "hook")?;
-    let limit = match query::single(uri.query(), "limit")? {
-        None => DEAD_LETTERS_SHOWN,
-        Some(text) => match text.parse::<usize>() {
-            Ok(limit) if (1..=MAX_DEAD_LETTERS_SHOWN).contains(&limit) => limit,
-            _ => {
-                return Err(bad_request(format!(
-                    "`limit` must be a number from 1 to {MAX_DEAD_LETTERS_SHOWN}"
-                )));
-            }
-        },
-    };
-    let letters = match timeout(PATIENCE, desk.deps.store.dead_letters()).await {
-        Ok(Ok(letters)) => letters,
-        Ok(Err(error)) => {
-            return Err(unavailable(format!("the dead letters can't be read now: {error}"), 1));
-        }
-        Err(_) => return Err(unavailable("the store does not answer".to_owned(), 5)),
-    };
-    let wanted = |letter: &DeadLetter| {
-        plugin.as_ref().is_none_or(|plugin| *plugin == letter.plugin)
-            && hook.as_ref().is_none_or(|hook| *hook == letter.hook)
-    };
-    let mut dead_letters: Vec<_> =
-        letters.into_iter().rev().filter(wanted).take(limit).map(DeadLetterDocument::from).collect();
-    dead_letters.reverse();
-    Ok(json(&DeadLettersDocument { dead_letters }))
-}
-
 /// A misspelt parameter would otherwise be a question for everything.
 fn known_parameters(uri: &Uri, known: &[&str]) -> Result<(), Problem> {
     match query::pairs(uri.query()).find(|(name, _)| !known.contains(name)) {
@@ -317,7 +240,10 @@ async fn readyz(State(desk): State<Desk>) -> Result<Response<Body>, Problem> {
 async fn print_metrics(State(desk): State<Desk>) -> Result<Response<Body>, Problem> {
     let census = ask(&desk.handle, Query::Census).await.ok();
     let (plugins, traces_dropped) = (desk.deps.metrics.plugins(), desk.deps.metrics.traces_dropped());
-    let text = metrics::render(census.as_ref(), &desk.traffic, &plugins, traces_dropped)
-        .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be printed"))?;
+    let text =
+        metrics::render(census.as_ref(), &desk.traffic, &plugins, desk.deps.reload.figures(), traces_dropped)
+            .map_err(|_| {
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be printed")
+            })?;
     Ok(text_answer("application/openmetrics-text; version=1.0.0; charset=utf-8", text))
 }

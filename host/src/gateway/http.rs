@@ -28,6 +28,9 @@ use crate::traces::Traceparent;
 /// The longest `user-agent` attribute, in bytes.
 const MAX_USER_AGENT_BYTES: usize = 256;
 
+/// The one address that is asked with POST.
+pub(super) const RELOAD_PATH: &str = "/v1/reload";
+
 /// What the client listener needs.
 #[derive(Clone)]
 pub(super) struct Door {
@@ -52,8 +55,9 @@ async fn unknown_path(request: Request<Body>) -> Problem {
 }
 
 async fn wrong_method(request: Request<Body>) -> Problem {
-    let detail = format!("{} is not possible here; GET is", request.method());
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).with(ALLOW, HeaderValue::from_static("GET,HEAD"))
+    // The router adds the header.
+    let detail = format!("{} is not possible here; the header Allow says what is", request.method());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
 }
 
 async fn connect(State(door): State<Door>, request: Request<Body>) -> Response<Body> {

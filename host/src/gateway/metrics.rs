@@ -9,6 +9,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
+use super::admin::reload::ReloadFigures;
 use super::traffic::Traffic;
 use crate::driver::Census;
 use crate::plugins::PluginSet;
@@ -40,6 +41,7 @@ pub(super) fn render(
     census: Option<&Census>,
     traffic: &Traffic,
     plugins: &[PluginMetrics],
+    reloads: ReloadFigures,
     traces_dropped: Option<u64>,
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("presence");
@@ -51,6 +53,7 @@ pub(super) fn render(
         frames: vec![("in", frames_in), ("out", frames_out)],
         errors: traffic.errors().map(|(code, count)| (code.as_str(), count)).collect(),
         plugins: plugins.to_vec(),
+        reloads,
         traces_dropped,
     }));
     let mut text = String::new();
@@ -66,6 +69,7 @@ struct Figures {
     frames: Vec<(&'static str, u64)>,
     errors: Vec<(&'static str, u64)>,
     plugins: Vec<PluginMetrics>,
+    reloads: ReloadFigures,
     traces_dropped: Option<u64>,
 }
 
@@ -92,6 +96,7 @@ impl Collector for Figures {
         )?;
         labelled(&mut encoder, "gateway_frames", "WebSocket frames of clients", "direction", &self.frames)?;
         labelled(&mut encoder, "gateway_errors", "Errors told to clients", "code", &self.errors)?;
+        write_reloads(&mut encoder, self.reloads)?;
         if let Some(dropped) = self.traces_dropped {
             let help = "Spans that were not sent: no room, or a collector that is away";
             let mut counter = encoder.encode_descriptor("traces_dropped", help, None, MetricType::Counter)?;
@@ -99,6 +104,17 @@ impl Collector for Figures {
         }
         write_plugins(&mut encoder, &self.plugins)
     }
+}
+
+fn write_reloads(encoder: &mut DescriptorEncoder<'_>, reloads: ReloadFigures) -> fmt::Result {
+    let counts = [("applied", reloads.applied), ("refused", reloads.refused)];
+    labelled(encoder, "reloads", "Reloads of presence.toml and the plugins", "result", &counts)?;
+    let seconds = reloads.took.as_secs_f64();
+    let help = "How long the last reload that was applied took, in seconds";
+    encoder.encode_descriptor("reload_seconds", help, None, MetricType::Gauge)?.encode_gauge(&seconds)?;
+    let help = "When the last reload was applied, in seconds since 1970; 0: none was";
+    let mut last = encoder.encode_descriptor("reload_last_applied", help, None, MetricType::Gauge)?;
+    last.encode_gauge(&reloads.last_applied)
 }
 
 fn write_count(encoder: &mut MetricEncoder<'_>, count: u64) -> fmt::Result {
@@ -139,6 +155,22 @@ fn write_census(encoder: &mut DescriptorEncoder<'_>, census: &Census) -> fmt::Re
     let mut coalesced =
         encoder.encode_descriptor("transitions_coalesced", help, None, MetricType::Counter)?;
     write_count(&mut coalesced, census.coalesced)?;
+    let letters = &census.letters;
+    let outcomes = [
+        ("delivered", letters.delivered),
+        ("superseded", letters.superseded),
+        ("given_up", letters.given_up),
+        ("kept", letters.kept),
+    ];
+    let help = "Dead letters replayed by this host, by what became of them";
+    labelled(encoder, "dead_letter_replays", help, "outcome", &outcomes)?;
+    let mut dropped = encoder.encode_descriptor(
+        "dead_letters_dropped",
+        "Dead letters dropped",
+        None,
+        MetricType::Counter,
+    )?;
+    write_count(&mut dropped, letters.dropped)?;
     for (name, help, figure) in MEMBERSHIP_COUNTERS {
         let mut counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         write_count(&mut counter, figure(census))?;
@@ -192,30 +224,34 @@ const MEMBERSHIP_COUNTERS: [(&str, &str, OfCensus); 14] = [
 type OfHook = fn(&HookMetrics) -> u64;
 type OfPlugin = fn(&PluginMetrics) -> u64;
 
-const HOOK_COUNTERS: [(&str, &str, OfHook); 2] = [
+const HOOK_COUNTERS: [(&str, &str, OfHook); 5] = [
     ("hook_calls", "Hook calls that have ended", |hook| hook.calls),
     ("hook_delivered", "Hook calls that delivered", |hook| hook.delivered),
+    ("hook_retries", "Attempts that were put off to be repeated", |hook| hook.retries),
+    ("hook_coalesced", "Older transitions that gave way to newer ones", |hook| hook.coalesced),
+    ("hook_dead_letters", "Events given up", |hook| hook.dead_letters),
 ];
 
-const PLUGIN_COUNTERS: [(&str, &str, OfPlugin); 11] = [
-    ("plugin_dead_letters", "Events given up", |plugin| plugin.dead_letters),
+const PLUGIN_COUNTERS: [(&str, &str, OfPlugin); 9] = [
     ("plugin_dead_letters_lost", "Dead letters that could only be logged", |plugin| plugin.dead_letters_lost),
     ("plugin_dead_letters_dropped", "Older dead letters that made room", |plugin| {
         plugin.dead_letters_dropped
     }),
-    ("plugin_retries", "Attempts that were put off to be repeated", |plugin| plugin.retries),
-    ("plugin_coalesced", "Older transitions that gave way to newer ones", |plugin| plugin.coalesced),
     ("plugin_overflowed", "Events that found the queue full", |plugin| plugin.overflowed),
     ("plugin_session_hooks_dropped", "Session events of an instance declared dead, dropped", |plugin| {
         plugin.session_hooks_dropped
     }),
     ("plugin_withdrawn", "Transitions left to the next owner of their partition", |plugin| plugin.withdrawn),
+    ("plugin_unwanted", "Events of hooks that a new version of the plugin lacks", |plugin| plugin.unwanted),
     ("plugin_breaker_opened", "How often the breaker opened", |plugin| plugin.breaker_opened),
     ("plugin_guests_started", "Guests instantiated", |plugin| plugin.guests_started),
     ("plugin_log_bytes_cut", "Bytes of log text beyond limits.log", |plugin| plugin.log_bytes_cut),
 ];
 
-const PLUGIN_GAUGES: [(&str, &str, OfPlugin); 5] = [
+const PLUGIN_GAUGES: [(&str, &str, OfPlugin); 9] = [
+    ("plugin_generation", "1 as it was loaded first, one more with every reload", |plugin| plugin.generation),
+    ("plugin_guests", "Guests that are instantiated", |plugin| plugin.guests as u64),
+    ("plugin_memory_peak_bytes", "The most memory that one guest has held", |plugin| plugin.memory_peak),
     ("plugin_queue_depth", "Events waiting for their turn", |plugin| plugin.queued as u64),
     ("plugin_backing_off", "Events waiting to be repeated", |plugin| plugin.backing_off as u64),
     ("plugin_withheld", "Events waiting until this host may act for the cluster", |plugin| {
@@ -223,6 +259,9 @@ const PLUGIN_GAUGES: [(&str, &str, OfPlugin); 5] = [
     }),
     ("plugin_running", "Calls under way", |plugin| plugin.running as u64),
     ("plugin_breaker_open", "1 while the plugin is left alone", |plugin| u64::from(plugin.breaker_open)),
+    ("plugin_behind_everything", "1 while a cleanup of everything holds all else back", |plugin| {
+        u64::from(plugin.behind_everything)
+    }),
 ];
 
 fn write_plugins(encoder: &mut DescriptorEncoder<'_>, plugins: &[PluginMetrics]) -> fmt::Result {
@@ -238,9 +277,37 @@ fn write_plugins(encoder: &mut DescriptorEncoder<'_>, plugins: &[PluginMetrics])
             family.encode_family(&[("plugin", &*plugin.plugin)])?.encode_gauge(&figure(plugin))?;
         }
     }
+    write_states(encoder, plugins)?;
+    let help = "From a reload to the end of the first call of the new version, in seconds";
+    let mut pauses =
+        encoder.encode_descriptor("plugin_reload_pause_seconds", help, None, MetricType::Histogram)?;
+    for plugin in plugins {
+        let buckets = &plugin.reload_pauses.buckets;
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let labels = [("plugin", &*plugin.plugin)];
+        let mut family = pauses.encode_family(&labels)?;
+        family.encode_histogram::<NoLabelSet>(plugin.reload_pauses.sum_seconds, count, buckets, None)?;
+    }
     let hooks: Vec<(&PluginMetrics, &HookMetrics)> =
         plugins.iter().flat_map(|plugin| plugin.hooks.iter().map(move |hook| (plugin, hook))).collect();
     write_hooks(encoder, &hooks)
+}
+
+/// What is no plain number of a plugin.
+fn write_states(encoder: &mut DescriptorEncoder<'_>, plugins: &[PluginMetrics]) -> fmt::Result {
+    let help = "How long the oldest event that is not done with has waited, in seconds";
+    let mut lag = encoder.encode_descriptor("plugin_lag_seconds", help, None, MetricType::Gauge)?;
+    for plugin in plugins {
+        lag.encode_family(&[("plugin", &*plugin.plugin)])?.encode_gauge(&plugin.lag.as_secs_f64())?;
+    }
+    let help = "Always 1: the SHA-256 of the plugin's file and the version of the contract that it speaks";
+    let mut info = encoder.encode_descriptor("plugin_info", help, None, MetricType::Gauge)?;
+    for plugin in plugins {
+        let labels =
+            [("plugin", &*plugin.plugin), ("digest", plugin.digest.as_str()), ("version", plugin.version)];
+        info.encode_family(&labels)?.encode_gauge(&1_u64)?;
+    }
+    Ok(())
 }
 
 fn write_hooks(encoder: &mut DescriptorEncoder<'_>, hooks: &[(&PluginMetrics, &HookMetrics)]) -> fmt::Result {
@@ -276,6 +343,8 @@ fn write_hooks(encoder: &mut DescriptorEncoder<'_>, hooks: &[(&PluginMetrics, &H
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::time::Duration;
+
     use presence_core::events::Hook;
     use presence_core::ids::PartitionId;
     use presence_core::membership::MembershipCounters;
@@ -292,28 +361,70 @@ pub(super) mod tests {
             calls: 6,
             delivered: 4,
             failures: [(kinds[0], 1), (kinds[1], 0), (kinds[2], 1), (kinds[3], 0), (kinds[4], 2)],
+            retries: 1,
+            coalesced: 2,
+            dead_letters: 3,
             latency: Histogram { buckets: vec![(0.001, 2), (0.01, 3), (f64::INFINITY, 1)], sum_seconds: 0.5 },
         };
         PluginMetrics {
             plugin: "webhook".into(),
+            digest: "9f86d081".repeat(8),
+            version: "0.1.0",
             hooks: vec![hook],
-            retries: 1,
-            coalesced: 2,
+            generation: 3,
+            reload_pauses: Histogram { buckets: vec![(0.001, 1), (f64::INFINITY, 1)], sum_seconds: 0.1 },
+            last_reload_pause: None,
             overflowed: 0,
             session_hooks_dropped: 4,
             withdrawn: 5,
+            unwanted: 6,
             breaker_opened: 1,
-            dead_letters: 3,
             dead_letters_lost: 0,
             dead_letters_dropped: 0,
             guests_started: 8,
+            memory_peak: 1_114_112,
             log_bytes_cut: 0,
+            guests: 2,
             queued: 8,
             backing_off: 1,
             withheld: 3,
             running: 2,
             breaker_open: true,
+            behind_everything: false,
+            lag: Duration::from_millis(2500),
         }
+    }
+
+    /// docs/metrics.md has one row for each metric, as `/metrics` tells of it.
+    #[test]
+    fn every_metric_is_documented_and_no_other() {
+        let reloads = ReloadFigures::default();
+        let text =
+            render(Some(&Census::default()), &Traffic::default(), &[webhook()], reloads, Some(0)).unwrap();
+        let mut rows = String::from("| metric | kind | labels | meaning |\n|---|---|---|---|\n");
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' '))
+            else {
+                continue;
+            };
+            let kind = lines[at + 1].rsplit(' ').next().unwrap_or_default();
+            let sample = lines[at + 2];
+            assert!(sample.starts_with(name), "no example of {name}: {sample}");
+            let labels = sample.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+            let names =
+                labels.map_or("", |(labels, _)| labels).split(',').filter_map(|pair| pair.split_once('='));
+            let names = names.map(|(name, _)| name).filter(|name| *name != "le");
+            let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+            let total = if kind == "counter" { "_total" } else { "" };
+            let help = help.trim_end_matches('.');
+            rows.push_str(&format!("| `{name}{total}` | {kind} | {} | {help} |\n", names.join(" ")));
+        }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+        let documented = std::fs::read_to_string(path).unwrap();
+        assert!(documented.contains(&rows), "the table of docs/metrics.md must be this:\n\n{rows}");
+        let count = |text: &str| text.matches("\n| `presence_").count();
+        assert_eq!(count(&documented), count(&rows), "one table, one row for each metric");
     }
 
     #[test]
@@ -336,7 +447,9 @@ pub(super) mod tests {
             ..Census::default()
         };
         let figures = webhook();
-        let text = render(Some(&census), &traffic, &[figures], Some(6)).unwrap();
+        let took = Duration::from_millis(1500);
+        let reloads = ReloadFigures { applied: 2, refused: 1, last_applied: 1_764_000_000, took };
+        let text = render(Some(&census), &traffic, &[figures], reloads, Some(6)).unwrap();
         for line in [
             "presence_sessions{status=\"idle\"} 1",
             "presence_users{status=\"offline\"} 7",
@@ -356,10 +469,21 @@ pub(super) mod tests {
             "presence_hook_failures_total{plugin=\"webhook\",hook=\"user-online\",kind=\"cut\"} 2",
             "presence_plugin_session_hooks_dropped_total{plugin=\"webhook\"} 4",
             "presence_plugin_withdrawn_total{plugin=\"webhook\"} 5",
+            "presence_plugin_unwanted_total{plugin=\"webhook\"} 6",
+            "presence_plugin_generation{plugin=\"webhook\"} 3",
+            "presence_plugin_reload_pause_seconds_count{plugin=\"webhook\"} 2",
+            "presence_reloads_total{result=\"refused\"} 1",
+            "presence_reload_seconds 1.5",
+            "presence_reload_last_applied 1764000000",
             "presence_plugin_withheld{plugin=\"webhook\"} 3",
             "presence_plugin_queue_depth{plugin=\"webhook\"} 8",
+            "presence_plugin_lag_seconds{plugin=\"webhook\"} 2.5",
+            "presence_plugin_guests{plugin=\"webhook\"} 2",
+            "presence_plugin_memory_peak_bytes{plugin=\"webhook\"} 1114112",
+            "presence_hook_retries_total{plugin=\"webhook\",hook=\"user-online\"} 1",
+            "presence_hook_coalesced_total{plugin=\"webhook\",hook=\"user-online\"} 2",
+            "presence_hook_dead_letters_total{plugin=\"webhook\",hook=\"user-online\"} 3",
             "presence_plugin_breaker_open{plugin=\"webhook\"} 1",
-            "presence_plugin_dead_letters_total{plugin=\"webhook\"} 3",
             "presence_hook_latency_seconds_count{plugin=\"webhook\",hook=\"user-online\"} 6",
             "presence_hook_latency_seconds_bucket{le=\"+Inf\",plugin=\"webhook\",hook=\"user-online\"} 6",
         ] {
@@ -370,7 +494,7 @@ pub(super) mod tests {
 
     #[test]
     fn without_a_census_the_rest_is_printed() {
-        let text = render(None, &Traffic::default(), &[], None).unwrap();
+        let text = render(None, &Traffic::default(), &[], ReloadFigures::default(), None).unwrap();
         assert!(!text.contains("presence_sessions{"), "{text}");
         assert!(text.contains("presence_gateway_frames_total{direction=\"out\"} 0"), "{text}");
     }

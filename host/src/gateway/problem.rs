@@ -10,6 +10,7 @@ use serde::Serialize;
 pub struct Problem {
     status: StatusCode,
     detail: String,
+    errors: Vec<String>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -19,12 +20,20 @@ struct Document<'a> {
     title: &'a str,
     status: u16,
     detail: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    errors: &'a [String],
 }
 
 impl Problem {
     /// `detail` is for the person who reads the answer: what failed, and what to do.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Problem {
-        Problem { status, detail: detail.into(), headers: Vec::new() }
+        Problem { status, detail: detail.into(), errors: Vec::new(), headers: Vec::new() }
+    }
+
+    /// With every single thing that is wrong, as `errors`.
+    pub fn with_errors(mut self, errors: Vec<String>) -> Problem {
+        self.errors = errors;
+        self
     }
 
     /// With one more header.
@@ -46,6 +55,7 @@ impl From<Problem> for Response<Body> {
             title: problem.status.canonical_reason().unwrap_or("Error"),
             status: problem.status.as_u16(),
             detail: &problem.detail,
+            errors: &problem.errors,
         };
         let text = serde_json::to_string(&document).expect("strings and numbers always become JSON");
         let mut response = Response::new(Body::from(text));

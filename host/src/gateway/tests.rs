@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{HeaderName, HeaderValue};
+use futures_util::future::BoxFuture;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,6 +23,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tokio_util::sync::CancellationToken;
 
 use self::driver::{Driver, store_with_dead_letters};
+use super::admin::reload::{NotReloaded, Reload, ReloadDocument, ReloadFigures};
 use super::metrics::Metrics;
 use super::ws::Bounds;
 use super::*;
@@ -51,6 +53,7 @@ fn settings(auth: AuthSettings) -> Settings {
             data_dir: PathBuf::new(),
             drain_timeout: second,
             unready_after: second,
+            watch_files: false,
         },
         presence: PresenceSettings {
             offline_grace: second,
@@ -93,11 +96,36 @@ impl Metrics for NoPlugins {
     }
 }
 
+/// Applies what changes plugin `a`; or refuses, if there are errors.
+#[derive(Default)]
+pub(crate) struct Reloads(pub(crate) std::sync::Mutex<Vec<String>>);
+
+impl Reload for Reloads {
+    fn reload(&self) -> BoxFuture<'_, Result<ReloadDocument, NotReloaded>> {
+        let errors = self.0.lock().unwrap().clone();
+        let document = ReloadDocument {
+            applied: true,
+            added: Vec::new(),
+            removed: Vec::new(),
+            changed: vec!["a".into()],
+            unchanged: Vec::new(),
+            needs_restart: vec!["host.listen".into()],
+        };
+        let answer = if errors.is_empty() { Ok(document) } else { Err(NotReloaded::Refused(errors)) };
+        Box::pin(std::future::ready(answer))
+    }
+
+    fn figures(&self) -> ReloadFigures {
+        ReloadFigures::default()
+    }
+}
+
 /// A gateway at work.
 pub(crate) struct Gateway {
     pub(crate) clients: SocketAddr,
     admin: SocketAddr,
     pub(crate) driver: Driver,
+    reloads: Arc<Reloads>,
     shutdown: CancellationToken,
     serving: tokio::task::JoinHandle<()>,
 }
@@ -112,10 +140,14 @@ impl Gateway {
         let (handle, queue) = Handle::channel(64);
         let (clients, admin) = (listeners.client_address(), listeners.admin_address());
         let shutdown = CancellationToken::new();
-        let deps =
-            AdminDeps { store: Arc::new(store_with_dead_letters().await), metrics: Arc::new(NoPlugins) };
+        let reloads = Arc::<Reloads>::default();
+        let deps = AdminDeps {
+            store: Arc::new(store_with_dead_letters().await),
+            metrics: Arc::new(NoPlugins),
+            reload: reloads.clone(),
+        };
         let serving = tokio::spawn(listeners.serve(handle, deps, shutdown.clone()));
-        Gateway { clients, admin, driver: Driver::start(queue), shutdown, serving }
+        Gateway { clients, admin, driver: Driver::start(queue), reloads, shutdown, serving }
     }
 
     async fn try_connect(&self, path: &str, headers: &[(&str, &str)]) -> Result<Client, SocketError> {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::local::tape::{Entry, Tape};
+use super::redact::Redactor;
 
 /// The same denial is told again after so long.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
@@ -14,6 +15,7 @@ const MAX_KINDS: usize = 64;
 /// The denials of one plugin.
 pub struct Denials {
     plugin: Arc<str>,
+    redactor: Arc<Redactor>,
     told: Mutex<BTreeMap<String, Instant>>,
     /// In local runs, instead of the log.
     tape: Option<Arc<Tape>>,
@@ -22,7 +24,7 @@ pub struct Denials {
 impl Denials {
     /// Nothing denied yet.
     pub fn new(plugin: Arc<str>) -> Denials {
-        Denials { plugin, told: Mutex::default(), tape: None }
+        Denials { plugin, redactor: Arc::default(), told: Mutex::default(), tape: None }
     }
 
     /// For a local run: all denials are written there.
@@ -31,8 +33,14 @@ impl Denials {
         self
     }
 
+    /// What is denied is named by the plugin, and may be a secret.
+    pub(super) fn without_secrets(self, redactor: Arc<Redactor>) -> Denials {
+        Denials { redactor, ..self }
+    }
+
     /// Logs a denial, unless the same one was logged a moment ago.
     pub fn tell(&self, what: &str, line: &str) {
+        let (what, line) = (&*self.redactor.text(what), &*self.redactor.text(line));
         if let Some(tape) = &self.tape {
             tape.push(Entry::Denied { what: what.to_owned(), line: line.to_owned() });
             return;

@@ -10,11 +10,16 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
 use wasmtime::{Config, Engine};
 
+use super::turns::Turns;
+
 /// How often a computing guest lets others run, and how late its deadline is noticed at most.
 pub const EPOCH: Duration = Duration::from_millis(10);
 
-/// More threads than this gain nothing: guests mostly wait.
-const MAX_THREADS: usize = 4;
+/// More guests than this gain nothing by computing at once: guests mostly wait.
+const MAX_COMPUTING: usize = 4;
+
+/// Threads for calls that block, such as looking up names. A plugin takes a few of them at most.
+const MAX_BLOCKING_THREADS: usize = 64;
 
 /// Why guests can't be run at all.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +35,7 @@ pub enum EngineError {
 /// The engine, its ticker, and the threads for guests. Dropping it ends them in the background.
 pub struct GuestRuntime {
     engine: Engine,
+    turns: Turns,
     handle: Handle,
     runtime: Mutex<Option<Runtime>>,
 }
@@ -39,20 +45,25 @@ impl GuestRuntime {
     pub fn start() -> Result<GuestRuntime, EngineError> {
         let engine = new_engine()?;
         start_ticker(&engine)?;
-        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_THREADS);
+        let computing = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_COMPUTING);
         let runtime = Builder::new_multi_thread()
-            .worker_threads(threads)
-            .max_blocking_threads(16)
+            .worker_threads(computing + 1)
+            .max_blocking_threads(MAX_BLOCKING_THREADS)
             .thread_name("guest")
             .enable_all()
             .build()?;
         let handle = runtime.handle().clone();
-        Ok(GuestRuntime { engine, handle, runtime: Mutex::new(Some(runtime)) })
+        Ok(GuestRuntime { engine, turns: Turns::new(computing), handle, runtime: Mutex::new(Some(runtime)) })
     }
 
     /// The one engine.
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Of guests that compute.
+    pub(super) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     /// Where guests run.

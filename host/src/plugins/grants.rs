@@ -9,6 +9,9 @@ use http::Uri;
 
 use crate::settings::HttpGrant;
 
+/// The longest name of a host.
+const MAX_HOST_BYTES: usize = 253;
+
 /// Why a request is not sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denied {
@@ -51,7 +54,12 @@ impl Origin {
             None if authority.as_str().len() == authority.host().len() => default_port,
             None => return None,
         };
-        (!host.is_empty()).then(|| Origin { scheme, host: host.to_ascii_lowercase(), port })
+        // Longer ones are no names of DNS, and would fill the log.
+        (1..=MAX_HOST_BYTES).contains(&host.len()).then(|| Origin {
+            scheme,
+            host: host.to_ascii_lowercase(),
+            port,
+        })
     }
 
     fn is(&self, grant: &HttpGrant) -> bool {

@@ -16,14 +16,17 @@ use super::bindings::types;
 use super::convert::{SessionTexts, status_change, sweep};
 use super::http::Requests;
 use super::keyvalue::host::GrantedBuckets;
-use super::limits::GuestLimits;
+use super::limits::{GuestLimits, MAX_TABLE_ELEMENTS, Refused};
 use super::loading::Loaded;
 use super::local::StoppedClock;
-use super::log::{CallLog, Printable, Stream};
+use super::log::{CallLog, Caller, Printable, Stream};
 use super::messaging::host::Publishing;
+use super::metrics::Alive;
 use super::presence::host::GrantedStatuses;
 use super::problem::Problem;
+use super::redact::Redactor;
 use super::stdio::Output;
+use super::turns::Turns;
 use super::watch::{Expired, Watch, Yielded};
 use crate::traces::HookTrace;
 
@@ -31,10 +34,12 @@ mod exports;
 
 pub(super) use exports::{Exports, HookIndices};
 
-/// Resources (streams, requests, pollables) that a guest may hold at once.
-const MAX_RESOURCES: usize = 1000;
-/// Bytes that one host call may carry out of the guest.
-const HOSTCALL_FUEL: usize = 2 << 20;
+/// Resources (streams, requests, pollables) that a guest may hold at once. Some of them hold texts of the guest's.
+const MAX_RESOURCES: usize = 256;
+/// Bytes that one host call may carry out of the guest: more than any import takes.
+const HOSTCALL_FUEL: usize = 256 << 10;
+/// Bytes of randomness in one host call.
+const MAX_RANDOM_BYTES: u64 = 64 << 10;
 /// A guest starts afresh after so many calls: whatever it leaks is bounded, and nobody relies on its memory.
 pub(super) const MAX_CALLS: u32 = 10_000;
 /// Error texts longer than this, in bytes, are cut.
@@ -50,9 +55,11 @@ pub struct GuestState {
     pub(super) publishing: Publishing,
     pub(super) statuses: GrantedStatuses,
     pub(super) log: Arc<CallLog>,
+    pub(super) caller: Caller,
     limits: GuestLimits,
     deadline: Instant,
     yielded: Yielded,
+    turns: Turns,
 }
 
 impl WasiView for GuestState {
@@ -110,6 +117,7 @@ pub(super) struct Guest {
     deadline: Duration,
     memory_limit: u64,
     calls: u32,
+    _alive: Option<Alive>,
 }
 
 impl Guest {
@@ -117,13 +125,14 @@ impl Guest {
     pub(super) async fn start(loaded: &Loaded, watch: &mut Watch) -> Result<Guest, NoGuest> {
         let store = new_store(loaded, watch.yielded.clone());
         let log = store.data().log.clone();
-        log.begin(None);
+        log.begin();
         let started = Guest::configured(store, loaded, watch).await;
-        let cut = log.end();
+        let cut = log.end(&Caller::default());
         if cut > 0 {
-            let plugin = &*loaded.name;
+            let (plugin, hook) = (&*loaded.name, "configure");
             tracing::warn!(
                 plugin,
+                hook,
                 cut,
                 "a plugin logged more than limits.log while it started: bytes were cut"
             );
@@ -147,9 +156,9 @@ impl Guest {
             let ended = watch.run(until, call, || ()).await;
             outcome(ended, &store, memory_limit, deadline)
                 .map_err(NoGuest::Configure)?
-                .map_err(|reason| NoGuest::Refused(shorten(&reason)))?;
+                .map_err(|reason| NoGuest::Refused(shorten(loaded.redactor(), &reason)))?;
         }
-        Ok(Guest { store, exports, deadline, memory_limit, calls: 0 })
+        Ok(Guest { store, exports, deadline, memory_limit, calls: 0, _alive: None })
     }
 
     /// What the next call asks of others is part of this trace, or of none.
@@ -172,8 +181,9 @@ impl Guest {
         let state = self.store.data_mut();
         state.deadline = deadline;
         state.publishing.begin(occasion.event_id);
+        state.caller.set(payload, occasion.event_id);
+        state.log.begin();
         self.store.set_epoch_deadline(1);
-        self.store.data().log.begin(Some(payload.hook()));
         let context = types::Context {
             event_id: occasion.event_id,
             attempt: occasion.attempt,
@@ -198,7 +208,14 @@ impl Guest {
 
     /// The last call has ended: its output is complete. Returns how many bytes of it were cut.
     pub(super) fn end_log(&self) -> u64 {
-        self.store.data().log.end()
+        let state = self.store.data();
+        state.log.end(&state.caller)
+    }
+
+    /// Counts it for as long as it lives.
+    pub(super) fn counted(mut self, alive: Alive) -> Guest {
+        self._alive = Some(alive);
+        self
     }
 
     /// Bytes over all its memories: the most it ever held, since nothing is given back.
@@ -214,7 +231,7 @@ impl Guest {
 
 fn new_store(loaded: &Loaded, yielded: Yielded) -> Store<GuestState> {
     let settings = &loaded.settings;
-    let mut log = CallLog::new(loaded.name.clone(), settings.limits.log);
+    let mut log = CallLog::new(loaded.name.clone(), loaded.redactor().clone(), settings.limits.log);
     if let Some(stand_ins) = loaded.stand_ins() {
         log.tape = Some(stand_ins.tape.clone());
     }
@@ -227,7 +244,8 @@ fn new_store(loaded: &Loaded, yielded: Yielded) -> Store<GuestState> {
         .stderr(Output::new(log.clone(), Stream::Err))
         .allow_tcp(false)
         .allow_udp(false)
-        .allow_ip_name_lookup(false);
+        .allow_ip_name_lookup(false)
+        .max_random_size(MAX_RANDOM_BYTES);
     if let Some(now) = loaded.stand_ins().and_then(|stand_ins| stand_ins.now) {
         wasi.wall_clock(StoppedClock(now));
     }
@@ -235,21 +253,23 @@ fn new_store(loaded: &Loaded, yielded: Yielded) -> Store<GuestState> {
         wasi: wasi.build(),
         table,
         http_context: WasiHttpCtx::new(),
-        outbound: Requests::new(loaded.capabilities().outbound.clone()),
+        outbound: Requests::new(loaded.capabilities().outbound.of_guest()),
         buckets: loaded.capabilities().buckets.clone(),
         publishing: Publishing::new(loaded.capabilities().subjects.clone()),
         statuses: loaded.capabilities().statuses.clone(),
         log,
+        caller: Caller::default(),
         limits: GuestLimits::new(settings.limits.memory),
         deadline: Instant::now(),
         yielded,
+        turns: loaded.turns().clone(),
     };
     let mut store = Store::new(loaded.instance_pre().engine(), state);
     store.limiter(|state| &mut state.limits);
     store.set_hostcall_fuel(HOSTCALL_FUEL);
     store.epoch_deadline_callback(|context| {
         let state = context.data();
-        Ok(state.yielded.at_epoch(state.deadline))
+        Ok(state.yielded.at_epoch(state.deadline, &state.turns))
     });
     store
 }
@@ -320,14 +340,22 @@ fn outcome<T>(
     match ended {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => {
-            tracing::debug!(plugin = %store.data().buckets.plugin, "a guest failed: {error:?}");
-            let mut reason = explain(&error, deadline);
-            if store.data().limits.refused {
-                _ = write!(
+            let (plugin, redactor) = (&store.data().buckets.plugin, store.data().log.redactor());
+            tracing::debug!(%plugin, "a guest failed: {}", redactor.text(&format!("{error:?}")));
+            let mut reason = explain(&error, deadline, redactor);
+            _ = match store.data().limits.refused {
+                None => Ok(()),
+                Some(Refused::Memory) => write!(
                     reason,
                     " (after it was refused memory beyond limits.memory, {memory_limit} bytes)"
-                );
-            }
+                ),
+                Some(Refused::Elements) => {
+                    write!(
+                        reason,
+                        " (after it was refused more than {MAX_TABLE_ELEMENTS} elements of tables)"
+                    )
+                }
+            };
             Err(Failure::Trapped(reason))
         }
         Err(Expired::Cut) => Err(Failure::Cut),
@@ -344,7 +372,7 @@ fn out_of_time(deadline: Duration) -> String {
 }
 
 /// The reason and the place, in one line.
-fn explain(error: &wasmtime::Error, deadline: Duration) -> String {
+fn explain(error: &wasmtime::Error, deadline: Duration, redactor: &Redactor) -> String {
     if let Some(exit) = error.downcast_ref::<I32Exit>() {
         return format!("it ended itself with exit({})", exit.0);
     }
@@ -359,8 +387,8 @@ fn explain(error: &wasmtime::Error, deadline: Duration) -> String {
         },
     };
     match error.downcast_ref::<WasmBacktrace>().and_then(top_frame) {
-        Some(place) => shorten(&format!("{reason}, in {place}")),
-        None => shorten(&reason),
+        Some(place) => shorten(redactor, &format!("{reason}, in {place}")),
+        None => shorten(redactor, &reason),
     }
 }
 
@@ -377,17 +405,24 @@ fn top_frame(backtrace: &WasmBacktrace) -> Option<String> {
         "dlmalloc",
         "unwrap_failed",
     ];
-    let text = backtrace.to_string();
-    // Lines look like `0: 0x1f2 - module!function`.
-    let function = |name| str::rsplit_once(name, '!').map_or(name, |(_, function)| function);
-    let places = || text.lines().filter_map(|line| line.trim().split_once(" - "));
-    let names = || places().map(|(_, name)| function(name.trim()));
-    let plain = |name: &&str| !MACHINERY.iter().any(|part| name.contains(part));
-    names().find(plain).or_else(|| names().next()).map(str::to_owned)
+    let names = || backtrace.frames().iter().filter_map(|frame| frame.func_name()).map(readable);
+    let plain = |name: &String| !MACHINERY.iter().any(|part| name.contains(part));
+    names().find(plain).or_else(|| names().next())
 }
 
-/// Texts of guests are bounded and stay one line.
-pub(super) fn shorten(text: &str) -> String {
+/// A function's name as its author wrote it. Not as the backtrace prints it: guests choose these names, and of one
+/// of C++ a few hundred bytes can stand for gigabytes.
+fn readable(name: &str) -> String {
+    match name.len() {
+        0..=MAX_ERROR_BYTES => format!("{:#}", rustc_demangle::demangle(name)),
+        _ => shorten(&Redactor::default(), name),
+    }
+}
+
+/// Texts of guests hold no secrets, are bounded, and stay one line.
+pub(super) fn shorten(redactor: &Redactor, text: &str) -> String {
+    // First of all: what is cut is not recognised.
+    let text = redactor.text(text);
     let mut end = text.len().min(MAX_ERROR_BYTES);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -17,6 +17,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::denials::Denials;
@@ -43,6 +44,14 @@ const BETWEEN_BYTES_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const MAX_REQUEST_BYTES: usize = 1 << 20;
 /// The largest response body, in bytes.
 pub(super) const MAX_RESPONSE_BYTES: usize = 1 << 20;
+/// Requests of one guest at once, until their answers are read or dropped: each takes a socket, and memory of the host.
+const MAX_AT_ONCE: usize = 16;
+/// What is read ahead of a connection, in bytes; also the longest head of an answer.
+const READ_AHEAD_BYTES: usize = 64 << 10;
+/// What a guest may write at once of a request's body, in bytes.
+const CHUNK_BYTES: usize = 64 << 10;
+/// Names of one plugin that are looked up at once: a lookup that takes its time occupies a thread.
+const MAX_LOOKUPS: usize = 4;
 /// Idle connections that are kept open for each origin, and for how long.
 const MAX_IDLE_CONNECTIONS: usize = 64;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
@@ -56,8 +65,9 @@ enum OriginClient {
 }
 
 impl OriginClient {
-    fn new(grant: &HttpGrant) -> std::io::Result<OriginClient> {
-        let mut connector = HttpConnector::new_with_resolver(GrantedResolver::new(grant.clone()));
+    fn new(grant: &HttpGrant, lookups: &Arc<Semaphore>) -> std::io::Result<OriginClient> {
+        let resolver = GrantedResolver::new(grant.clone(), lookups.clone());
+        let mut connector = HttpConnector::new_with_resolver(resolver);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
         connector.enforce_http(false);
@@ -65,7 +75,8 @@ impl OriginClient {
         builder
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS);
+            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+            .http1_max_buf_size(READ_AHEAD_BYTES);
         if grant.scheme == "https" {
             let connector = HttpsConnectorBuilder::new()
                 // Named, not guessed from what other libraries bring along.
@@ -103,7 +114,9 @@ impl HttpAccess {
         grants: Vec<HttpGrant>,
         denials: Arc<Denials>,
     ) -> std::io::Result<HttpAccess> {
-        let clients = grants.iter().map(OriginClient::new).collect::<Result<_, _>>()?;
+        let lookups = Arc::new(Semaphore::new(MAX_LOOKUPS));
+        let clients =
+            grants.iter().map(|grant| OriginClient::new(grant, &lookups)).collect::<Result<_, _>>()?;
         Ok(HttpAccess { plugin, grants, clients, denials })
     }
 
@@ -141,6 +154,7 @@ impl HttpAccess {
         &self,
         request: Request<WasiBody>,
         options: RequestOptions,
+        place: Option<OwnedSemaphorePermit>,
     ) -> Result<Response<WasiBody>, Error> {
         let origin = self.admit(&request)?;
         let mut request = request;
@@ -155,7 +169,7 @@ impl HttpAccess {
             .map_err(|_| Error::HttpResponseTimeout)?
             .map_err(|error| self.classify(origin, &error))?;
         let pause = options.between_bytes_timeout.unwrap_or(BETWEEN_BYTES_TIMEOUT).min(BETWEEN_BYTES_TIMEOUT);
-        Ok(response.map(|body| ResponseBody::new(body, MAX_RESPONSE_BYTES, pause).boxed_unsync()))
+        Ok(response.map(|body| ResponseBody::new(body, MAX_RESPONSE_BYTES, pause, place).boxed_unsync()))
     }
 
     /// In the words that a guest understands.
@@ -199,23 +213,39 @@ fn classify_io(error: &std::io::Error, connecting: bool) -> Error {
     }
 }
 
-/// Where requests go.
+/// Where the requests of a guest go; one for each guest.
 #[derive(Clone)]
 pub(super) enum Outbound {
-    /// The daemon's way.
-    Network(Arc<HttpAccess>),
+    /// The daemon's way, and the guest's places for requests.
+    Network(Arc<HttpAccess>, Arc<Semaphore>),
     /// Of a local run.
     Local(Arc<LocalHttp>),
 }
 
 impl Outbound {
+    /// The daemon's way.
+    pub(super) fn network(access: Arc<HttpAccess>) -> Outbound {
+        Outbound::Network(access, Arc::new(Semaphore::new(MAX_AT_ONCE)))
+    }
+
+    /// The same for one more guest.
+    pub(super) fn of_guest(&self) -> Outbound {
+        match self {
+            Outbound::Network(access, _) => Outbound::network(access.clone()),
+            Outbound::Local(local) => Outbound::Local(local.clone()),
+        }
+    }
+
     async fn send(
         &self,
         request: Request<WasiBody>,
         options: RequestOptions,
     ) -> Result<Response<WasiBody>, Error> {
         match self {
-            Outbound::Network(access) => access.send(request, options).await,
+            Outbound::Network(access, places) => {
+                let place = places.clone().try_acquire_owned();
+                access.send(request, options, Some(place.map_err(|_| Error::ConnectionLimitReached)?)).await
+            }
             Outbound::Local(local) => local.send(request, options).await,
         }
     }
@@ -258,13 +288,21 @@ impl WasiHttpHooks for Requests {
             Ok((response, Box::new(std::future::ready(Ok(()))) as Done))
         })
     }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        CHUNK_BYTES
+    }
 }
 
 /// The span of a request. Its receiver is told, unless the guest has told him something else.
 fn traced(hook: &HookTrace, request: &mut Request<WasiBody>) -> crate::traces::Request {
     let span = hook.request();
-    if let Ok(traceparent) = HeaderValue::from_str(&span.context.to_string()) {
-        request.headers_mut().entry(TRACEPARENT).or_insert(traceparent);
+    let headers = request.headers_mut();
+    if let Ok(traceparent) = HeaderValue::from_str(&span.context.to_string())
+        && !headers.contains_key(TRACEPARENT)
+    {
+        // A guest may have used up the room for headers.
+        let _ = headers.try_insert(TRACEPARENT, traceparent);
     }
     span
 }

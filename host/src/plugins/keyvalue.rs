@@ -4,6 +4,7 @@
 use futures_util::future::BoxFuture;
 
 pub mod conformance;
+pub mod file;
 pub mod host;
 pub mod memory;
 pub mod nats;
@@ -14,6 +15,8 @@ pub const MAX_KEY_BYTES: usize = 512;
 pub const MAX_VALUE_BYTES: usize = 64 << 10;
 /// So many keys a bucket holds.
 pub const MAX_KEYS: usize = 100_000;
+/// So many bytes of keys and values a bucket holds, where the host itself keeps it.
+pub const MAX_BUCKET_BYTES: usize = 64 << 20;
 /// So many keys [`KeyValue::keys`] returns at once.
 pub const PAGE_KEYS: usize = 1000;
 
@@ -87,4 +90,23 @@ pub trait KeyValue: Send + Sync + 'static {
 
     /// The keys that begin with `prefix` and come after `after`, in order of their bytes.
     fn keys<'a>(&'a self, bucket: Bucket<'a>, prefix: &'a str, after: Option<&'a str>) -> Answer<'a, Page>;
+}
+
+/// The sum of a number kept as decimal text (none: 0) and `delta`.
+fn add(key: &str, kept: Option<&[u8]>, delta: i64) -> Result<i64, KeyValueError> {
+    let number = match kept {
+        None => 0,
+        Some(text) => std::str::from_utf8(text)
+            .ok()
+            .and_then(|text| text.parse::<i64>().ok())
+            .ok_or_else(|| KeyValueError::Denied(format!("the value of {key:?} is not a decimal number")))?,
+    };
+    number
+        .checked_add(delta)
+        .ok_or_else(|| KeyValueError::TooLarge(format!("{number} plus {delta} does not fit into 64 bits")))
+}
+
+/// What is said of a bucket that holds as many `keys` or `bytes` as it may.
+fn bucket_full(limit: u64, what: &str) -> KeyValueError {
+    KeyValueError::TooLarge(format!("the bucket is full: it may hold {limit} {what}; delete some keys"))
 }

@@ -3,19 +3,28 @@
 use wasmtime::{ResourceLimiter, Result};
 
 /// Elements over all tables of a guest.
-const MAX_TABLE_ELEMENTS: usize = 200_000;
+pub(super) const MAX_TABLE_ELEMENTS: usize = 200_000;
 /// Core instances of a guest: components of JavaScript and Python have a few dozen.
-const MAX_INSTANCES: usize = 200;
+pub(super) const MAX_INSTANCES: usize = 200;
 const MAX_TABLES: usize = 200;
 const MAX_MEMORIES: usize = 50;
+
+/// What there was no more of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// Memory.
+    Memory,
+    /// Elements of tables.
+    Elements,
+}
 
 /// Counts what one guest holds. Nothing is given back before the guest is dropped.
 pub(super) struct GuestLimits {
     memory_limit: usize,
     memory: usize,
     elements: usize,
-    /// True once the guest was refused memory: explains what it does next.
-    pub(super) refused: bool,
+    /// What the guest was refused last: explains what it does next.
+    pub(super) refused: Option<Refused>,
 }
 
 impl GuestLimits {
@@ -24,11 +33,11 @@ impl GuestLimits {
             memory_limit: usize::try_from(memory_limit).unwrap_or(usize::MAX),
             memory: 0,
             elements: 0,
-            refused: false,
+            refused: None,
         }
     }
 
-    /// Bytes over all memories.
+    /// Bytes over all memories: at the end of a guest's life, the most it ever held.
     pub(super) fn memory(&self) -> usize {
         self.memory
     }
@@ -46,13 +55,17 @@ impl GuestLimits {
 impl ResourceLimiter for GuestLimits {
     fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> Result<bool> {
         let fits = GuestLimits::grow(&mut self.memory, self.memory_limit, current, desired);
-        self.refused |= !fits;
+        if !fits {
+            self.refused = Some(Refused::Memory);
+        }
         Ok(fits)
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> Result<bool> {
         let fits = GuestLimits::grow(&mut self.elements, MAX_TABLE_ELEMENTS, current, desired);
-        self.refused |= !fits;
+        if !fits {
+            self.refused = Some(Refused::Elements);
+        }
         Ok(fits)
     }
 
@@ -78,10 +91,13 @@ mod tests {
         let mut limits = GuestLimits::new(100);
         assert!(limits.memory_growing(0, 60, None).unwrap());
         assert!(!limits.memory_growing(0, 60, None).unwrap());
-        assert!(limits.refused);
+        assert_eq!(limits.refused, Some(Refused::Memory));
         assert!(limits.memory_growing(60, 70, None).unwrap());
         assert!(limits.memory_growing(0, 30, None).unwrap());
         assert!(!limits.memory_growing(70, 71, None).unwrap());
         assert!(!limits.table_growing(0, MAX_TABLE_ELEMENTS + 1, None).unwrap());
+        assert!(limits.table_growing(0, MAX_TABLE_ELEMENTS - 1, None).unwrap());
+        assert!(!limits.table_growing(0, 2, None).unwrap(), "tables are summed");
+        assert_eq!(limits.memory(), 100);
     }
 }

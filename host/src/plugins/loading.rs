@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use wasmtime::component::{InstancePre, Linker};
 
 use super::admission::{self, Admitted};
+use super::anatomy;
 use super::backends::Backends;
 use super::cache::{CodeCache, hex};
 use super::compile::CompileMode;
@@ -22,6 +23,8 @@ use super::messaging::host::GrantedSubjects;
 use super::permit::Bounds;
 use super::presence::host::GrantedStatuses;
 use super::problem::{MAX_FILE_BYTES, PluginError, Problem};
+use super::redact::Redactor;
+use super::turns::Turns;
 use super::watch::Watch;
 use crate::settings::{Grants, Limits, PluginSettings};
 use presence_core::events::Hook;
@@ -62,6 +65,8 @@ pub(super) struct Loaded {
     indices: HookIndices,
     capabilities: Capabilities,
     stand_ins: Option<StandIns>,
+    redactor: Arc<Redactor>,
+    turns: Turns,
 }
 
 /// What the imports of one plugin lead to, with its grants.
@@ -88,6 +93,16 @@ impl Loaded {
     /// Given in local runs.
     pub(super) fn stand_ins(&self) -> Option<&StandIns> {
         self.stand_ins.as_ref()
+    }
+
+    /// Takes the plugin's secrets out of what it says.
+    pub(super) fn redactor(&self) -> &Arc<Redactor> {
+        &self.redactor
+    }
+
+    /// To compute, among all plugins.
+    pub(super) fn turns(&self) -> &Turns {
+        &self.turns
     }
 }
 
@@ -134,14 +149,25 @@ impl Loader {
         })
     }
 
+    /// Of the plugin's file as it is now; none if it can't be read.
+    pub(super) async fn digest(&self, settings: &PluginSettings) -> Option<String> {
+        let bytes = read(&settings.path).await.ok()?;
+        Some(hex(&Sha256::digest(&bytes)))
+    }
+
     async fn try_load(
         &self,
         settings: &PluginSettings,
         generation: u64,
     ) -> Result<Arc<Loaded>, Vec<Problem>> {
+        for warning in &settings.secrets.warnings {
+            tracing::warn!(plugin = settings.name, "{warning}");
+        }
         let bytes = read(&settings.path).await.map_err(one)?;
-        admission::check_header(&bytes).map_err(one)?;
         let digest = hex(&Sha256::digest(&bytes));
+        check_pin(settings, &digest).map_err(one)?;
+        admission::check_header(&bytes).map_err(one)?;
+        anatomy::examine(&bytes).map_err(one)?;
         let engine = self.runtime.engine();
         let compiled = {
             let _turn = self.compilers.acquire().await;
@@ -158,10 +184,12 @@ impl Loader {
             .map_err(|error| one(Problem::Link(format!("{error:#}"))))?;
         let indices = HookIndices::find(&instance_pre, &admitted)?;
         let name: Arc<str> = settings.name.as_str().into();
-        let capabilities = self.capabilities(&name, &settings.grants).map_err(one)?;
+        let redactor = Arc::new(Redactor::new(settings.secrets.values.iter().map(String::as_str)));
+        let capabilities = self.capabilities(&name, &settings.grants, &redactor).map_err(one)?;
         let description = describe(settings, digest, bytes.len(), admitted, compiled.cached);
         let settings = settings.clone();
         let stand_ins = self.stand_ins.clone();
+        let turns = self.runtime.turns().of_another_plugin();
         let loaded = Arc::new(Loaded {
             name,
             generation,
@@ -171,14 +199,22 @@ impl Loader {
             indices,
             capabilities,
             stand_ins,
+            redactor,
+            turns,
         });
         self.try_out(loaded.clone()).await?;
         Ok(loaded)
     }
 
-    fn capabilities(&self, name: &Arc<str>, grants: &Grants) -> Result<Capabilities, Problem> {
+    fn capabilities(
+        &self,
+        name: &Arc<str>,
+        grants: &Grants,
+        redactor: &Arc<Redactor>,
+    ) -> Result<Capabilities, Problem> {
         let tape = self.stand_ins.as_ref().map(|stand_ins| stand_ins.tape.clone());
-        let denials = Arc::new(Denials::new(name.clone()).with_tape(tape));
+        let denials = Denials::new(name.clone()).without_secrets(redactor.clone()).with_tape(tape);
+        let denials = Arc::new(denials);
         let http = HttpAccess::new(name.clone(), grants.http.clone(), denials.clone())
             .map_err(Problem::Certificates)?;
         let buckets = GrantedBuckets {
@@ -189,7 +225,7 @@ impl Loader {
         };
         let http = Arc::new(http);
         let outbound = match &self.stand_ins {
-            None => Outbound::Network(http),
+            None => Outbound::network(http),
             Some(stand_ins) => stand_ins.outbound(http),
         };
         let subjects = GrantedSubjects {
@@ -229,6 +265,16 @@ impl Failure {
 
 fn one(problem: Problem) -> Vec<Problem> {
     vec![problem]
+}
+
+/// Whether the file is the one that presence.toml names.
+fn check_pin(settings: &PluginSettings, digest: &str) -> Result<(), Problem> {
+    match &settings.sha256 {
+        Some(expected) if expected != digest => {
+            Err(Problem::Digest { expected: expected.clone(), found: digest.to_owned() })
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn read(path: &Path) -> Result<Vec<u8>, Problem> {

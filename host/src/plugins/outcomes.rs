@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use presence_core::delivery::Payload;
+use presence_core::delivery::{LetterNumber, Payload};
 use presence_core::events::{Hook, Scope};
 use presence_core::ids::{InstanceId, PartitionId, SessionId};
 use tokio::sync::Notify;
 
-use super::Outcome;
+use super::{Outcome, ReplayEnd};
 
 /// Outcomes on their way to the driver, and events that several plugins still have to settle. Holds at most one entry
 /// for each event that the driver has submitted and not been told of.
@@ -138,6 +138,12 @@ impl Outcomes {
         if wake {
             self.filled.notify_one();
         }
+    }
+
+    /// A dead letter's event is settled once more.
+    pub(super) fn replayed(&self, letter: LetterNumber, end: ReplayEnd) {
+        self.lock().ready.push(Outcome::Replayed(letter, end));
+        self.filled.notify_one();
     }
 
     /// Everything there is; waits until there is something.

@@ -28,6 +28,11 @@ impl Permit {
         self.until.swap(until.0, SeqCst) > until.0
     }
 
+    /// When it ends.
+    pub(super) fn until(&self) -> Tick {
+        Tick(self.until.load(SeqCst))
+    }
+
     /// How much of it is left, by a clock that counts suspension; none: nothing limits it.
     pub(super) fn left(&self) -> Option<Duration> {
         match self.until.load(SeqCst) {

@@ -1,19 +1,21 @@
 //! One plugin at work: its queue, and the workers that share it. Knows when to wake whom; the rules of delivery are
 //! the core's.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use presence_core::delivery::{Delivery, DeliveryConfig, Job, JobId, Payload, Settled, Settlement, Verdict};
-use presence_core::events::Hook;
+use presence_core::delivery::{
+    Delivery, DeliveryConfig, Job, JobId, LetterNumber, Payload, Replayed, Settled, Settlement, Verdict,
+};
 use presence_core::ids::{InstanceId, PartitionId};
 use presence_core::time::Tick;
 use tokio::sync::Notify;
 
-use super::dead_letters::DeadLetters;
+use super::ReplayEnd;
+use super::admission::CONTRACT;
+use super::dead_letters::{DeadLetters, Letter};
 use super::events;
 use super::failures::Failures;
 use super::loading::Loaded;
@@ -24,6 +26,8 @@ use crate::clock::Clock;
 use crate::settings::PluginSettings;
 use crate::store::DeadLetter;
 use crate::traces::Tracer;
+
+mod generations;
 
 /// What all plugins share.
 #[derive(Clone)]
@@ -38,7 +42,6 @@ pub(super) struct Surroundings {
 /// A plugin and what is waiting for it.
 pub(super) struct Plugin {
     pub(super) name: Arc<str>,
-    pub(super) hooks: BTreeSet<Hook>,
     pub(super) counters: Arc<PluginCounters>,
     pub(super) failures: Failures,
     pub(super) surroundings: Surroundings,
@@ -49,6 +52,10 @@ pub(super) struct Plugin {
     alarm: Notify,
     /// Whether there is anything in `State::withdrawals`.
     withdrawing: AtomicBool,
+    /// How often the plugin was reloaded or removed: who goes to sleep looks whether it has missed that.
+    changes: AtomicU64,
+    /// The last worker has left.
+    gone: Notify,
 }
 
 struct State {
@@ -58,8 +65,14 @@ struct State {
     sleeping: usize,
     /// When a sleeping worker is to be woken because something in backoff is due.
     alarm: Option<Tick>,
-    /// One for each worker.
+    /// One for each worker, those that have left too.
     seats: Vec<Arc<Seat>>,
+    /// At which of them a worker sits.
+    taken: Vec<bool>,
+    /// How many workers there are to be; the others leave. None once the plugin is removed.
+    workers: usize,
+    /// When the newest generation came, while no call of it has ended; if there was work then.
+    switched: Option<Instant>,
     withdrawals: Vec<Withdrawal>,
 }
 
@@ -68,6 +81,17 @@ struct Withdrawal {
     partition: PartitionId,
     /// Once none runs: the workers, by seat, who have yet to pass on what they held then.
     holders: Option<Vec<usize>>,
+}
+
+/// What a worker is to do.
+pub(super) enum Next {
+    /// A call.
+    Work(Task),
+    /// Nothing, until there may be a job: call [`Plugin::sleep`] with this number. With another generation, the guest of
+    /// the old one is of no use any more.
+    Sleep(u64, Option<Arc<Loaded>>),
+    /// Pass on what is settled, then call [`Plugin::leave`].
+    Leave,
 }
 
 /// A job for a worker.
@@ -82,7 +106,6 @@ impl Plugin {
         let config = delivery_config(&loaded.settings);
         Plugin {
             name: loaded.name.clone(),
-            hooks: loaded.description.hooks.iter().copied().collect(),
             counters: Arc::default(),
             failures: Failures::new(loaded.name.clone()),
             surroundings,
@@ -92,19 +115,17 @@ impl Plugin {
                 sleeping: 0,
                 alarm: None,
                 seats: Vec::new(),
+                taken: Vec::new(),
+                workers: 0,
+                switched: None,
                 withdrawals: Vec::new(),
             }),
             work: Notify::new(),
             alarm: Notify::new(),
             withdrawing: AtomicBool::new(false),
+            changes: AtomicU64::new(0),
+            gone: Notify::new(),
         }
-    }
-
-    /// A seat for one more worker.
-    pub(super) fn new_seat(&self) -> Arc<Seat> {
-        let seat = Arc::new(Seat::default());
-        self.lock().seats.push(seat.clone());
-        seat
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -131,6 +152,22 @@ impl Plugin {
         self.settle(&mut settled);
     }
 
+    /// Queues the event of a dead letter. Never waits.
+    pub(super) fn replay(&self, payload: Payload, letter: LetterNumber, newest: u64) -> Replayed {
+        let now = self.surroundings.clock.tick();
+        let mut state = self.lock();
+        let replayed = state.delivery.handle_replay(now, payload, letter, newest);
+        let mut settled = Vec::new();
+        state.take_settled(&mut settled);
+        let wake = state.sleeping > 0;
+        drop(state);
+        if wake {
+            self.work.notify_last();
+        }
+        self.settle(&mut settled);
+        replayed
+    }
+
     /// Status hooks and cleanups may run until then; `shorter` than it was. The permit that calls look at is set already.
     pub(super) fn permit(&self, until: Tick, shorter: bool) {
         let mut state = self.lock();
@@ -149,6 +186,9 @@ impl Plugin {
     pub(super) fn withdraw(&self, partition: PartitionId, cut: bool) {
         let mut state = self.lock();
         state.delivery.handle_withdraw(partition);
+        // Replays: whoever holds their letters is told.
+        let mut settled = Vec::new();
+        state.take_settled(&mut settled);
         if cut {
             for job in state.delivery.withdrawn_jobs(partition) {
                 state.seats.iter().for_each(|seat| seat.cut(job));
@@ -160,6 +200,7 @@ impl Plugin {
             self.withdrawing.store(true, SeqCst);
         }
         drop(state);
+        self.settle(&mut settled);
         if again {
             self.surroundings.outcomes.withdrawn(partition);
         }
@@ -194,7 +235,12 @@ impl Plugin {
 
     /// Drops what waits of the sessions of an instance.
     pub(super) fn drop_sessions(&self, instance: InstanceId) {
-        let dropped = self.lock().delivery.handle_drop_sessions(instance);
+        let mut settled = Vec::new();
+        let mut state = self.lock();
+        let dropped = state.delivery.handle_drop_sessions(instance);
+        state.take_settled(&mut settled);
+        drop(state);
+        self.settle(&mut settled);
         if dropped > 0 {
             let plugin = &*self.name;
             tracing::warn!(
@@ -227,34 +273,46 @@ impl Plugin {
         }
     }
 
-    /// Hands in a verdict and takes the next job, all under one lock. Without a job the worker must call
-    /// [`Plugin::sleep`] and then come back with `slept`.
+    /// Hands in a verdict and takes the next job, all under one lock. `slept`: the worker was told to sleep the last time.
     pub(super) fn exchange(
         &self,
+        number: usize,
         seat: &Seat,
         slept: bool,
         verdict: Option<(JobId, Verdict)>,
         generation: u64,
         settled: &mut Vec<Settled>,
-    ) -> Option<Task> {
+    ) -> Next {
         let now = self.surroundings.clock.tick();
         let mut state = self.lock();
         state.sleeping -= usize::from(slept);
+        let handed_in = verdict.is_some();
         if let Some((job, verdict)) = verdict {
             state.delivery.handle_verdict(now, job, verdict);
         }
-        let job = state.delivery.poll_job(now);
+        let leaves = number >= state.workers;
+        let job = if leaves { None } else { state.delivery.poll_job(now) };
         state.take_settled(settled);
         seat.set_holds(!settled.is_empty());
         if let Some(job) = &job {
             seat.take(job.id);
         }
-        state.sleeping += usize::from(job.is_none());
-        let (wake_another, set_alarm) = state.others(now, job.is_some());
-        let task = job.map(|job| {
-            let reloaded = (job.generation != generation).then(|| state.loaded.clone());
-            Task { job, reloaded }
-        });
+        let sleeps = job.is_none() && !leaves;
+        state.sleeping += usize::from(sleeps);
+        let (wake_another, set_alarm) = state.others(now, !sleeps);
+        let newest = state.loaded.generation;
+        let switched = if handed_in && generation == newest { state.switched.take() } else { None };
+        let next = match job {
+            Some(job) => {
+                let reloaded = (job.generation != generation).then(|| state.loaded.clone());
+                Next::Work(Task { job, reloaded })
+            }
+            None if leaves => Next::Leave,
+            None => {
+                let reloaded = (newest != generation).then(|| state.loaded.clone());
+                Next::Sleep(self.changes.load(SeqCst), reloaded)
+            }
+        };
         drop(state);
         if wake_another {
             self.work.notify_last();
@@ -262,18 +320,32 @@ impl Plugin {
         if set_alarm {
             self.alarm.notify_one();
         }
-        task
+        if let Some(switched) = switched {
+            self.counters.reload_pauses.add(switched.elapsed());
+        }
+        next
     }
 
-    /// Waits until there may be a job.
-    pub(super) async fn sleep(&self) {
-        self.work.notified().await;
+    /// Waits until there may be a job, or the plugin has changed more often than so.
+    pub(super) async fn sleep(&self, changes: u64) {
+        // Who waits from before the look at the number is woken by every later change.
+        let woken = self.work.notified();
+        if self.changes.load(SeqCst) == changes {
+            woken.await;
+        }
     }
 
-    /// Wakes sleeping workers when something in backoff is due. Runs as long as the plugin.
+    /// Wakes sleeping workers when something in backoff is due. Runs until the plugin is removed.
     pub(super) async fn keep_time(self: Arc<Plugin>) {
         loop {
-            let Some(due) = self.lock().alarm else {
+            let (alarm, removed) = {
+                let state = self.lock();
+                (state.alarm, state.workers == 0)
+            };
+            if removed {
+                return;
+            }
+            let Some(due) = alarm else {
                 self.alarm.notified().await;
                 continue;
             };
@@ -299,17 +371,45 @@ impl Plugin {
         if settled.is_empty() {
             return;
         }
-        let done = settled.drain(..).filter_map(|Settled { payload, settlement }| match settlement {
-            Settlement::Delivered | Settlement::Superseded => Some(payload),
-            Settlement::DeadLetter { reason, error, attempts } => {
-                self.give_up(payload, &format!("{reason:?}").to_lowercase(), error, attempts);
-                None
-            }
-        });
-        self.surroundings.outcomes.settle(&self.name, done);
+        let plain = |one: &Settled| {
+            one.letter.is_none()
+                && matches!(
+                    one.settlement,
+                    Settlement::Delivered | Settlement::Superseded | Settlement::Unwanted
+                )
+        };
+        if !settled.iter().all(plain) {
+            // Before the outcomes are locked: what is given up may come back to them.
+            let others: Vec<Settled> = settled.extract_if(.., |one| !plain(one)).collect();
+            others.into_iter().for_each(|one| self.settle_other(one));
+        }
+        self.surroundings.outcomes.settle(&self.name, settled.drain(..).map(|one| one.payload));
     }
 
-    fn give_up(&self, payload: Payload, reason: &str, error: String, attempts: u32) {
+    /// A replay, or what is given up.
+    fn settle_other(&self, Settled { payload, settlement, letter }: Settled) {
+        let outcomes = &self.surroundings.outcomes;
+        match (settlement, letter) {
+            (Settlement::DeadLetter { reason, error, attempts }, letter) => {
+                self.give_up(payload, letter, &format!("{reason:?}").to_lowercase(), error, attempts);
+            }
+            (Settlement::Delivered, Some(letter)) => outcomes.replayed(letter, ReplayEnd::Delivered),
+            (Settlement::Superseded, Some(letter)) => outcomes.replayed(letter, ReplayEnd::Superseded),
+            (Settlement::Withdrawn | Settlement::Unwanted, Some(letter)) => {
+                outcomes.replayed(letter, ReplayEnd::Kept)
+            }
+            (_, None) => outcomes.settle(&self.name, std::iter::once(payload)),
+        }
+    }
+
+    fn give_up(
+        &self,
+        payload: Payload,
+        replayed: Option<LetterNumber>,
+        reason: &str,
+        error: String,
+        attempts: u32,
+    ) {
         let loaded = self.loaded();
         let letter = DeadLetter {
             number: 0,
@@ -335,17 +435,21 @@ impl Plugin {
             reason,
             "a hook was given up: see `presence plugin dead-letters`"
         );
-        self.counters.dead_letters.fetch_add(1, Relaxed);
-        self.surroundings.dead_letters.push(letter, payload, self.name.clone(), self.counters.clone());
+        self.counters.given_up(payload.hook());
+        let letter =
+            Letter { letter, payload, replayed, plugin: self.name.clone(), counters: self.counters.clone() };
+        self.surroundings.dead_letters.push(letter);
     }
 
     /// A call wrote more than its budget.
     pub(super) fn tell_cut(&self, payload: &Payload, event_id: &str, cut: u64) {
         self.counters.log_bytes_cut.fetch_add(cut, Relaxed);
         let (plugin, hook, limit) = (&*self.name, payload.hook().as_str(), self.loaded().settings.limits.log);
+        let user = payload.user().map(|user| user.as_str());
         tracing::warn!(
             plugin,
             hook,
+            user,
             event_id,
             cut,
             limit,
@@ -372,30 +476,42 @@ impl Plugin {
 
     /// The numbers of this moment.
     pub(super) fn metrics(&self) -> PluginMetrics {
+        let now = self.surroundings.clock.tick();
         let state = self.lock();
-        let (depth, counts, breaker_open) =
-            (state.delivery.depth(), state.delivery.counters(), state.delivery.breaker_open());
+        let (depth, counts, lag) =
+            (state.delivery.depth(), state.delivery.counters(), state.delivery.lag(now));
+        let (breaker_open, behind_everything) =
+            (state.delivery.breaker_open(), state.delivery.behind_everything());
+        let loaded = state.loaded.clone();
         drop(state);
         let counters = &self.counters;
+        let (guests, memory_peak) = counters.guests();
         PluginMetrics {
             plugin: self.name.clone(),
-            hooks: self.hooks.iter().map(|hook| counters.hook(*hook)).collect(),
-            retries: counts.retries,
-            coalesced: counts.coalesced,
+            digest: loaded.description.digest.clone(),
+            version: CONTRACT,
+            hooks: loaded.description.hooks.iter().map(|hook| counters.hook(*hook, &counts)).collect(),
+            generation: loaded.generation,
+            reload_pauses: counters.reload_pauses.histogram(),
+            last_reload_pause: counters.reload_pauses.last(),
             overflowed: counts.overflowed,
             session_hooks_dropped: counts.dropped,
             withdrawn: counts.withdrawn,
+            unwanted: counts.unwanted,
             breaker_opened: counts.breaker_opened,
-            dead_letters: counters.dead_letters.load(Relaxed),
             dead_letters_lost: counters.dead_letters_lost.load(Relaxed),
             dead_letters_dropped: counters.dead_letters_dropped.load(Relaxed),
             guests_started: counters.guests_started.load(Relaxed),
+            memory_peak,
             log_bytes_cut: counters.log_bytes_cut.load(Relaxed),
+            guests,
             queued: depth.queued,
             backing_off: depth.backing_off,
             withheld: depth.withheld,
             running: depth.running,
             breaker_open,
+            behind_everything,
+            lag,
         }
     }
 }

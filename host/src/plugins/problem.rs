@@ -18,6 +18,17 @@ pub enum Problem {
     /// More than 128 MiB.
     #[error("the file has {0} bytes; at most {MAX_FILE_BYTES} are allowed")]
     TooLarge(u64),
+    /// Not the file that was meant.
+    #[error(
+        "the file is not the one that presence.toml pins: its SHA-256 is {found}, and `sha256` says {expected}. If it \
+         was replaced on purpose, write sha256 = \"{found}\"; else put back the file that was there"
+    )]
+    Digest {
+        /// In presence.toml.
+        expected: String,
+        /// Of the file.
+        found: String,
+    },
     /// No bytes at all.
     #[error("the file is empty: build the plugin again")]
     Empty,
@@ -33,6 +44,23 @@ pub enum Problem {
     /// No native code.
     #[error(transparent)]
     Compile(CompileError),
+    /// Nothing would bound them.
+    #[error(
+        "it makes resources of its own (`resource.new`), which cost memory that no limit counts: build it without \
+         exported or virtualized resources"
+    )]
+    OwnResources,
+    /// Its instances would cost the host too much beside their memory.
+    #[error(
+        "the globals and functions of its modules, over all their instances, would take {mebibytes} MiB of the host's \
+         memory for each guest; at most {limit} MiB are allowed"
+    )]
+    Unwieldy {
+        /// Wanted.
+        mebibytes: u64,
+        /// Allowed.
+        limit: u64,
+    },
     /// An import that nobody offers.
     #[error("it imports `{0}`, which this host does not offer to plugins")]
     UnknownImport(String),

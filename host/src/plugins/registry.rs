@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
-use presence_core::delivery::Payload;
+use presence_core::delivery::{LetterNumber, Payload, Replayed};
 use presence_core::events::Hook;
 use presence_core::ids::{InstanceId, PartitionId};
 use presence_core::time::Tick;
@@ -23,12 +23,16 @@ use super::outcomes::Outcomes;
 use super::permit::Permit;
 use super::plugin::{Plugin, Surroundings};
 use super::problem::{PluginError, Problem};
+use super::reload::Prepared;
 use super::worker::Worker;
-use super::{Outcome, Plugins};
+use super::{NotWanted, Outcome, Plugins};
 use crate::clock::Clock;
 use crate::settings::PluginSettings;
 use crate::store::SharedStore;
 use crate::traces::Tracer;
+
+/// Of a plugin that was not there before; a reload counts on.
+pub(super) const FIRST_GENERATION: u64 = 1;
 
 /// How long stopping waits for guests to come by at an epoch.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
@@ -52,15 +56,47 @@ pub struct Deps {
 /// The plugins of this host. Dropping it cuts what runs.
 pub struct PluginSet {
     runtime: Arc<GuestRuntime>,
-    plugins: Vec<Arc<Plugin>>,
-    descriptions: Vec<PluginDescription>,
-    surroundings: Surroundings,
+    pub(super) loader: Loader,
+    pub(super) roster: Arc<RwLock<Roster>>,
+    pub(super) surroundings: Surroundings,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// What [`Plugins::switch`] is to bring about.
+    pub(super) prepared: Mutex<Option<Prepared>>,
+}
+
+/// Who is there.
+#[derive(Default)]
+pub(super) struct Roster {
+    /// In the order of presence.toml.
+    pub(super) plugins: Vec<Entry>,
+    /// Removed, with calls that have not ended.
+    pub(super) leaving: Vec<Arc<Plugin>>,
+}
+
+/// A plugin, and what it exports now.
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub(super) plugin: Arc<Plugin>,
+    pub(super) hooks: Arc<BTreeSet<Hook>>,
+}
+
+impl Entry {
+    pub(super) fn of(plugin: Arc<Plugin>) -> Entry {
+        let hooks = plugin.loaded().description.hooks.iter().copied().collect();
+        Entry { plugin, hooks: Arc::new(hooks) }
+    }
+}
+
+impl Roster {
+    /// Those that were removed and have calls that run, too.
+    fn everyone(&self) -> impl Iterator<Item = &Arc<Plugin>> + Clone {
+        self.plugins.iter().map(|entry| &entry.plugin).chain(&self.leaving)
+    }
 }
 
 impl std::fmt::Debug for PluginSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PluginSet").field("plugins", &self.descriptions).finish_non_exhaustive()
+        f.debug_struct("PluginSet").field("plugins", &self.descriptions()).finish_non_exhaustive()
     }
 }
 
@@ -78,42 +114,70 @@ impl PluginSet {
                 Err(error) => errors.push(error),
             }
         }
-        if errors.is_empty() { Ok(PluginSet::start(runtime, loaded, deps)) } else { Err(errors) }
+        if errors.is_empty() { Ok(PluginSet::start(runtime, loader, loaded, deps)) } else { Err(errors) }
     }
 
-    fn start(runtime: Arc<GuestRuntime>, loaded: Vec<Arc<Loaded>>, deps: Deps) -> PluginSet {
+    fn start(runtime: Arc<GuestRuntime>, loader: Loader, loaded: Vec<Arc<Loaded>>, deps: Deps) -> PluginSet {
         let outcomes = Arc::new(Outcomes::default());
         let (dead_letters, carry) = DeadLetters::new(deps.store, outcomes.clone());
         let permit = Arc::new(Permit::unlimited(deps.clock.clone()));
         let surroundings =
             Surroundings { clock: deps.clock, outcomes, dead_letters, permit, tracer: deps.tracer };
-        let handle = runtime.handle().clone();
-        let _inside = handle.enter();
-        let mut tasks = vec![handle.spawn(carry)];
-        let descriptions = loaded.iter().map(|loaded| loaded.description.clone()).collect();
-        let mut plugins = Vec::new();
-        for loaded in loaded {
-            let workers = loaded.settings.delivery.concurrency.max(1);
-            let plugin = Arc::new(Plugin::new(loaded, surroundings.clone()));
-            tasks.push(handle.spawn(plugin.clone().keep_time()));
-            tasks.extend((0..workers).map(|_| handle.spawn(Worker::new(plugin.clone()).run())));
-            plugins.push(plugin);
+        let tasks = Mutex::new(vec![runtime.handle().spawn(carry)]);
+        let (roster, prepared) = (Arc::default(), Mutex::default());
+        let set = PluginSet { runtime, loader, roster, surroundings, tasks, prepared };
+        let plugins = loaded.into_iter().map(|loaded| set.add(loaded)).collect();
+        set.roster.write().unwrap_or_else(PoisonError::into_inner).plugins = plugins;
+        set
+    }
+
+    /// A plugin that was not there, with its workers.
+    pub(super) fn add(&self, loaded: Arc<Loaded>) -> Entry {
+        let plugin = Arc::new(Plugin::new(loaded, self.surroundings.clone()));
+        plugin.permit(self.surroundings.permit.until(), false);
+        // First the workers: who keeps time leaves a plugin that is to have none.
+        let numbers = plugin.staff();
+        self.spawn(plugin.clone().keep_time());
+        self.start_workers(&plugin, numbers);
+        Entry::of(plugin)
+    }
+
+    /// Starts the workers of these numbers.
+    pub(super) fn start_workers(&self, plugin: &Arc<Plugin>, numbers: Vec<usize>) {
+        for number in numbers {
+            let plugin = plugin.clone();
+            self.spawn(async move { Worker::new(plugin, number).run().await });
         }
-        PluginSet { runtime, plugins, descriptions, surroundings, tasks: Mutex::new(tasks) }
+    }
+
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.push(self.runtime.handle().spawn(task));
+    }
+
+    /// Lets go of tasks that have ended.
+    pub(super) fn forget_ended_tasks(&self) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.retain(|task| !task.is_finished());
+    }
+
+    pub(super) fn roster(&self) -> RwLockReadGuard<'_, Roster> {
+        self.roster.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn tracer(&self) -> &Tracer {
         &self.surroundings.tracer
     }
 
-    /// What was loaded, in the order of presence.toml.
-    pub fn descriptions(&self) -> &[PluginDescription] {
-        &self.descriptions
+    /// What is loaded now, in the order of presence.toml.
+    pub fn descriptions(&self) -> Vec<PluginDescription> {
+        let roster = self.roster();
+        roster.plugins.iter().map(|entry| entry.plugin.loaded().description.clone()).collect()
     }
 
     /// The numbers of this moment, one entry for each plugin.
     pub fn metrics(&self) -> Vec<PluginMetrics> {
-        self.plugins.iter().map(|plugin| plugin.metrics()).collect()
+        self.roster().plugins.iter().map(|entry| entry.plugin.metrics()).collect()
     }
 
     /// Stops: running calls are cut, what is queued stays unsettled, events submitted later go nowhere. When this
@@ -130,54 +194,76 @@ impl PluginSet {
 
 impl Plugins for PluginSet {
     fn hooks(&self) -> Vec<(Arc<str>, BTreeSet<Hook>)> {
-        self.plugins.iter().map(|plugin| (plugin.name.clone(), plugin.hooks.clone())).collect()
+        let roster = self.roster();
+        roster.plugins.iter().map(|entry| (entry.plugin.name.clone(), (*entry.hooks).clone())).collect()
     }
 
     fn intervals(&self) -> Vec<(Arc<str>, Duration)> {
-        let ticking = self.plugins.iter().filter(|plugin| plugin.hooks.contains(&Hook::Tick));
-        ticking.map(|plugin| (plugin.name.clone(), plugin.loaded().settings.interval())).collect()
+        let roster = self.roster();
+        let ticking = roster.plugins.iter().filter(|entry| entry.hooks.contains(&Hook::Tick));
+        let interval = |entry: &Entry| (entry.plugin.name.clone(), entry.plugin.loaded().settings.interval());
+        ticking.map(interval).collect()
     }
 
     fn submit(&self, event: Payload) {
-        let hook = event.hook();
-        let wanting = || self.plugins.iter().filter(|plugin| plugin.hooks.contains(&hook));
+        let (hook, roster) = (event.hook(), self.roster());
+        let wanting = || roster.plugins.iter().filter(|entry| entry.hooks.contains(&hook));
         self.surroundings.outcomes.expect(&event, wanting().count());
-        for plugin in wanting() {
-            plugin.submit(event.clone());
+        for entry in wanting() {
+            entry.plugin.submit(event.clone());
         }
     }
 
     fn submit_to(&self, plugin: &str, event: Payload) {
-        let hook = event.hook();
-        let wanting = self.plugins.iter().find(|one| *one.name == *plugin && one.hooks.contains(&hook));
+        let (hook, roster) = (event.hook(), self.roster());
+        let wanting =
+            roster.plugins.iter().find(|one| *one.plugin.name == *plugin && one.hooks.contains(&hook));
         match wanting {
             None => self.surroundings.outcomes.refuse(plugin, &event),
-            Some(plugin) => {
+            Some(entry) => {
                 self.surroundings.outcomes.expect(&event, 1);
-                plugin.submit(event);
+                entry.plugin.submit(event);
             }
         }
+    }
+
+    fn replay(
+        &self,
+        plugin: &str,
+        event: Payload,
+        letter: LetterNumber,
+        newest: u64,
+    ) -> Result<Replayed, NotWanted> {
+        let (hook, roster) = (event.hook(), self.roster());
+        let wanting =
+            roster.plugins.iter().find(|one| *one.plugin.name == *plugin && one.hooks.contains(&hook));
+        wanting.map(|one| one.plugin.replay(event, letter, newest)).ok_or(NotWanted)
     }
 
     fn permit(&self, until: Tick) {
         // First the calls, then the queues: what starts under a longer permit must find it.
         let shorter = self.surroundings.permit.set(until);
-        self.plugins.iter().for_each(|plugin| plugin.permit(until, shorter));
+        self.roster().everyone().for_each(|plugin| plugin.permit(until, shorter));
     }
 
     fn withdraw(&self, partition: PartitionId, cut: bool) {
-        self.surroundings.outcomes.expect_withdrawal(partition, self.plugins.len());
-        self.plugins.iter().for_each(|plugin| plugin.withdraw(partition, cut));
+        let roster = self.roster();
+        self.surroundings.outcomes.expect_withdrawal(partition, roster.everyone().count());
+        roster.everyone().for_each(|plugin| plugin.withdraw(partition, cut));
     }
 
     fn drop_sessions(&self, instance: InstanceId) {
-        self.plugins.iter().for_each(|plugin| plugin.drop_sessions(instance));
+        self.roster().everyone().for_each(|plugin| plugin.drop_sessions(instance));
         self.surroundings.outcomes.forget_sessions(instance);
     }
 
     fn abandon_everything(&self) {
-        self.plugins.iter().for_each(|plugin| plugin.abandon_everything());
+        self.roster().everyone().for_each(|plugin| plugin.abandon_everything());
         self.surroundings.outcomes.forget_everything();
+    }
+
+    fn switch(&self) {
+        self.make_switch();
     }
 
     fn outcomes(&self) -> BoxFuture<'_, Vec<Outcome>> {
@@ -185,13 +271,14 @@ impl Plugins for PluginSet {
     }
 
     fn unsettled(&self) -> Vec<(Arc<str>, usize)> {
-        self.plugins.iter().map(|plugin| (plugin.name.clone(), plugin.unsettled())).collect()
+        let roster = self.roster();
+        roster.plugins.iter().map(|entry| (entry.plugin.name.clone(), entry.plugin.unsettled())).collect()
     }
 
     fn unsettled_list(&self, limit: usize) -> Vec<String> {
         let mut list = Vec::new();
-        for plugin in &self.plugins {
-            list.extend(plugin.unsettled_list(limit - list.len()));
+        for entry in &self.roster().plugins {
+            list.extend(entry.plugin.unsettled_list(limit - list.len()));
         }
         list
     }
@@ -224,8 +311,6 @@ pub(super) fn loader(
 }
 
 async fn load_all(loader: &Loader, settings: &[PluginSettings]) -> Vec<Result<Arc<Loaded>, PluginError>> {
-    /// Of plugins loaded at start; a reload counts on.
-    const FIRST_GENERATION: u64 = 1;
     join_all(settings.iter().map(|settings| loader.load(settings, FIRST_GENERATION))).await
 }
 

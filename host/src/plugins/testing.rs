@@ -1,6 +1,7 @@
 //! What the tests of plugins share: small plugins, events, a store that keeps dead letters and nothing else.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -10,12 +11,13 @@ use presence_core::documents::{Document, Expect, Key};
 use presence_core::events::{Attributes, Session, SessionChange, SessionEvent, Status, Transition};
 use presence_core::ids::{InstanceId, PartitionId, Sequence, SessionId, UserId};
 use presence_core::time::Timestamp;
+use tokio::sync::Notify;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
 use crate::settings::{DeliverySettings, Grants, Initial, Limits, PluginSettings};
 use crate::store::{
-    Coverage, DeadLetter, Follower, Notice, Notices, Purge, Put, Snapshot, Store, StoreError,
+    Coverage, DeadLetter, Follower, Notice, Notices, Purge, Put, Questions, Snapshot, Store, StoreError,
 };
 
 /// A folder of its own for one test, gone afterwards.
@@ -79,6 +81,8 @@ pub(crate) fn settings(name: &str, path: PathBuf) -> PluginSettings {
         name: name.to_owned(),
         path,
         config: "{}".to_owned(),
+        secrets: Default::default(),
+        sha256: None,
         initial: Initial::Current,
         interval: None,
         grants: Grants::default(),
@@ -123,11 +127,23 @@ pub(crate) fn session_event(user: &str, session: u128) -> SessionEvent {
 
 /// Keeps dead letters; is never asked for anything else.
 #[derive(Default)]
-pub(crate) struct LetterBox(Mutex<Vec<DeadLetter>>);
+pub(crate) struct LetterBox(Mutex<Vec<DeadLetter>>, Arc<Notify>, AtomicBool);
 
 impl LetterBox {
     pub(crate) fn letters(&self) -> MutexGuard<'_, Vec<DeadLetter>> {
         self.0.lock().unwrap()
+    }
+
+    /// Keeps nothing before [`LetterBox::release`].
+    pub(crate) fn hold(&self) {
+        self.2.store(true, SeqCst);
+    }
+
+    /// Keeps what comes, after what waits.
+    pub(crate) fn release(&self) {
+        self.2.store(false, SeqCst);
+        self.1.notify_waiters();
+        self.1.notify_one();
     }
 }
 
@@ -192,11 +208,35 @@ impl Store for LetterBox {
 
     fn push_dead_letter(&self, letter: DeadLetter) -> BoxFuture<'static, Result<u64, StoreError>> {
         self.letters().push(letter);
-        ready(Ok(0)).boxed()
+        if !self.2.load(SeqCst) {
+            return ready(Ok(0)).boxed();
+        }
+        let released = self.1.clone();
+        async move {
+            released.notified().await;
+            Ok(0)
+        }
+        .boxed()
     }
 
     fn dead_letters(&self) -> BoxFuture<'static, Result<Vec<DeadLetter>, StoreError>> {
         ready(Ok(self.letters().clone())).boxed()
+    }
+
+    fn dead_letter(&self, _: u64) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>> {
+        unreachable!("{NEVER_ASKED}")
+    }
+
+    fn remove_dead_letter(&self, _: u64) -> BoxFuture<'static, Result<bool, StoreError>> {
+        unreachable!("{NEVER_ASKED}")
+    }
+
+    fn ask(&self, _: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, StoreError>> {
+        unreachable!("{NEVER_ASKED}")
+    }
+
+    fn questions(&self) -> Questions {
+        unreachable!("{NEVER_ASKED}")
     }
 
     fn describe(&self) -> String {

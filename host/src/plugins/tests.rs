@@ -14,9 +14,15 @@ use super::metrics::{FailureKind, PluginMetrics};
 use super::testing::{
     Folder, LetterBox, letter_box, quiet_component, session_event, settings, transition, zoo_component,
 };
-use super::{Backends, CompileMode, Deps, Outcome, PluginSet, Plugins, check};
+use super::{
+    Backends, CompileMode, Deps, LetterNumber, NotWanted, Outcome, PluginSet, Plugins, ReplayEnd, Replayed,
+    check,
+};
 use crate::clock::Clock;
 use crate::settings::PluginSettings;
+
+mod hostile;
+mod reload;
 
 /// Nothing in these tests takes longer, on a slow machine either.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -176,7 +182,7 @@ async fn compiled_code_is_found_at_the_second_start() {
     let settings = [settings("p", folder.write("quiet.wasm", quiet_component()))];
     for cached in [false, true] {
         let set = PluginSet::load(&settings, deps(&folder, letter_box())).await.unwrap();
-        let [description] = set.descriptions() else { panic!("{set:?}") };
+        let [description] = &set.descriptions()[..] else { panic!("{set:?}") };
         assert_eq!(description.cached, cached);
         assert_eq!(description.digest.len(), 64);
         set.shutdown().await;
@@ -228,6 +234,45 @@ async fn a_retried_event_is_delivered_later() {
     assert_eq!(running.letters.letters().len(), 0);
 }
 
+/// I8: letters that find no room on their way to the store are in the log alone, and their events are settled.
+#[tokio::test]
+async fn i8_letters_that_find_no_room_hold_nobody_up() {
+    const EVENTS: u128 = 1_500;
+    let running = Running::zoo(&[("p", |settings| {
+        settings.delivery.queue = 1;
+        settings.delivery.concurrency = 1;
+    })])
+    .await;
+    running.letters.hold();
+    for session in 1..=EVENTS {
+        running.connected("wait", session);
+    }
+    running.until(|metrics| metrics.dead_letters_lost > 0).await;
+    running.letters.release();
+    running.outcomes(EVENTS as usize).await;
+}
+
+#[tokio::test]
+async fn a_replay_is_told_as_one_and_fails_into_one_new_letter() {
+    let running = Running::zoo(&[("p", unchanged)]).await;
+    let letter = |number| LetterNumber::new(number).unwrap();
+    let replay = |plugin: &str, event, number| running.set.replay(plugin, event, letter(number), 0);
+    let session = |user: &str| Payload::Session(session_event(user, 1).into());
+    let status = |user: &str| Payload::Status(transition(user, 7).into());
+    assert_eq!(replay("p", session("alice"), 1), Ok(Replayed::Queued));
+    assert_eq!(running.outcomes(1).await, [Outcome::Replayed(letter(1), ReplayEnd::Delivered)]);
+    assert_eq!(replay("p", status("retry"), 2), Ok(Replayed::Queued));
+    assert_eq!(running.outcomes(1).await, [Outcome::Replayed(letter(2), ReplayEnd::Delivered)]);
+    assert_eq!(running.letters.letters().len(), 0);
+    assert_eq!(replay("p", session("jack"), 3), Ok(Replayed::Queued));
+    assert_eq!(running.outcomes(1).await, [Outcome::Replayed(letter(3), ReplayEnd::GivenUp)]);
+    assert_eq!(running.letter(), "never");
+    assert_eq!(replay("q", session("jack"), 4), Err(NotWanted), "no such plugin");
+    let sweep =
+        Sweep { cause: "test".into(), scope: Scope::Everything, chunk: 0, last: true, run: "1-1-0".into() };
+    assert_eq!(replay("p", Payload::Cleanup(sweep.into()), 5), Err(NotWanted), "no such hook");
+}
+
 #[tokio::test]
 async fn a_rejected_event_becomes_a_dead_letter() {
     let running = Running::zoo(&[("p", unchanged)]).await;
@@ -240,6 +285,46 @@ async fn a_rejected_event_becomes_a_dead_letter() {
     assert_eq!(letter.event_id, "p:session-connected:00000000-0000-0000-0000-000000000007");
     assert_eq!(letter.event["attributes"][0][1], "test");
     assert_eq!(letter.digest, running.set.descriptions()[0].digest);
+}
+
+#[tokio::test]
+async fn dead_letters_and_refusals_hold_no_secret() {
+    let running = Running::zoo(&[("p", |settings| {
+        settings.secrets.values = vec!["never".to_owned(), "executed, in".to_owned()];
+    })])
+    .await;
+    running.connected("jack", 7);
+    running.online("trap", 1);
+    running.outcomes(2).await;
+    let mut errors: Vec<String> =
+        running.letters.letters().iter().map(|letter| letter.error.clone()).collect();
+    errors.sort_unstable();
+    assert_eq!(errors, ["[redacted]", "wasm `unreachable` instruction [redacted] trap"]);
+
+    let folder = Folder::new();
+    let mut refusing = settings("refusing", folder.write("zoo.wasm", zoo_component()));
+    refusing.config = r#"{"token":"config wanted"}"#.to_owned();
+    refusing.secrets.values = vec!["config wanted".to_owned()];
+    let checked =
+        check(&[refusing], &folder.path().join("data"), CompileMode::InProcess).await.swap_remove(0);
+    let said = checked.unwrap_err().to_string();
+    assert!(said.ends_with("it refuses its configuration: no [redacted]"), "{said}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_pinned_must_be_the_one() {
+    let folder = Folder::new();
+    let mut pinned = settings("p", folder.write("quiet.wasm", quiet_component()));
+    pinned.sha256 = Some("0".repeat(64));
+    let settings = |pinned: &PluginSettings| [pinned.clone()];
+    let data = folder.path().join("data");
+    let said = check(&settings(&pinned), &data, CompileMode::InProcess).await.swap_remove(0).unwrap_err();
+    let said = said.to_string();
+    assert!(said.contains(&"0".repeat(64)), "{said}");
+    let found = said.split("write sha256 = \"").nth(1).unwrap()[..64].to_owned();
+    pinned.sha256 = Some(found.clone());
+    let checked = check(&settings(&pinned), &data, CompileMode::InProcess).await.swap_remove(0);
+    assert_eq!(checked.unwrap().digest, found);
 }
 
 #[tokio::test]
@@ -321,7 +406,7 @@ async fn a_huge_answer_is_a_trap() {
     running.online("huge", 1);
     running.outcomes(1).await;
     assert_eq!(running.failures(Hook::UserOnline, FailureKind::Trap), 1);
-    assert_eq!(running.letter(), "it gave the host more than 2097152 bytes at once");
+    assert_eq!(running.letter(), "it gave the host more than 262144 bytes at once");
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use tokio::time::Sleep;
 use wasmtime::UpdateDeadline;
 
 use super::permit::Bounds;
+use super::turns::{Turn, Turns};
 
 /// So often a call that pauses looks at its permit: timers stand still while the machine is suspended.
 const LOOK: Duration = Duration::from_millis(100);
@@ -30,22 +31,62 @@ pub(super) enum Expired {
     Cut,
 }
 
-/// Set by a guest that yields, cleared by the watch: tells why a call is pending.
+/// Between a guest that yields and the watch: tells why a call is pending, and keeps the guest's turn to compute.
 #[derive(Clone, Default)]
-pub(super) struct Yielded(Arc<AtomicBool>);
+pub(super) struct Yielded(Arc<Yields>);
+
+#[derive(Default)]
+struct Yields {
+    /// Set by a guest that yields, cleared by the watch.
+    yielded: AtomicBool,
+    /// In the call at work.
+    epochs: AtomicU32,
+    /// True while there is a turn: spares the lock at the end of short calls.
+    has_turn: AtomicBool,
+    turn: Mutex<Option<Turn>>,
+}
 
 impl Yielded {
-    /// What the guest does at an epoch.
-    pub(super) fn at_epoch(&self, deadline: Instant) -> UpdateDeadline {
+    /// What the guest does at an epoch. The first one may come a moment after the call began; whoever sees a second one
+    /// computes, and needs a turn from then on.
+    pub(super) fn at_epoch(&self, deadline: Instant, turns: &Turns) -> UpdateDeadline {
         if Instant::now() >= deadline {
             return UpdateDeadline::Interrupt;
         }
-        let yielded = self.clone();
+        let computes = self.0.epochs.fetch_add(1, Relaxed) > 0;
+        let (yielded, turns) = (self.clone(), turns.clone());
         let others_first = async move {
-            yielded.0.store(true, Relaxed);
-            tokio::task::yield_now().await;
+            yielded.end_turn();
+            let mut next = pin!(async {
+                tokio::task::yield_now().await;
+                if computes { turns.next().await } else { None }
+            });
+            let turn = poll_fn(|context| {
+                // A guest that waits for its turn is one that computes; once it has it, it may wait for the host.
+                let turn = next.as_mut().poll(context);
+                yielded.0.yielded.store(turn.is_pending(), Relaxed);
+                turn
+            });
+            yielded.keep(turn.await);
         };
         UpdateDeadline::YieldCustom(1, Box::pin(others_first))
+    }
+
+    fn begin(&self) {
+        self.0.yielded.store(false, Relaxed);
+        self.0.epochs.store(0, Relaxed);
+    }
+
+    fn keep(&self, turn: Option<Turn>) {
+        self.0.has_turn.store(turn.is_some(), Relaxed);
+        *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) = turn;
+    }
+
+    /// The guest computes no longer.
+    fn end_turn(&self) {
+        if self.0.has_turn.load(Relaxed) {
+            self.keep(None);
+        }
     }
 }
 
@@ -73,8 +114,8 @@ impl Watch {
         let mut call = pin!(call);
         let mut armed = false;
         let Watch { timer, yielded, bounds } = self;
-        yielded.0.store(false, Relaxed);
-        poll_fn(|context| {
+        yielded.begin();
+        let ended = poll_fn(|context| {
             if armed {
                 bounds.register(context.waker());
             }
@@ -84,7 +125,10 @@ impl Watch {
             if let Poll::Ready(ended) = call.as_mut().poll(context) {
                 return Poll::Ready(Ok(ended));
             }
-            let computing = yielded.0.swap(false, Relaxed);
+            let computing = yielded.0.yielded.swap(false, Relaxed);
+            if !computing {
+                yielded.end_turn();
+            }
             if !armed {
                 armed = true;
                 paused();
@@ -108,7 +152,9 @@ impl Watch {
             }
             Poll::Pending
         })
-        .await
+        .await;
+        yielded.end_turn();
+        ended
     }
 }
 
@@ -167,11 +213,12 @@ mod tests {
     #[tokio::test]
     async fn a_call_that_yields_expires_as_computing() {
         let mut watch = Watch::new(Bounds::none());
+        let turns = Turns::new(1);
         let yielded = watch.yielded.clone();
         let far = Instant::now() + Duration::from_secs(3600);
         let looping = async move {
             loop {
-                match yielded.at_epoch(far) {
+                match yielded.at_epoch(far, &turns) {
                     UpdateDeadline::YieldCustom(_, pause) => pause.await,
                     _ => unreachable!("the deadline is far"),
                 }
@@ -179,7 +226,35 @@ mod tests {
         };
         let ended = watch.run(Instant::now() + Duration::from_millis(20), looping, || ()).await;
         assert_eq!(ended, Err::<(), _>(Expired::Computing));
-        assert!(matches!(watch.yielded.at_epoch(Instant::now()), UpdateDeadline::Interrupt));
+        let turns = Turns::new(1);
+        assert!(matches!(watch.yielded.at_epoch(Instant::now(), &turns), UpdateDeadline::Interrupt));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_turn_computes_and_who_waits_for_the_host_gives_it_back() {
+        let turns = Turns::new(1);
+        let mut watch = Watch::new(Bounds::none());
+        let (yielded, own) = (watch.yielded.clone(), turns.clone());
+        let epoch = async move |turns: &Turns| match yielded.at_epoch(far(), turns) {
+            UpdateDeadline::YieldCustom(_, pause) => pause.await,
+            _ => unreachable!("the deadline is far"),
+        };
+        let taken = turns.next().await;
+        let waits = async {
+            epoch(&own).await;
+            epoch(&own).await;
+        };
+        let ended = watch.run(Instant::now() + Duration::from_millis(20), waits, || ()).await;
+        assert_eq!(ended, Err(Expired::Computing));
+        drop(taken);
+        let asks = async {
+            epoch(&own).await;
+            epoch(&own).await;
+            assert!(futures_util::FutureExt::now_or_never(turns.next()).is_none(), "it has the turn");
+            turns.next().await
+        };
+        let turn = watch.run(far(), asks, || ()).await;
+        assert!(turn.is_ok_and(|turn| turn.is_some()), "it was given back when the guest waited");
     }
 
     #[tokio::test]

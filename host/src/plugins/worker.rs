@@ -13,9 +13,10 @@ use super::bindings::types::{HookError, Later};
 use super::events::write_event_id;
 use super::guest::{Answer, Failure, Guest, NoGuest, Occasion, shorten};
 use super::loading::Loaded;
-use super::metrics::FailureKind;
+use super::metrics::{Alive, FailureKind};
 use super::permit::{Bounds, Seat};
-use super::plugin::{Plugin, Task};
+use super::plugin::{Next, Plugin, Task};
+use super::redact::Redactor;
 use super::watch::Watch;
 use crate::traces::HookTrace;
 
@@ -25,47 +26,66 @@ const SETTLED_BATCH: usize = 64;
 /// One of a plugin's workers.
 pub(super) struct Worker {
     plugin: Arc<Plugin>,
+    /// Of its seat.
+    number: usize,
     loaded: Arc<Loaded>,
     guest: Option<Guest>,
     watch: Watch,
     seat: Arc<Seat>,
     /// Of the event at work.
     event_id: String,
+    /// The most memory that one of its guests held.
+    memory_peak: u64,
     /// Settled and not passed on yet. Never kept while a guest pauses.
     settled: Vec<Settled>,
 }
 
 impl Worker {
-    /// Needs a tokio runtime around it.
-    pub(super) fn new(plugin: Arc<Plugin>) -> Worker {
-        let loaded = plugin.loaded();
-        let (permit, seat) = (plugin.surroundings.permit.clone(), plugin.new_seat());
+    /// Takes the seat of this number. Needs a tokio runtime around it.
+    pub(super) fn new(plugin: Arc<Plugin>, number: usize) -> Worker {
+        let (loaded, seat) = plugin.seat(number);
+        let permit = plugin.surroundings.permit.clone();
         Worker {
             plugin,
+            number,
             loaded,
             guest: None,
             watch: Watch::new(Bounds { permit, seat: seat.clone(), needs_permit: false }),
             seat,
             event_id: String::new(),
+            memory_peak: 0,
             settled: Vec::with_capacity(SETTLED_BATCH),
         }
     }
 
-    /// Works until the task is dropped.
+    /// Works until there are more workers than there are to be, or the task is dropped.
     pub(super) async fn run(mut self) {
         let (mut verdict, mut failed, mut slept) = (None, None, false);
         loop {
             let (passed_on, generation) = (self.settled.len(), self.loaded.generation);
-            let handed_in = verdict.take();
-            let task = self.plugin.exchange(&self.seat, slept, handed_in, generation, &mut self.settled);
+            let (plugin, seat) = (&self.plugin, &self.seat);
+            let next =
+                plugin.exchange(self.number, seat, slept, verdict.take(), generation, &mut self.settled);
             if let Some(failed) = failed.take() {
                 self.tell(&failed, passed_on);
             }
-            slept = task.is_none();
-            let Some(task) = task else {
-                pass_on(&self.plugin, &self.seat, &mut self.settled);
-                self.plugin.sleep().await;
-                continue;
+            slept = matches!(next, Next::Sleep(..));
+            let task = match next {
+                Next::Work(task) => task,
+                Next::Sleep(changes, reloaded) => {
+                    pass_on(&self.plugin, &self.seat, &mut self.settled);
+                    self.take_over(reloaded);
+                    self.plugin.sleep(changes).await;
+                    continue;
+                }
+                Next::Leave => {
+                    pass_on(&self.plugin, &self.seat, &mut self.settled);
+                    self.guest = None;
+                    if self.plugin.leave(self.number) {
+                        return;
+                    }
+                    continue;
+                }
             };
             if self.settled.len() >= SETTLED_BATCH || self.plugin.is_withdrawing() {
                 pass_on(&self.plugin, &self.seat, &mut self.settled);
@@ -95,13 +115,18 @@ impl Worker {
         }
     }
 
+    /// With another generation the guest of the old one goes.
+    fn take_over(&mut self, reloaded: Option<Arc<Loaded>>) {
+        if let Some(loaded) = reloaded {
+            self.guest = None;
+            self.loaded = loaded;
+        }
+    }
+
     /// One call, from a guest (a new one, if need be) to a verdict.
     async fn attempt(&mut self, task: &Task) -> Verdict {
-        if let Some(loaded) = &task.reloaded {
-            self.loaded = loaded.clone();
-            self.guest = None;
-        }
-        let Worker { plugin, loaded, guest, watch, seat, event_id, settled } = self;
+        self.take_over(task.reloaded.clone());
+        let Worker { plugin, loaded, guest, watch, seat, event_id, memory_peak, settled, .. } = self;
         let payload = &task.job.payload;
         watch.bounds.needs_permit = payload.needs_permit();
         let hook = payload.hook();
@@ -114,7 +139,7 @@ impl Worker {
                 pass_on(plugin, seat, settled);
                 plugin.counters.guests_started.fetch_add(1, Relaxed);
                 match Guest::start(loaded, watch).await {
-                    Ok(started) => self.guest.insert(started),
+                    Ok(started) => self.guest.insert(started.counted(Alive::new(plugin.counters.clone()))),
                     Err(no_guest) => {
                         let (verdict, kind) = without_guest(no_guest);
                         plugin.counters.ended(hook, Duration::ZERO, Some(kind));
@@ -131,13 +156,19 @@ impl Worker {
         let ended = guest.call(began, payload, occasion, watch, paused).await;
         let took = began.elapsed();
         let cut = guest.end_log();
+        let memory = guest.memory();
+        if memory > *memory_peak {
+            *memory_peak = memory;
+            plugin.counters.held(memory);
+        }
         let keep = ended.is_ok() && !guest.is_spent();
-        let (verdict, kind) = judge(ended);
+        let (verdict, kind) = judge(ended, loaded.redactor());
         plugin.counters.ended(hook, took, kind);
         tracer.end_hook(span, kind.map(FailureKind::as_str));
         if verdict == Verdict::Cut {
             let (plugin, hook) = (&*plugin.name, hook.as_str());
-            tracing::debug!(plugin, hook, event_id, "the host ended a call, which uses no attempt");
+            let user = payload.user().map(|user| user.as_str());
+            tracing::debug!(plugin, hook, user, event_id, "the host ended a call, which uses no attempt");
         }
         if cut > 0 {
             plugin.tell_cut(payload, event_id, cut);
@@ -165,15 +196,15 @@ struct Failed {
     cause: String,
 }
 
-fn judge(ended: Result<Answer, Failure>) -> (Verdict, Option<FailureKind>) {
+fn judge(ended: Result<Answer, Failure>, redactor: &Redactor) -> (Verdict, Option<FailureKind>) {
     match ended {
         Ok(Ok(())) => (Verdict::Delivered, None),
         Ok(Err(HookError::Retry(Later { message, after_ms }))) => {
             let after = after_ms.map(|millis| Duration::from_millis(millis.into()));
-            (Verdict::Retry { message: shorten(&message), after }, Some(FailureKind::Retry))
+            (Verdict::Retry { message: shorten(redactor, &message), after }, Some(FailureKind::Retry))
         }
         Ok(Err(HookError::Reject(message))) => {
-            (Verdict::Reject(shorten(&message)), Some(FailureKind::Reject))
+            (Verdict::Reject(shorten(redactor, &message)), Some(FailureKind::Reject))
         }
         Err(Failure::Trapped(reason)) => (Verdict::Trapped(reason), Some(FailureKind::Trap)),
         Err(Failure::Stalled(reason)) => (Verdict::Stalled(reason), Some(FailureKind::Stalled)),

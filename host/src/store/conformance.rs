@@ -63,6 +63,10 @@ pub const CASES: &[(&str, Case)] = &[
     ("a_lagging_follower", |store| Box::pin(following::a_lagging_follower(store))),
     ("notices_reach_all_readers", |store| Box::pin(letters::notices_reach_all_readers(store))),
     ("a_slow_reader_of_notices", |store| Box::pin(letters::a_slow_reader_of_notices(store))),
+    ("a_dead_letter_is_removed_once", |store| Box::pin(letters::a_dead_letter_is_removed_once(store))),
+    ("a_question_is_answered_by_whom_it_concerns", |store| {
+        Box::pin(letters::a_question_is_answered_by_whom_it_concerns(store))
+    }),
     ("dead_letters_are_bounded", |store| Box::pin(letters::dead_letters_are_bounded(store))),
 ];
 

@@ -10,15 +10,15 @@ use futures_util::future::{BoxFuture, ready};
 use presence_core::documents::{Bucket, Document, Expect, Key};
 use presence_core::ids::{InstanceId, Sequence, UserId};
 use presence_core::time::Timestamp;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::contents::Contents;
 use super::rules::{check_bucket, check_fit, check_lease};
 use super::{
-    Coverage, DeadLetter, Follower, MAX_DEAD_LETTERS, Notice, Noticed, Notices, Purge, Put, Snapshot, Store,
-    StoreError, bucket_of,
+    ASK_PATIENCE, Asking, Coverage, DeadLetter, Follower, MAX_DEAD_LETTERS, Notice, Noticed, Notices, Purge,
+    Put, Question, Questions, Snapshot, Store, StoreError, bucket_of,
 };
 
 mod contents;
@@ -59,6 +59,8 @@ struct State {
     instances: Contents,
     dead_letters: VecDeque<DeadLetter>,
     last_dead_letter: u64,
+    /// Who hears questions.
+    asked: Vec<Asking>,
     /// Ends leases while there are any.
     timer: Option<JoinHandle<()>>,
 }
@@ -89,6 +91,7 @@ impl MemoryStore {
             instances: Contents::new(limits),
             dead_letters: VecDeque::new(),
             last_dead_letter: 0,
+            asked: Vec::new(),
             timer: None,
         };
         let shared = Shared { state: Mutex::new(state), lease_given: Arc::new(Notify::new()) };
@@ -284,6 +287,47 @@ impl Store for MemoryStore {
 
     fn dead_letters(&self) -> BoxFuture<'static, Result<Vec<DeadLetter>, StoreError>> {
         Box::pin(ready(Ok(self.shared.lock().dead_letters.iter().cloned().collect())))
+    }
+
+    fn dead_letter(&self, number: u64) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>> {
+        let state = self.shared.lock();
+        let at = state.dead_letters.binary_search_by_key(&number, |letter| letter.number).ok();
+        let letter = at.and_then(|at| state.dead_letters.get(at)).cloned();
+        Box::pin(ready(Ok(letter)))
+    }
+
+    fn remove_dead_letter(&self, number: u64) -> BoxFuture<'static, Result<bool, StoreError>> {
+        let mut state = self.shared.lock();
+        let at = state.dead_letters.binary_search_by_key(&number, |letter| letter.number).ok();
+        let removed = at.and_then(|at| state.dead_letters.remove(at)).is_some();
+        Box::pin(ready(Ok(removed)))
+    }
+
+    fn ask(&self, question: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, StoreError>> {
+        let (answer, mut answers) = mpsc::unbounded_channel();
+        self.shared.lock().asked.retain(|asked| {
+            let answer = answer.clone();
+            let reply = move |text| {
+                // Whoever asked may have gone away.
+                let _ = answer.send(text);
+            };
+            asked.hand(Question::new(question.clone(), reply))
+        });
+        drop(answer);
+        Box::pin(async move {
+            match tokio::time::timeout(ASK_PATIENCE, answers.recv()).await {
+                Ok(Some(answer)) => Ok(answer),
+                Ok(None) | Err(_) => Err(StoreError::Unknown("no host has answered".into())),
+            }
+        })
+    }
+
+    fn questions(&self) -> Questions {
+        let (asking, questions) = Questions::channel();
+        let mut state = self.shared.lock();
+        state.asked.retain(Asking::is_heard);
+        state.asked.push(asking);
+        questions
     }
 
     fn describe(&self) -> String {

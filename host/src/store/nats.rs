@@ -3,8 +3,8 @@
 //!
 //! A key is a subject, a document the last message on it, its sequence the stream's. A deletion is a message too, a
 //! marker that the server removes after a while; a lease is the message's time to live, and the server leaves a marker
-//! of its own. `link.rs` is the way to the server, `streams.rs` what is there, `read.rs`, `follow.rs`, `notices.rs`
-//! and `letters.rs` what is done with it; writing is here.
+//! of its own. `link.rs` is the way to the server, `streams.rs` what is there, `read.rs`, `follow.rs`, `notices.rs`,
+//! `questions.rs` and `letters.rs` what is done with it; writing is here.
 //!
 //! The caller's order of calls is the order of messages on the wire, per bucket. Deviations from a store in memory:
 //! - when several documents are written under a fence and the error is [`StoreError::Unknown`], any of those that were
@@ -13,8 +13,8 @@
 //!   sequence, so that a write of the same key that was started meanwhile comes before it;
 //! - a deletion of what is not there leaves a marker, unless it expects nothing to be there.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
@@ -27,7 +27,8 @@ use self::link::{Lane, Link};
 use self::streams::{Streams, Which};
 use super::rules::{check_bucket, check_fit, check_lease};
 use super::{
-    Coverage, DeadLetter, Follower, Notice, Notices, Purge, Put, Snapshot, Store, StoreError, token,
+    Asking, Coverage, DeadLetter, Follower, Notice, Notices, Purge, Put, Questions, Snapshot, Store,
+    StoreError, token,
 };
 use crate::settings::NatsSettings;
 use crate::traces::Tracer;
@@ -40,6 +41,7 @@ mod letters;
 mod link;
 mod notices;
 mod publisher;
+mod questions;
 mod read;
 mod streams;
 mod write;
@@ -63,6 +65,8 @@ struct Shared {
     layout: Layout,
     hub: notices::Hub,
     corrupt: AtomicU64,
+    /// Who listens to questions on this very connection, which gives nothing back that it has sent.
+    asked: Mutex<Vec<Asking>>,
     tracer: Tracer,
 }
 
@@ -86,6 +90,7 @@ impl NatsStore {
             layout,
             hub: notices::Hub::new(),
             corrupt: AtomicU64::new(0),
+            asked: Mutex::default(),
             tracer,
         });
         let tasks = vec![
@@ -297,6 +302,25 @@ impl Store for NatsStore {
     fn dead_letters(&self) -> BoxFuture<'static, Result<Vec<DeadLetter>, StoreError>> {
         let shared = self.shared.clone();
         Box::pin(async move { shared.dead_letters().await })
+    }
+
+    fn dead_letter(&self, number: u64) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>> {
+        let shared = self.shared.clone();
+        Box::pin(async move { shared.dead_letter(number).await })
+    }
+
+    fn remove_dead_letter(&self, number: u64) -> BoxFuture<'static, Result<bool, StoreError>> {
+        let shared = self.shared.clone();
+        Box::pin(async move { shared.remove_dead_letter(number).await })
+    }
+
+    fn ask(&self, question: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, StoreError>> {
+        let shared = self.shared.clone();
+        Box::pin(async move { shared.ask(question).await })
+    }
+
+    fn questions(&self) -> Questions {
+        self.shared.questions()
     }
 
     fn describe(&self) -> String {

@@ -13,7 +13,7 @@ use presence_core::events::{Hook, Scope};
 use presence_core::ids::{InstanceId, PartitionId, SessionId};
 use presence_core::time::Tick;
 use presence_host::clock::Clock;
-use presence_host::plugins::{Outcome, Plugins};
+use presence_host::plugins::{LetterNumber, NotWanted, Outcome, Plugins, ReplayEnd, Replayed};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -222,7 +222,12 @@ impl SimPlugins {
                     let world = &self.world;
                     lock(&world.receiver).hear(world, name, self.origin, &settled.payload, Told::Dead);
                 }
-                state.settled(&shared_name, &settled.payload);
+                match (settled.letter, &settled.settlement) {
+                    (None, _) => state.settled(&shared_name, &settled.payload),
+                    (Some(letter), settlement) => {
+                        state.ready.push(Outcome::Replayed(letter, end_of(settlement)))
+                    }
+                }
             }
         }
         let State { plugins, withdrawals, ready, .. } = state;
@@ -258,6 +263,15 @@ impl SimPlugins {
         }
         self.settle(state);
         self.work.notify_one();
+    }
+}
+
+fn end_of(settlement: &Settlement) -> ReplayEnd {
+    match settlement {
+        Settlement::Delivered => ReplayEnd::Delivered,
+        Settlement::Superseded => ReplayEnd::Superseded,
+        Settlement::DeadLetter { .. } => ReplayEnd::GivenUp,
+        Settlement::Withdrawn | Settlement::Unwanted => ReplayEnd::Kept,
     }
 }
 
@@ -326,6 +340,23 @@ impl Plugins for SimPlugins {
                 self.filled.notify_one();
             }
         }
+    }
+
+    fn replay(
+        &self,
+        plugin: &str,
+        event: Payload,
+        letter: LetterNumber,
+        newest: u64,
+    ) -> Result<Replayed, NotWanted> {
+        let state = &mut *lock(&self.state);
+        let hook = event.hook();
+        let wanting = state.plugins.iter_mut().find(|one| one.name == plugin && one.hooks.contains(&hook));
+        let replayed =
+            wanting.ok_or(NotWanted)?.delivery.handle_replay(self.clock.tick(), event, letter, newest);
+        self.settle(state);
+        self.work.notify_one();
+        Ok(replayed)
     }
 
     fn permit(&self, until: Tick) {

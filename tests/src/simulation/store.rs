@@ -10,8 +10,8 @@ use presence_core::documents::{Bucket, Document, Expect, Key};
 use presence_core::ids::{InstanceId, Sequence, UserId};
 use presence_core::time::Timestamp;
 use presence_host::store::{
-    Coverage, DeadLetter, Feed, Followed, Follower, Notice, Noticed, Notices, Purge, Put, Snapshot, Store,
-    StoreError,
+    Coverage, DeadLetter, Feed, Followed, Follower, Notice, Noticed, Notices, Purge, Put, Questions,
+    Snapshot, Store, StoreError,
 };
 use tokio::sync::{broadcast, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -371,6 +371,26 @@ impl Store for SimStore {
 
     fn dead_letters(&self) -> BoxFuture<'static, Result<Vec<DeadLetter>, StoreError>> {
         self.read(|truth| truth.store().dead_letters())
+    }
+
+    fn dead_letter(&self, number: u64) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>> {
+        self.read(move |truth| truth.store().dead_letter(number))
+    }
+
+    fn remove_dead_letter(&self, number: u64) -> BoxFuture<'static, Result<bool, StoreError>> {
+        let mut way = self.way(None);
+        way.stray = None;
+        let work = move |truth: &mut Truth| now(truth.store().remove_dead_letter(number));
+        self.ask(way, work, Err).map(|answer| answer.unwrap_or_else(|| Err(no_answer()))).boxed()
+    }
+
+    // Hosts of a simulation ask each other nothing: nobody there replays a dead letter.
+    fn ask(&self, question: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, StoreError>> {
+        lock(&self.world.truth).store().ask(question)
+    }
+
+    fn questions(&self) -> Questions {
+        lock(&self.world.truth).store().questions()
     }
 
     fn describe(&self) -> String {

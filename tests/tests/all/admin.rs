@@ -77,3 +77,24 @@ async fn metrics_count_what_happens() {
     let of_plugin = |line: &str| line.contains("profile-updater") && line.contains("user-online");
     assert!(metrics.lines().any(of_plugin), "nothing of the plugin's hooks in\n{metrics}");
 }
+
+#[tokio::test]
+async fn every_line_of_a_plugin_tells_what_it_is_about() {
+    let acts = "{ user = \"printer\", act = { flood_output = 1 } }, { user = \"logger\", act = { flood_log = 1 } }, \
+                { user = \"talker\", act = { flood_log = 100000 } }, { user = \"failer\", act = \"retry\" }";
+    let plugin = Plugin::hostile("").config(&format!("{{ rules = [{acts}] }}"));
+    let daemon = Daemon::with(plugin).start().await;
+    for (user, text) in [
+        ("printer", "\"stream\":\"stdout\""),
+        ("printer", "\"stream\":\"stderr\""),
+        ("logger", "a line among many"),
+        ("talker", "limits.log"),
+        ("failer", "a hook failed"),
+    ] {
+        let _client = daemon.client(user).await;
+        let about = format!("\"user\":\"{user}\"");
+        let event = format!("\"event_id\":\"hostile:user-online:{user}:");
+        let whole = ["\"plugin\":\"hostile\"", "\"hook\":\"user-online\"", &about, &event, text];
+        daemon.until_logged(&whole).await;
+    }
+}

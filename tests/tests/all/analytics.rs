@@ -89,10 +89,12 @@ fn settings() -> PluginSettings {
         name: "analytics".into(),
         path: shipped_plugin("analytics"),
         config: "{}".into(),
+        secrets: Default::default(),
+        sha256: None,
         initial: Initial::Nothing,
         interval: None,
         grants: Grants { keyvalue: vec!["analytics".into()], ..Grants::default() },
-        limits: Limits { memory: 32 << 20, deadline: Duration::from_millis(100), log: 64 << 10 },
+        limits: Limits { memory: 32 << 20, deadline: Duration::from_millis(250), log: 64 << 10 },
         delivery: DeliverySettings {
             concurrency: 8,
             queue: 4096,
@@ -141,7 +143,8 @@ async fn settle(plugins: &PluginSet, events: Vec<Event>) {
     }
     while left > 0 {
         let settled = tokio::time::timeout(WAIT, plugins.outcomes()).await;
-        left -= settled.unwrap_or_else(|_| panic!("{left} events are not settled")).len();
+        let waiting = || panic!("{left} events are not settled: {:#?}", plugins.unsettled_list(5));
+        left -= settled.unwrap_or_else(|_| waiting()).len();
     }
 }
 

@@ -13,6 +13,7 @@ use presence_host::config;
 use presence_host::driver::{Driver, DriverConfig, Handle};
 use presence_host::gateway::{self, AdminDeps};
 use presence_host::plugins::{Backends, CompileMode, Deps, PluginSet};
+use presence_host::reload::{Reloader, Source};
 use presence_host::settings::StoreKind;
 use presence_host::store::SharedStore;
 use presence_host::store::nats::NatsStore;
@@ -98,7 +99,10 @@ async fn host(server: &NatsServer, clock: Clock, folder: &Folder) -> (SocketAddr
     };
     let driver = Driver::new(driver_config, clock, store.clone(), plugins.clone(), events);
     tokio::spawn(driver.run());
-    let admin = AdminDeps { store, metrics: plugins };
+    let source = Source { path: folder.path().join("presence.toml"), text };
+    let (reloader, reload) = Reloader::new(source, &settings, plugins.clone()).unwrap();
+    tokio::spawn(reloader.run(handle.clone()));
+    let admin = AdminDeps { store, metrics: plugins, reload: Arc::new(reload) };
     tokio::spawn(listeners.serve(handle, admin, CancellationToken::new()));
     addresses
 }

@@ -59,3 +59,24 @@ async fn dead_letters_are_listed() {
     };
     presence_tests::until("a dead letter of alice", listed).await.says(&["hostile", "user-online", "alice"]);
 }
+
+#[tokio::test]
+async fn plugins_are_listed() {
+    let plugin = Plugin::hostile("user = \"mallory\", act = \"trap\"").limits("deadline = \"500ms\"");
+    let daemon = Daemon::with(plugin).start().await;
+    let _mallory = daemon.client("mallory").await;
+    let admin = format!("http://{}", daemon.admin());
+    let listed = async || {
+        let list =
+            Program::presence(&["plugin", "list", "--admin", &admin, "--json"]).run().await.with_code(0);
+        let list: serde_json::Value = serde_json::from_str(&list.stdout).unwrap();
+        let plugin = list["plugins"][0].clone();
+        (plugin["dead_letters"].as_u64() >= Some(1)).then_some(plugin)
+    };
+    let plugin = presence_tests::until("the plugin has given up an event", listed).await;
+    assert_eq!((&plugin["name"], &plugin["state"]), (&"hostile".into(), &"running".into()), "{plugin}");
+    assert!(plugin["memory_peak_bytes"].as_u64() > Some(0) && plugin["hooks"].as_array().unwrap().len() == 6);
+    let digest = plugin["digest"].as_str().unwrap();
+    let table = Program::presence(&["plugin", "list", "--admin", &admin]).run().await.with_code(0);
+    table.says(&["PLUGIN", "STATE", "hostile", "running", &digest[..12], "user-online"]);
+}

@@ -28,9 +28,7 @@ async fn messages_go_where_they_are_granted_and_nowhere_else() {
     };
     let (courier, stray) = (courier("courier", "app.presence.heard"), courier("stray", "app.other"));
     let host = config(&nats, "a").section(courier).section(stray).start().await;
-    let listener = async_nats::connect(nats.url()).await.unwrap();
-    let mut messages = listener.subscribe("app.>").await.unwrap();
-    listener.flush().await.unwrap();
+    let mut messages = nats.listener("app.>").await;
 
     let _alice = host.client("alice").await;
     let message = tokio::time::timeout(WAIT, messages.next()).await.expect("a message").unwrap();
@@ -53,9 +51,7 @@ async fn messages_go_where_they_are_granted_and_nowhere_else() {
     nats.kill();
     host.until_logged(&["the connection to NATS is lost"]).await;
     nats.restart().await;
-    let again = async_nats::connect(nats.url()).await.unwrap();
-    let mut messages = again.subscribe("app.>").await.unwrap();
-    again.flush().await.unwrap();
+    let mut messages = nats.listener("app.>").await;
     let _bob = host.client("bob").await;
     let told = async {
         while let Some(message) = messages.next().await {

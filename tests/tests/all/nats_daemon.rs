@@ -12,8 +12,12 @@ async fn a_daemon_over_nats_serves() {
     let config = Daemon::with(Plugin::profile_updater(&profiles)).section(over(&server, ""));
     let daemon = config.presence("offline_grace = \"0s\"").start().await;
     let mut alice = daemon.client("alice").await;
+    // One after the other: two quick changes may be told as one.
+    profiles.until_heard("alice", &["online"]).await;
     alice.idle().await;
+    profiles.until_heard("alice", &["online", "idle"]).await;
     alice.online().await;
+    profiles.until_heard("alice", &["online", "idle", "online"]).await;
     alice.close().await;
     daemon.until_status("alice", "offline").await;
     profiles.until_heard("alice", &["online", "idle", "online", "offline"]).await;

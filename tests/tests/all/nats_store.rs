@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 mod differential;
 mod faults;
 mod large;
+mod publishing;
 mod refusals;
 mod tls;
 

@@ -7,13 +7,16 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
-use super::Payload;
+use super::{LetterNumber, Payload, Settled, Settlement};
 use crate::ids::PartitionId;
+use crate::time::Tick;
 
 /// An event and its attempts.
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) payload: Payload,
+    /// It, or the first of those that gave way to it, waits since then.
+    pub(super) since: Tick,
     /// Attempts made.
     pub(super) tries: u32,
     /// Attempts that count towards the limit.
@@ -22,11 +25,23 @@ pub(super) struct Item {
     pub(super) failures: u32,
     /// The last one.
     pub(super) error: Option<Box<str>>,
+    /// The dead letter that it comes from.
+    pub(super) letter: Option<LetterNumber>,
 }
 
 impl Item {
-    pub(super) fn new(payload: Payload) -> Item {
-        Item { payload, tries: 0, used: 0, failures: 0, error: None }
+    pub(super) fn new(payload: Payload, since: Tick) -> Item {
+        Item { payload, since, tries: 0, used: 0, failures: 0, error: None, letter: None }
+    }
+
+    /// The event of a dead letter, once more.
+    pub(super) fn replay(payload: Payload, since: Tick, letter: LetterNumber) -> Item {
+        Item { letter: Some(letter), ..Item::new(payload, since) }
+    }
+
+    /// What became of it.
+    pub(super) fn settled(self, settlement: Settlement) -> Settled {
+        Settled { payload: self.payload, settlement, letter: self.letter }
     }
 
     pub(super) fn error(&self) -> &str {

@@ -1,8 +1,9 @@
 //! Events that are no longer this host's to tell: those of a partition that goes to another instance, and those of an
-//! instance that was declared dead. They are dropped without a settlement; what runs ends by itself and is not repeated.
+//! instance that was declared dead. They are dropped without a settlement, but for replays, whose dead letters somebody
+//! holds; what runs ends by itself and is not repeated.
 
 use super::lanes::State;
-use super::{Cleanup, Delivery, JobId, Payload};
+use super::{Cleanup, Delivery, JobId, Payload, Settlement};
 use crate::ids::{InstanceId, PartitionId};
 
 impl Delivery {
@@ -40,13 +41,19 @@ impl Delivery {
     /// The fresh start is no longer this host's: every `everything` that waits is dropped. Returns how many. A call that
     /// runs ends, is settled or dropped, and is not repeated.
     pub fn handle_abandon_everything(&mut self) -> usize {
-        let before = self.cleanups.len();
         let mut runs = self.cleaning;
-        self.cleanups.retain(|cleanup| std::mem::take(&mut runs) || !cleanup.is_everything());
-        let dropped = before - self.cleanups.len();
-        self.abandoned = self.cleaning && self.cleanups.front().is_some_and(Cleanup::is_everything);
-        self.barriers = usize::from(self.abandoned);
-        self.waiting -= dropped;
+        // A replay is nobody's fresh start.
+        let goes = |cleanup: &Cleanup| cleanup.is_everything() && cleanup.item.letter.is_none();
+        let mut gone = Vec::new();
+        self.cleanups.retain(|cleanup| {
+            let stays = std::mem::take(&mut runs) || !goes(cleanup);
+            gone.extend((!stays).then_some(cleanup.item.since));
+            stays
+        });
+        let dropped = gone.len();
+        gone.into_iter().for_each(|since| self.leave(since));
+        self.abandoned = self.cleaning && self.cleanups.front().is_some_and(goes);
+        self.barriers = self.cleanups.iter().filter(|cleanup| cleanup.is_everything()).count();
         self.counters.dropped += dropped as u64;
         dropped
     }
@@ -61,27 +68,37 @@ impl Delivery {
         let mut dropped = 0;
         for &slot in lanes {
             let lane = self.lanes.get_mut(slot);
-            dropped += lane.rest.len();
+            let mut gone = std::mem::take(&mut lane.rest);
             if lane.state == State::Running {
-                lane.rest.clear();
                 lane.leaving = true;
             } else {
-                dropped += 1;
-                self.lanes.remove(slot);
+                // A lane that is removed is found by its head.
+                gone.push_front(self.lanes.remove(slot));
+            }
+            dropped += gone.len();
+            for item in gone {
+                self.leave(item.since);
+                if item.letter.is_some() {
+                    self.settle(item, Settlement::Withdrawn);
+                }
             }
         }
+        self.forget_unused_lanes();
+        dropped
+    }
+
+    /// Nothing points to lanes that were removed without their turn.
+    pub(super) fn forget_unused_lanes(&mut self) {
         let lanes = &self.lanes;
         self.ready.retain(|slot| lanes.is_used(*slot));
         self.withheld.retain(|slot| lanes.is_used(*slot));
         self.pauses.retain(|(_, slot)| lanes.is_used(*slot));
-        self.waiting -= dropped;
-        dropped
     }
 
     /// A cleanup that was abandoned while it ran has ended without a settlement.
     pub(super) fn drop_cleanup(&mut self) {
-        if self.cleanups.pop_front().is_some() {
-            self.waiting -= 1;
+        if let Some(cleanup) = self.cleanups.pop_front() {
+            self.leave(cleanup.item.since);
             self.barriers -= 1;
             self.counters.dropped += 1;
         }
@@ -89,9 +106,13 @@ impl Delivery {
 
     /// A call that left has ended without a settlement.
     pub(super) fn drop_head(&mut self, lane: u32) {
-        match self.take_head(lane) {
+        let item = self.take_head(lane);
+        match item.payload {
             Payload::Status(_) | Payload::Tick(_) => self.counters.withdrawn += 1,
             _ => self.counters.dropped += 1,
+        }
+        if item.letter.is_some() {
+            self.settle(item, Settlement::Withdrawn);
         }
     }
 }

@@ -12,6 +12,11 @@ impl Delivery {
         extended && self.release()
     }
 
+    /// True while a cleanup of everything waits or runs: all else waits for it.
+    pub fn behind_everything(&self) -> bool {
+        self.barriers > 0
+    }
+
     /// What is withheld is looked at again.
     pub(super) fn release(&mut self) -> bool {
         let some = !self.withheld.is_empty() || (self.withholding && !self.cleanups.is_empty());

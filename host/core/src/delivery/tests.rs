@@ -10,6 +10,9 @@ use crate::events::{Attributes, Beat, Session, SessionEvent, Status, Sweep, Tran
 use crate::ids::{InstanceId, PartitionId, Sequence, SessionId, UserId};
 use crate::time::Timestamp;
 
+mod reload;
+mod replays;
+
 fn config() -> DeliveryConfig {
     DeliveryConfig {
         concurrency: 2,
@@ -156,7 +159,7 @@ fn a_failing_user_delays_nobody_and_is_tried_until_it_works() {
     let last = jobs(&mut delivery, now);
     delivery.handle_verdict(Tick(now), last[0].0, Verdict::Delivered);
     assert_eq!(settled(&mut delivery), [("a 1".to_owned(), Settlement::Delivered)]);
-    assert_eq!((delivery.unsettled(), delivery.counters().retries), (0, 9));
+    assert_eq!((delivery.unsettled(), delivery.counters().retries.total()), (0, 9));
 }
 
 #[test]
@@ -176,7 +179,10 @@ fn a_lagging_users_older_transitions_give_way_and_previous_is_what_was_last_hear
     let job = delivery.poll_job(due).unwrap();
     let Payload::Status(transition) = &job.payload else { panic!("a status") };
     assert_eq!((transition.revision, transition.previous, job.attempt), (4, Some(Status::Idle), 1));
-    assert_eq!(delivery.counters().coalesced, 3);
+    let counters = delivery.counters();
+    assert_eq!((counters.coalesced.of(Hook::UserOnline), counters.coalesced.of(Hook::UserIdle)), (2, 1));
+    assert_eq!((counters.retries.of(Hook::UserOnline), counters.retries.total()), (1, 1));
+    assert_eq!(delivery.lag(Tick(9_000)).as_secs(), 9, "it waits since the first that was not heard");
     delivery.handle_verdict(due, job.id, Verdict::Delivered);
     assert_eq!(delivery.unsettled(), 0);
 }
@@ -366,7 +372,7 @@ fn an_older_or_repeated_revision_never_takes_the_place_of_a_newer_one() {
     assert_eq!(names(&job), [("a 5", 2)]);
     delivery.handle_verdict(due, job[0].0, Verdict::Delivered);
     assert_eq!(settled(&mut delivery), [("a 5".to_owned(), Settlement::Delivered)]);
-    assert_eq!((delivery.unsettled(), delivery.counters().coalesced), (0, 4));
+    assert_eq!((delivery.unsettled(), delivery.counters().coalesced.total()), (0, 4));
 }
 
 #[test]
@@ -752,7 +758,7 @@ fn of_ticks_one_waits_and_the_newest_stays() {
     assert_eq!((names(&jobs(&mut delivery, 0)), settled(&mut delivery)), (vec![], vec![superseded(30)]));
     delivery.handle_verdict(Tick(0), running[0].0, Verdict::Delivered);
     assert_eq!(names(&jobs(&mut delivery, 0)), [("tick 40", 1)]);
-    assert_eq!((settled(&mut delivery).len(), delivery.counters().coalesced), (1, 3));
+    assert_eq!((settled(&mut delivery).len(), delivery.counters().coalesced.total()), (1, 3));
 }
 
 #[test]
@@ -954,5 +960,6 @@ proptest! {
         prop_assert_eq!(&final_of, &newest, "I3: the final status of each");
         prop_assert_eq!(delivery.depth(), Depth::default());
         prop_assert_eq!(delivery.lanes.items().count(), 0);
+        prop_assert_eq!(delivery.lag(Tick(u64::MAX)), Duration::ZERO, "I8: nothing is kept of ages");
     }
 }

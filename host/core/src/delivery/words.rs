@@ -1,5 +1,6 @@
 //! What goes into the queues of a plugin and what comes out: events, calls, verdicts, settlements. No behaviour.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +65,9 @@ impl Payload {
     }
 }
 
+/// A dead letter, by the number that the store gave it.
+pub type LetterNumber = NonZeroU64;
+
 /// One attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub u64);
@@ -119,6 +123,10 @@ pub enum Settlement {
     },
     /// A newer transition of the same user, or a newer tick, took its place.
     Superseded,
+    /// Only of replays: dropped with its partition or its instance. Its letter stays.
+    Withdrawn,
+    /// The plugin was removed, or its new version does not export the hook.
+    Unwanted,
 }
 
 /// Why an event was given up.
@@ -141,6 +149,19 @@ pub struct Settled {
     pub payload: Payload,
     /// What became of it.
     pub settlement: Settlement,
+    /// The dead letter that it was replayed from.
+    pub letter: Option<LetterNumber>,
+}
+
+/// What a queue does with a replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replayed {
+    /// It waits for its turn; a settlement follows.
+    Queued,
+    /// The user's news are newer: nothing follows.
+    Superseded,
+    /// There is no room: nothing follows.
+    Full,
 }
 
 /// How much there is.
@@ -156,19 +177,42 @@ pub struct Depth {
     pub running: usize,
 }
 
+/// A total for each hook.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PerHook([u64; Hook::ALL.len()]);
+
+impl PerHook {
+    /// One more.
+    pub fn add(&mut self, hook: Hook) {
+        self.0[hook as usize] += 1;
+    }
+
+    /// Of this hook.
+    pub fn of(&self, hook: Hook) -> u64 {
+        self.0[hook as usize]
+    }
+
+    /// Over all hooks.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
 /// Totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Attempts that will be repeated.
-    pub retries: u64,
+    pub retries: PerHook,
     /// Transitions and ticks that gave way to a newer one.
-    pub coalesced: u64,
+    pub coalesced: PerHook,
     /// Session events that found the queue full.
     pub overflowed: u64,
     /// Session events that were dropped because their instance was declared dead.
     pub dropped: u64,
     /// Transitions and ticks that were dropped because their partition went to another instance.
     pub withdrawn: u64,
+    /// Events of hooks that a new version of the plugin does not export.
+    pub unwanted: u64,
     /// How often the breaker opened.
     pub breaker_opened: u64,
 }

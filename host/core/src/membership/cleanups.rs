@@ -177,8 +177,29 @@ impl Cleanups {
         self.go_on(instance);
     }
 
-    /// A plugin has settled a chunk.
+    /// This instance has other plugins than it had: nobody waits for those that are gone, and those that came hear of
+    /// the cleanups under way.
+    pub(super) fn handle_plugins(&mut self, plugins: Vec<Arc<str>>) {
+        let known = std::mem::replace(&mut self.plugins, plugins);
+        let added: Vec<Arc<str>> =
+            self.plugins.iter().filter(|plugin| !known.contains(plugin)).cloned().collect();
+        let telling = |job: &Job| {
+            job.record.cleanup.as_ref().is_some_and(|cleanup| cleanup.phase == CleanupPhase::Telling)
+        };
+        let instances = self.jobs.iter().filter(|(_, job)| telling(job)).map(|(instance, _)| *instance);
+        for instance in instances.collect::<Vec<_>>() {
+            for plugin in &added {
+                self.tell(instance, plugin);
+            }
+            self.go_on(instance);
+        }
+    }
+
+    /// A plugin has settled a chunk; of one that is gone it says nothing.
     pub(super) fn handle_settled(&mut self, plugin: &Arc<str>, instance: InstanceId, chunk: u32) {
+        if !self.plugins.contains(plugin) {
+            return;
+        }
         let Some(job) = self.jobs.get_mut(&instance) else { return };
         let Some(cleanup) = &mut job.record.cleanup else { return };
         let settled = cleanup.settled.entry(plugin.to_string()).or_default();
@@ -255,5 +276,76 @@ impl Cleanups {
             job.purging = true;
             self.chores.push_back(Chore::Purge(instance));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documents::InstanceState;
+    use crate::time::Timestamp;
+
+    const DEAD: InstanceId = InstanceId(9);
+
+    /// A cleanup under way, whose one chunk every plugin was told.
+    fn telling(plugins: &[&str]) -> Cleanups {
+        let mut cleanups = Cleanups::new(plugins.iter().map(|plugin| (*plugin).into()).collect());
+        let cleanup = Cleanup {
+            phase: CleanupPhase::Telling,
+            by: Some(InstanceId(1)),
+            declared_at: Timestamp(1),
+            round: 0,
+            settled: BTreeMap::new(),
+        };
+        let record = InstanceRecord {
+            host: "host-9".into(),
+            state: InstanceState::Dead,
+            started_at: Timestamp(1),
+            renewal: 1,
+            plugins: 1,
+            cleanup: Some(cleanup),
+        };
+        cleanups.begin(DEAD, record, Sequence(1));
+        cleanups.handle_sessions(DEAD, vec![]);
+        cleanups
+    }
+
+    fn told(cleanups: &mut Cleanups) -> Vec<String> {
+        let chores = cleanups.chores.drain(..);
+        let told = chores.filter_map(|chore| match chore {
+            Chore::Tell(plugin, sweep) => Some(format!("{plugin} {}", sweep.chunk)),
+            Chore::Write(_, record, ..) => record.cleanup.map(|cleanup| format!("{:?}", cleanup.phase)),
+            Chore::Sessions(_) | Chore::Purge(_) | Chore::Done(_) => None,
+        });
+        told.collect()
+    }
+
+    #[test]
+    fn a_plugin_that_is_removed_holds_no_cleanup_up() {
+        let mut cleanups = telling(&["a", "b"]);
+        assert_eq!(told(&mut cleanups), ["a 0", "b 0"]);
+        cleanups.handle_settled(&"a".into(), DEAD, 0);
+        assert_eq!(told(&mut cleanups), ["Telling"]);
+        let written = cleanups.jobs[&DEAD].record.clone();
+        cleanups.handle_written(DEAD, Sequence(2), &written);
+        cleanups.handle_plugins(vec!["a".into()]);
+        assert_eq!(told(&mut cleanups), ["Told"]);
+        cleanups.handle_settled(&"b".into(), DEAD, 0);
+        let settled = &cleanups.jobs[&DEAD].record.cleanup.as_ref().unwrap().settled;
+        assert_eq!(settled.keys().collect::<Vec<_>>(), ["a"], "what was taken back was not told");
+    }
+
+    #[test]
+    fn a_plugin_that_is_added_hears_of_a_cleanup_under_way_and_does_not_block_it() {
+        let mut cleanups = telling(&["a"]);
+        assert_eq!(told(&mut cleanups), ["a 0"]);
+        cleanups.handle_plugins(vec!["a".into(), "b".into()]);
+        assert_eq!(told(&mut cleanups), ["b 0"]);
+        cleanups.handle_settled(&"a".into(), DEAD, 0);
+        cleanups.handle_settled(&"b".into(), DEAD, 0);
+        assert_eq!(told(&mut cleanups), ["Telling"]);
+        let written = cleanups.jobs[&DEAD].record.clone();
+        cleanups.handle_written(DEAD, Sequence(2), &written);
+        assert_eq!(told(&mut cleanups), ["Told"]);
     }
 }

@@ -333,8 +333,10 @@ impl Ownership {
         }
         if self.patience.is_some_and(|until| until <= now) {
             self.patience = None;
-            let given_up =
-                std::mem::take(&mut self.former).into_iter().filter(|id| !self.claiming.contains(id));
+            // What is being claimed stays one until the claim is answered: refused, or nobody's any more, it is given up
+            // then.
+            let claiming = &self.claiming;
+            let given_up = self.former.extract_if(.., |id| !claiming.contains(id));
             self.wishes.extend(given_up.map(Wish::Lose));
         }
         self.wanted.clear();

@@ -352,6 +352,27 @@ fn who_was_second_to_declare_waits_for_the_first_however_he_hears_of_him() {
 }
 
 #[test]
+fn who_waits_for_a_cleaner_that_dies_declares_it_dead_and_starts_afresh() {
+    let mut world = three();
+    for number in 1..=3 {
+        world.kill(number);
+    }
+    // A cleaner that has written its record and its lease, and then is heard of no more.
+    let mut record = world.instance_state(1).unwrap();
+    record.state = InstanceState::Joining;
+    let lease = Some(Duration::from_millis(TTL));
+    world.put(Key::Instance(InstanceId(99)), Document::Instance(record), &Expect::Any, lease).unwrap();
+    let boot = BootRecord { generation: 2, phase: BootPhase::Cleaning, by: InstanceId(99), start: 99 };
+    world.put(Key::Boot, Document::Boot(boot), &Expect::Any, None).unwrap();
+    world.start(11);
+    world.start(12);
+    world.pass(TTL * 4);
+    assert!(world.hosts.values().all(|host| host.ready));
+    assert_eq!(world.instance_state(99).unwrap().state, InstanceState::Dead);
+    assert_eq!(world.everything.len(), 2);
+}
+
+#[test]
 fn a_cleanup_is_resumed_where_it_stands() {
     let mut world = three();
     world.sessions.insert(InstanceId(77), (1..=300).map(|id| session(id, 77)).collect());
@@ -615,4 +636,32 @@ fn a_gap_between_renewals_takes_the_right_to_judge_for_a_whole_lease() {
     assert_eq!(lease.judges_from(Tick(9001)), None, "the next one is overdue");
     renew(&mut lease, 9500);
     assert_eq!(lease.judges_from(Tick(9500)), Some(Tick(9500 + TTL)));
+}
+
+#[test]
+fn a_former_partition_whose_claim_is_on_its_way_when_patience_ends_is_given_up_once_the_claim_fails() {
+    let (me, partition) = (InstanceId(1), PartitionId(0));
+    let peers = Peers::default();
+    let wishes = |ownership: &mut Ownership| std::mem::take(&mut ownership.wishes);
+    for reborn in [false, true] {
+        let mut ownership = Ownership::new(1, 7);
+        let claim = Claim { instance: Some(me), nonce: 7 };
+        ownership.handle_claims(&[(partition, Sequence(5), claim)], me);
+        assert_eq!(wishes(&mut ownership), [Wish::Own(partition, Sequence(5))]);
+        ownership.handle_wiped(Tick(100));
+        let decide = |ownership: &mut Ownership, at: u64, active: bool| {
+            ownership.decide(Tick(at), me, &[me], active, &peers, Duration::from_secs(1));
+        };
+        decide(&mut ownership, 1, true);
+        assert_eq!(wishes(&mut ownership), [Wish::Claim(partition, Sequence(0), claim)]);
+        decide(&mut ownership, 100, false);
+        assert_eq!(wishes(&mut ownership), [], "the claim may yet succeed");
+        if reborn {
+            ownership.lose_all(8);
+        } else {
+            let other = Claim { instance: Some(InstanceId(2)), nonce: 1 };
+            ownership.handle_owner(partition, Some((Sequence(3), other)), me);
+        }
+        assert_eq!(wishes(&mut ownership), [Wish::Lose(partition)]);
+    }
 }

@@ -73,6 +73,83 @@ async fn dead_letters_are_filtered_and_the_newest_come_last() {
     assert_eq!(numbers(&get_json(&gateway, "/v1/dead-letters?plugin=webhook").await.1), [1, 3]);
     assert_eq!(numbers(&get_json(&gateway, "/v1/dead-letters?plugin=webhook&hook=user-online").await.1), [1]);
     assert_eq!(numbers(&get_json(&gateway, "/v1/dead-letters?limit=2").await.1), [2, 3]);
+    assert_eq!(numbers(&get_json(&gateway, "/v1/dead-letters?user=bob&limit=1").await.1), [3]);
+    assert_eq!(numbers(&get_json(&gateway, "/v1/dead-letters?user=alice").await.1), [0; 0]);
+    assert_eq!(get_json(&gateway, "/v1/dead-letters/2").await.1, all["dead_letters"][1]);
+}
+
+async fn send_json(gateway: &Gateway, method: &str, path: &str) -> (u16, Value) {
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", gateway.admin);
+    let (head, body) = raw(gateway.admin, &request).await;
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}")))
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_replayed_or_dropped_and_what_was_not_done_is_a_problem() {
+    let gateway = Gateway::start(open_to_all()).await;
+    let report = |number: u64, outcome: &str| {
+        json!({"number": number, "outcome": outcome, "host": "host-1", "plugin": "webhook",
+               "hook": "user-online", "user": "bob", "detail": null})
+    };
+    let replayed = send_json(&gateway, "POST", "/v1/dead-letters/1/replay").await;
+    assert_eq!(replayed, (202, report(1, "queued")));
+    let superseded = send_json(&gateway, "POST", "/v1/dead-letters/2/replay").await;
+    assert_eq!(superseded, (200, report(2, "superseded")));
+    assert_eq!(send_json(&gateway, "DELETE", "/v1/dead-letters/2").await, (200, report(2, "dropped")));
+    for (method, path, status, part) in [
+        ("POST", "/v1/dead-letters/3/replay", 409, "on the host host-1"),
+        ("POST", "/v1/dead-letters/9/replay", 404, "no dead letter 9"),
+        ("GET", "/v1/dead-letters/9", 404, "no dead letter 9"),
+        ("DELETE", "/v1/dead-letters/0", 400, "numbers from 1 on"),
+        ("GET", "/v1/dead-letters/seven", 400, "numbers from 1 on"),
+        ("POST", "/v1/dead-letters/1/replay?force=1", 400, "`force` is not known"),
+        ("PUT", "/v1/dead-letters/1", 405, "PUT is not possible here"),
+        ("POST", "/v1/dead-letters/replay", 400, "`all=true`"),
+        ("DELETE", "/v1/dead-letters", 400, "`all=true`"),
+        ("DELETE", "/v1/dead-letters?all=yes", 400, "`all=true`"),
+        ("DELETE", "/v1/dead-letters?plugins=webhook", 400, "`plugins` is not known"),
+        ("POST", "/v1/dead-letters/replay?all=true&limit=101", 400, "from 1 to 100"),
+    ] {
+        let (found, problem) = send_json(&gateway, method, path).await;
+        assert_eq!(found, status, "{method} {path}: {problem}");
+        assert!(problem["detail"].as_str().unwrap().contains(part), "{path}: {problem}");
+    }
+}
+
+#[tokio::test]
+async fn many_dead_letters_are_replayed_oldest_first_as_far_as_they_are_chosen() {
+    let gateway = Gateway::start(open_to_all()).await;
+    let outcomes = async |method: &str, query: &str| -> (Vec<(u64, String)>, u64) {
+        let (status, answer) = send_json(&gateway, method, &format!("/v1/dead-letters{query}")).await;
+        assert_eq!(status, 200, "{query}: {answer}");
+        let reports = answer["reports"].as_array().unwrap().iter();
+        let told = |report: &Value| {
+            (report["number"].as_u64().unwrap(), report["outcome"].as_str().unwrap().to_owned())
+        };
+        (reports.map(told).collect(), answer["left"].as_u64().unwrap())
+    };
+    let one = |number: u64, outcome: &str| (number, outcome.to_owned());
+    let all = (vec![one(1, "queued"), one(2, "superseded"), one(3, "busy")], 0);
+    assert_eq!(outcomes("POST", "/replay?all=true").await, all);
+    assert_eq!(outcomes("POST", "/replay?plugin=webhook&up_to=2").await, (vec![one(1, "queued")], 0));
+    assert_eq!(outcomes("POST", "/replay?all=true&limit=1").await, (vec![one(1, "queued")], 2));
+    assert_eq!(outcomes("DELETE", "?hook=user-offline").await, (vec![one(3, "dropped")], 0));
+    assert_eq!(outcomes("DELETE", "?user=bob&after=1&limit=1").await, (vec![one(2, "dropped")], 1));
+    assert_eq!(outcomes("DELETE", "?user=alice").await, (vec![], 0));
+}
+
+#[tokio::test]
+async fn plugins_are_told_at_a_glance() {
+    let gateway = Gateway::start(open_to_all()).await;
+    let (status, list) = get_json(&gateway, "/v1/plugins").await;
+    let webhook = json!({
+        "name": "webhook", "state": "breaker-open", "digest": "9f86d081".repeat(8), "version": "0.1.0",
+        "hooks": ["user-online"], "queued": 8, "backing_off": 1, "withheld": 3, "running": 2, "lag_seconds": 2.5,
+        "calls": 6, "failures": 2, "dead_letters": 3, "guests": 2, "memory_peak_bytes": 1_114_112
+    });
+    assert_eq!((status, list), (200, json!({"plugins": [webhook]})));
+    assert_eq!(get_json(&gateway, "/v1/plugins?name=webhook").await.0, 400);
 }
 
 #[tokio::test]
@@ -94,6 +171,35 @@ async fn health_and_metrics() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
+}
+
+#[tokio::test]
+async fn a_reload_answers_what_it_did_or_everything_that_is_wrong() {
+    let gateway = Gateway::start(open_to_all()).await;
+    let post = async |path: &str, headers: &str| {
+        let request =
+            format!("POST {path} HTTP/1.1\r\nHost: {}\r\n{headers}Connection: close\r\n\r\n", gateway.admin);
+        let (head, body) = raw(gateway.admin, &request).await;
+        let document: Value = serde_json::from_str(&body).unwrap();
+        (head.split(' ').nth(1).unwrap().parse::<u16>().unwrap(), document)
+    };
+    let (status, applied) = post("/v1/reload", "").await;
+    let expected = json!({"applied": true, "added": [], "removed": [], "changed": ["a"], "unchanged": [],
+        "needs_restart": ["host.listen"]});
+    assert_eq!((status, applied), (200, expected));
+    *gateway.reloads.0.lock().unwrap() = vec!["one".into(), "two".into()];
+    let (status, problem) = post("/v1/reload", "").await;
+    assert_eq!((status, &problem["errors"]), (422, &json!(["one", "two"])));
+    assert!(problem["detail"].as_str().unwrap().starts_with("there are 2 errors"), "{problem}");
+    assert_eq!(post("/v1/reload?force=1", "").await.0, 400);
+    assert_eq!(post("/v1/reload", "Origin: https://example.org\r\n").await.0, 403);
+    let (head, body) = raw(
+        gateway.admin,
+        &format!("GET /v1/reload HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", gateway.admin),
+    )
+    .await;
+    assert!(head.starts_with("http/1.1 405 ") && head.contains("allow: post"), "{head}");
+    assert!(body.contains("GET is not possible here"), "{body}");
 }
 
 #[tokio::test]

@@ -10,7 +10,10 @@ use presence_core::time::Timestamp;
 use tokio::sync::mpsc;
 
 use super::soon;
-use crate::driver::{Census, Connection, Event, Health, Opened, Outbox, Outgoing, Query, Refused, UserView};
+use crate::driver::{
+    Census, Connection, Event, Health, LetterOrder, LetterOutcome, LetterReport, LetterVerb, Opened, Outbox,
+    Outgoing, Query, Refused, UserView,
+};
 use crate::gateway::NewSession;
 use crate::store::memory::MemoryStore;
 use crate::store::{DeadLetter, Store};
@@ -161,6 +164,9 @@ impl Running {
             Query::Partitions(answer) => {
                 let _ = answer.send(Vec::new());
             }
+            Query::Letter(order, answer) => {
+                let _ = answer.send(report(order));
+            }
             Query::Census(answer) => {
                 let _ = answer.send(Census { sessions_online: 5, ..Census::default() });
             }
@@ -179,6 +185,26 @@ fn record(user: &UserId) -> Option<StatusRecord> {
         generation: 1,
         previous: None,
     })
+}
+
+/// Letter 1 is replayed, 2 is older than the user's news, the others are in hand already.
+fn report(order: LetterOrder) -> LetterReport {
+    let outcome = match (order.verb, order.number.get()) {
+        (LetterVerb::Drop, 1..=3) => LetterOutcome::Dropped,
+        (LetterVerb::Replay, 1) => LetterOutcome::Queued,
+        (LetterVerb::Replay, 2) => LetterOutcome::Superseded,
+        (LetterVerb::Replay, 3) => LetterOutcome::Busy,
+        _ => LetterOutcome::Gone,
+    };
+    LetterReport {
+        number: order.number.get(),
+        outcome,
+        host: "host-1".into(),
+        plugin: Some("webhook".into()),
+        hook: Some("user-online".into()),
+        user: Some("bob".into()),
+        detail: None,
+    }
 }
 
 /// A store with three dead letters.

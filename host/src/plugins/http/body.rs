@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{LengthLimitError, Limited};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 use wasmtime_wasi_http::Error;
 
@@ -17,11 +18,18 @@ pub(super) struct ResponseBody {
     pause: Duration,
     /// Runs while the server is silent.
     silence: Option<Pin<Box<Sleep>>>,
+    /// Among the guest's requests; free when the body is gone.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl ResponseBody {
-    pub(super) fn new(inner: Incoming, limit: usize, pause: Duration) -> ResponseBody {
-        ResponseBody { inner: Limited::new(inner, limit), limit, pause, silence: None }
+    pub(super) fn new(
+        inner: Incoming,
+        limit: usize,
+        pause: Duration,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> ResponseBody {
+        ResponseBody { inner: Limited::new(inner, limit), limit, pause, silence: None, _place: place }
     }
 }
 

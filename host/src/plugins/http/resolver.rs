@@ -1,10 +1,11 @@
 //! From a granted host's name to the addresses its grant allows. All others are dropped before anything connects.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hyper_util::client::legacy::connect::dns::Name;
+use tokio::sync::Semaphore;
 
 use super::Boxed;
 use crate::plugins::grants::allow_address;
@@ -23,11 +24,15 @@ pub(super) enum ResolveError {
 
 /// Resolves names for one grant.
 #[derive(Clone)]
-pub(super) struct GrantedResolver(Arc<HttpGrant>);
+pub(super) struct GrantedResolver {
+    grant: Arc<HttpGrant>,
+    /// Places for lookups. One that nobody waits for any more keeps its place until it ends, as it keeps its thread.
+    places: Arc<Semaphore>,
+}
 
 impl GrantedResolver {
-    pub(super) fn new(grant: HttpGrant) -> GrantedResolver {
-        GrantedResolver(Arc::new(grant))
+    pub(super) fn new(grant: HttpGrant, places: Arc<Semaphore>) -> GrantedResolver {
+        GrantedResolver { grant: Arc::new(grant), places }
     }
 }
 
@@ -41,12 +46,24 @@ impl tower_service::Service<Name> for GrantedResolver {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let grant = self.0.clone();
+        let (grant, places) = (self.grant.clone(), self.places.clone());
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(ResolveError::Lookup)?;
-            filter(&grant, found).map(Vec::into_iter)
+            let found = look_up(places, move || (name.as_str(), 0).to_socket_addrs()).await;
+            filter(&grant, found.map_err(ResolveError::Lookup)?).map(Vec::into_iter)
         })
     }
+}
+
+async fn look_up<T: Send + 'static>(
+    places: Arc<Semaphore>,
+    ask: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    let place = places.acquire_owned().await.map_err(std::io::Error::other)?;
+    let asked = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        ask()
+    });
+    asked.await.map_err(std::io::Error::other)?
 }
 
 fn filter(
@@ -63,7 +80,21 @@ fn filter(
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_lookup_that_hangs_keeps_its_place_when_nobody_waits_for_it() {
+        let places = Arc::new(Semaphore::new(1));
+        let (answer, hangs) = std::sync::mpsc::channel();
+        let hanging = move || hangs.recv().map_err(std::io::Error::other);
+        assert!(look_up(places.clone(), hanging).now_or_never().is_none());
+        let mut next = Box::pin(look_up(places, || Ok(7)));
+        assert!(next.as_mut().now_or_never().is_none(), "it waits for the place, not for a thread");
+        answer.send(()).unwrap();
+        assert_eq!(next.await.unwrap(), 7);
+    }
 
     #[test]
     fn private_addresses_are_dropped_and_public_ones_stay() {

@@ -61,7 +61,32 @@ fn request(url: &str) -> Request<WasiBody> {
 }
 
 async fn send(access: &HttpAccess, url: &str) -> Result<Response<WasiBody>, Error> {
-    tokio::time::timeout(PATIENCE, access.send(request(url), RequestOptions::default())).await.unwrap()
+    let sent = access.send(request(url), RequestOptions::default(), None);
+    tokio::time::timeout(PATIENCE, sent).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_guest_has_so_many_requests_at_once_and_gets_a_place_back_with_each_answer() {
+    let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
+    let server = Server::start(answer.to_vec()).await;
+    let port = server.address.port();
+    let network = Outbound::network(Arc::new(access(vec![grant("127.0.0.1", port)])));
+    let mut guest = Requests::new(network.of_guest());
+    let url = format!("http://127.0.0.1:{port}/");
+    let mut send = || {
+        let done: Done = Box::new(std::future::ready(Ok(())));
+        Box::into_pin(guest.send_request(request(&url), None, done))
+    };
+    let mut answers = Vec::new();
+    for _ in 0..MAX_AT_ONCE {
+        answers.push(send().await.unwrap().0);
+    }
+    assert!(matches!(send().await, Err(Error::ConnectionLimitReached)), "unread answers count");
+    answers.pop();
+    _ = send().await.unwrap();
+    let mut other = Requests::new(network.of_guest());
+    let sent = other.send_request(request(&url), None, Box::new(std::future::ready(Ok(()))));
+    _ = Box::into_pin(sent).await.unwrap();
 }
 
 #[tokio::test]
@@ -132,7 +157,7 @@ async fn a_silent_server_is_given_up_and_its_connection_closed() {
     let access = access(vec![grant("127.0.0.1", port)]);
     let hasty =
         RequestOptions { first_byte_timeout: Some(Duration::from_millis(50)), ..RequestOptions::default() };
-    let answer = access.send(request(&format!("http://127.0.0.1:{port}/")), hasty).await;
+    let answer = access.send(request(&format!("http://127.0.0.1:{port}/")), hasty, None).await;
     assert!(matches!(answer, Err(Error::HttpResponseTimeout)), "{answer:?}");
     silent.closed().await;
 }
@@ -147,7 +172,7 @@ async fn a_body_that_stops_flowing_is_given_up() {
         between_bytes_timeout: Some(Duration::from_millis(50)),
         ..RequestOptions::default()
     };
-    let response = access.send(request(&format!("http://127.0.0.1:{port}/")), hasty).await.unwrap();
+    let response = access.send(request(&format!("http://127.0.0.1:{port}/")), hasty, None).await.unwrap();
     let error = response.into_body().collect().await.unwrap_err();
     assert!(matches!(error, Error::ConnectionReadTimeout), "{error:?}");
     server.closed().await;
@@ -171,7 +196,7 @@ async fn a_request_that_is_too_large_is_given_up() {
     let request = Request::post(format!("http://127.0.0.1:{port}/"))
         .body(large.map_err(|never| match never {}).boxed_unsync())
         .unwrap();
-    let answer = access.send(request, RequestOptions::default()).await;
+    let answer = access.send(request, RequestOptions::default(), None).await;
     assert!(matches!(answer, Err(Error::HttpRequestBodySize(Some(_)))), "{answer:?}");
 }
 

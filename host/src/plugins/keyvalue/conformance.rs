@@ -159,3 +159,26 @@ pub async fn pages(store: SharedKeyValue) {
     let none = store.keys(BUCKET, "b", Some("b")).await.expect("a page");
     assert_eq!((none.keys.len(), none.next), (0, None));
 }
+
+/// A bucket holds so many keys and not one more, whatever is tried; what is there can be changed, and a deletion makes
+/// room. Not among [`CASES`]: the store must have been made with this limit.
+pub async fn bounded(store: SharedKeyValue, max_keys: usize) {
+    for number in 0..max_keys {
+        store.set(BUCKET, &number.to_string(), Vec::new()).await.expect("written");
+    }
+    let full = |error: KeyValueError| match error {
+        KeyValueError::TooLarge(text) => assert!(text.contains(&max_keys.to_string()), "{text}"),
+        other => panic!("{other:?}"),
+    };
+    for attempt in 0..3 {
+        let key = format!("more {attempt}");
+        full(store.set(BUCKET, &key, Vec::new()).await.expect_err("no room"));
+        full(store.compare_and_set(BUCKET, &key, None, Vec::new()).await.expect_err("no room"));
+        full(store.increment(BUCKET, &key, 1).await.expect_err("no room"));
+    }
+    store.set(BUCKET, "0", b"overwriting is fine".to_vec()).await.expect("written");
+    let other = Bucket { plugin: "p", bucket: "c" };
+    store.set(other, "another bucket has room of its own", Vec::new()).await.expect("written");
+    store.delete(BUCKET, "0").await.expect("deleted");
+    store.delete(BUCKET, "0").await.expect("deleting nothing makes no room");
+}

@@ -7,10 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::ready;
 
-use super::{Answer, Bucket, Entry, KeyValue, KeyValueError, MAX_KEYS, PAGE_KEYS, Page};
-
-/// So many bytes of keys and values a bucket holds.
-const MAX_BUCKET_BYTES: usize = 64 << 20;
+use super::{
+    Answer, Bucket, Entry, KeyValue, KeyValueError, MAX_BUCKET_BYTES, MAX_KEYS, PAGE_KEYS, Page, add,
+    bucket_full,
+};
 
 /// All buckets of all plugins.
 #[derive(Default)]
@@ -30,15 +30,11 @@ impl Contents {
     fn write(&mut self, key: &str, value: Vec<u8>) -> Result<u64, KeyValueError> {
         let old = self.keys.get(key).map(|entry| key.len() + entry.value.len());
         if old.is_none() && self.keys.len() >= MAX_KEYS {
-            return Err(KeyValueError::TooLarge(format!(
-                "the bucket is full: it holds {MAX_KEYS} keys; delete some"
-            )));
+            return Err(bucket_full(MAX_KEYS as u64, "keys"));
         }
         let bytes = self.bytes - old.unwrap_or(0) + key.len() + value.len();
         if bytes > MAX_BUCKET_BYTES {
-            return Err(KeyValueError::TooLarge(format!(
-                "the bucket is full: it holds {MAX_BUCKET_BYTES} bytes; delete some keys"
-            )));
+            return Err(bucket_full(MAX_BUCKET_BYTES as u64, "bytes"));
         }
         self.bytes = bytes;
         self.version += 1;
@@ -47,17 +43,7 @@ impl Contents {
     }
 
     fn add(&mut self, key: &str, delta: i64) -> Result<i64, KeyValueError> {
-        let number = match self.keys.get(key) {
-            None => 0,
-            Some(entry) => {
-                std::str::from_utf8(&entry.value).ok().and_then(|text| text.parse::<i64>().ok()).ok_or_else(
-                    || KeyValueError::Denied(format!("the value of {key:?} is not a decimal number")),
-                )?
-            }
-        };
-        let sum = number.checked_add(delta).ok_or_else(|| {
-            KeyValueError::TooLarge(format!("{number} plus {delta} does not fit into 64 bits"))
-        })?;
+        let sum = add(key, self.keys.get(key).map(|entry| entry.value.as_slice()), delta)?;
         self.write(key, sum.to_string().into_bytes())?;
         Ok(sum)
     }

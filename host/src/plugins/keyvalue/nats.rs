@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use self::api::{Api, Failure, Message};
 use self::subjects::{base, filter, key as key_of, subject};
-use super::{Answer, Bucket, Entry, KeyValue, KeyValueError, MAX_KEYS, PAGE_KEYS, Page};
+use super::{Answer, Bucket, Entry, KeyValue, KeyValueError, MAX_KEYS, PAGE_KEYS, Page, add, bucket_full};
 use crate::clock::Clock;
 
 mod api;
@@ -193,7 +193,7 @@ impl NatsKeyValue {
     }
 
     fn full(&self) -> KeyValueError {
-        KeyValueError::TooLarge(format!("the bucket is full: it holds {} keys; delete some", self.max_keys))
+        bucket_full(self.max_keys as u64, "keys")
     }
 
     async fn write_new(&self, base: &str, subject: &str, value: &[u8]) -> Result<Option<u64>, KeyValueError> {
@@ -207,15 +207,7 @@ impl NatsKeyValue {
         let subject = subject(base, key);
         for _ in 0..INCREMENTS {
             let last = self.read(&subject).await?;
-            let number = match &last {
-                None => 0,
-                Some(message) => number(&message.value).ok_or_else(|| {
-                    KeyValueError::Denied(format!("the value of {key:?} is not a decimal number"))
-                })?,
-            };
-            let sum = number.checked_add(delta).ok_or_else(|| {
-                KeyValueError::TooLarge(format!("{number} plus {delta} does not fit into 64 bits"))
-            })?;
+            let sum = add(key, last.as_ref().map(|message| message.value.as_slice()), delta)?;
             let text = sum.to_string();
             let written = match last {
                 None => self.write_new(base, &subject, text.as_bytes()).await?,
@@ -297,10 +289,6 @@ impl Room {
     fn fits(&self, max_keys: usize) -> bool {
         self.keys + self.writes < max_keys
     }
-}
-
-fn number(value: &[u8]) -> Option<i64> {
-    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 /// Another writer was first: none.

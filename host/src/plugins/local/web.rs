@@ -172,7 +172,7 @@ impl LocalHttp {
         options: RequestOptions,
     ) -> Result<Answered, Error> {
         let request = request.map(|body| Full::new(body).map_err(|never| match never {}).boxed_unsync());
-        let (head, body) = self.access.send(request, options).await?.into_parts();
+        let (head, body) = self.access.send(request, options, None).await?.into_parts();
         let body = collected(body, MAX_RESPONSE_BYTES).await?;
         Ok(Answered { status: head.status.as_u16(), headers: pairs(&head.headers), body: body.to_vec() })
     }

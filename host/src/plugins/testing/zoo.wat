@@ -37,6 +37,27 @@
 
   (func $endless_loop (loop $again (br $again)))
   (func $trap unreachable)
+  ;; A name of C++ that stands for 2^34 pairs.
+  (func $_Z1fSt4pairIiiES_IS0_S0_ES_IS1_S1_ES_IS2_S2_ES_IS3_S3_ES_IS4_S4_ES_IS5_S5_ES_IS6_S6_ES_IS7_S7_ES_IS8_S8_ES_IS9_S9_ES_ISA_SA_ES_ISB_SB_ES_ISC_SC_ES_ISD_SD_ES_ISE_SE_ES_ISF_SF_ES_ISG_SG_ES_ISH_SH_ES_ISI_SI_ES_ISJ_SJ_ES_ISK_SK_ES_ISL_SL_ES_ISM_SM_ES_ISN_SN_ES_ISO_SO_ES_ISP_SP_ES_ISQ_SQ_ES_ISR_SR_ES_ISS_SS_ES_IST_ST_ES_ISU_SU_ES_ISV_SV_ES_ISW_SW_ES_ISX_SX_E unreachable)
+  ;; Its last three memories and its tables are for growing alone.
+  (memory $second 0) (memory $third 0) (memory $fourth 0)
+  (table $first_table 0 funcref) (table $second_table 0 funcref)
+  (func $grow_all
+    (loop $more
+      (br_if $more (i32.ne (memory.grow $second (i32.const 1)) (i32.const -1)))
+      (br_if $more (i32.ne (memory.grow $third (i32.const 1)) (i32.const -1)))
+      (br_if $more (i32.ne (memory.grow $fourth (i32.const 1)) (i32.const -1))))
+    unreachable)
+  (func $grow_tables
+    (loop $more
+      (br_if $more
+        (i32.ne (table.grow $first_table (ref.null func) (i32.const 10000)) (i32.const -1)))
+      (br_if $more
+        (i32.ne (table.grow $second_table (ref.null func) (i32.const 10000)) (i32.const -1))))
+    unreachable)
+  (func $many_fields
+    (drop (memory.grow (i32.const 64)))
+    (call $log (i32.const 2) (i32.const 1024) (i32.const 4) (i32.const 131072) (i32.const 200000)))
   (func $grow
     (loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1))))
     unreachable)
@@ -62,6 +83,10 @@
     (if (i32.eq (local.get $letter) (i32.const 0x74)) (then (call $trap))) ;; t
     (if (i32.eq (local.get $letter) (i32.const 0x67)) (then (call $grow))) ;; g
     (if (i32.eq (local.get $letter) (i32.const 0x66)) (then (call $flood))) ;; f
+    (if (i32.eq (local.get $letter) (i32.const 0x6e)) (then (call $grow_all))) ;; n
+    (if (i32.eq (local.get $letter) (i32.const 0x6b)) (then (call $grow_tables))) ;; k
+    (if (i32.eq (local.get $letter) (i32.const 0x6d)) (then (call $many_fields))) ;; m
+    (if (i32.eq (local.get $letter) (i32.const 0x78)) (then (call $_Z1fSt4pairIiiES_IS0_S0_ES_IS1_S1_ES_IS2_S2_ES_IS3_S3_ES_IS4_S4_ES_IS5_S5_ES_IS6_S6_ES_IS7_S7_ES_IS8_S8_ES_IS9_S9_ES_ISA_SA_ES_ISB_SB_ES_ISC_SC_ES_ISD_SD_ES_ISE_SE_ES_ISF_SF_ES_ISG_SG_ES_ISH_SH_ES_ISI_SI_ES_ISJ_SJ_ES_ISK_SK_ES_ISL_SL_ES_ISM_SM_ES_ISN_SN_ES_ISO_SO_ES_ISP_SP_ES_ISQ_SQ_ES_ISR_SR_ES_ISS_SS_ES_IST_ST_ES_ISU_SU_ES_ISV_SV_ES_ISW_SW_ES_ISX_SX_E))) ;; x
     (if (i32.eq (local.get $letter) (i32.const 0x77)) ;; w
       (then (call $block (call $subscribe (i64.const 3600000000000)))))
     (if (i32.eq (local.get $letter) (i32.const 0x68)) (then (return (call $huge)))) ;; h

@@ -80,3 +80,67 @@ pub async fn dead_letters_are_bounded(store: SharedStore) {
         letters.into_iter().map(|kept| DeadLetter { number: 0, ..kept }).collect();
     assert!(unnumbered == (EXTRA..kept + EXTRA).map(letter).collect::<Vec<_>>(), "not the newest in order");
 }
+
+/// One dead letter is read and removed by its number; of many who remove it at once exactly one does.
+pub async fn a_dead_letter_is_removed_once(store: SharedStore) {
+    for number in 0..3 {
+        assert_eq!(store.push_dead_letter(letter(number)).await, Ok(0));
+    }
+    let numbers: Vec<u64> =
+        store.dead_letters().await.expect("letters").iter().map(|kept| kept.number).collect();
+    assert_eq!(numbers.len(), 3);
+    assert!(!numbers.contains(&0), "the numbers begin at 1");
+    let read = store.dead_letter(numbers[1]).await.expect("a read");
+    assert_eq!(read, Some(DeadLetter { number: numbers[1], ..letter(1) }));
+
+    let removals = futures_util::future::join_all((0..8).map(|_| store.remove_dead_letter(numbers[1]))).await;
+    assert_eq!(removals.iter().filter(|removed| **removed == Ok(true)).count(), 1, "{removals:?}");
+    assert_eq!(removals.iter().filter(|removed| **removed == Ok(false)).count(), 7, "{removals:?}");
+    assert_eq!(store.dead_letter(numbers[1]).await, Ok(None));
+    for gone in [numbers[1], numbers[2] + 100] {
+        assert_eq!(store.remove_dead_letter(gone).await, Ok(false));
+        assert_eq!(store.dead_letter(gone).await, Ok(None));
+    }
+    let left: Vec<u64> =
+        store.dead_letters().await.expect("letters").iter().map(|kept| kept.number).collect();
+    assert_eq!(left, [numbers[0], numbers[2]]);
+    // The newest as well: its number is not given again.
+    assert_eq!(store.remove_dead_letter(numbers[2]).await, Ok(true));
+    assert_eq!(store.push_dead_letter(letter(3)).await, Ok(0));
+    let newest = store.dead_letters().await.expect("letters").last().map(|kept| kept.number);
+    assert!(newest > Some(numbers[2]), "{newest:?} after {numbers:?}");
+}
+
+/// All hosts hear a question, the one that asks too; the first answer counts, and without one that is told.
+pub async fn a_question_is_answered_by_whom_it_concerns(store: SharedStore) {
+    let (mut other, mut concerned) = (store.questions(), store.questions());
+    let hosts = async {
+        loop {
+            tokio::select! {
+                _ = other.next() => {}
+                question = concerned.next() => {
+                    if question.body() == b"who is 1?" {
+                        question.answer(b"I am".to_vec());
+                    }
+                }
+            }
+        }
+    };
+    let asking = async {
+        // It may take a moment until hosts are heard of.
+        let answer = loop {
+            match store.ask(b"who is 1?".to_vec()).await {
+                Ok(answer) => break answer,
+                Err(error) => println!("no answer yet: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        assert_eq!(answer, b"I am");
+        let silence = store.ask(b"who is 2?".to_vec()).await;
+        assert!(matches!(silence, Err(StoreError::Unknown(_))), "{silence:?}");
+    };
+    tokio::select! {
+        () = within("the end of the questions", asking) => {}
+        () = hosts => {}
+    }
+}

@@ -18,6 +18,9 @@ const WRONG_LAST_SEQUENCE: u64 = 10_071;
 /// The same, while another write of the subject is under way: it doesn't tell the sequence.
 const WRONG_LAST_SEQUENCE_CONSTANT: u64 = 10_164;
 const NO_MESSAGE_FOUND: u64 = 10_037;
+/// What a removal by sequence is told when somebody else was first, or nothing ever was there.
+const SEQUENCE_NOT_FOUND: u64 = 10_043;
+const DELETE_FAILED: u64 = 10_057;
 pub(super) const STREAM_NOT_FOUND: u64 = 10_059;
 /// Full: the text says how.
 const STORE_FAILED: u64 = 10_077;
@@ -202,6 +205,29 @@ pub(super) fn stored(message: &Message) -> Result<Option<Stored>, Failure> {
             Ok(Some(Stored { sequence: Sequence(raw.seq), headers, payload: decode(&raw.data)? }))
         }
         (None, None) => Err(unreadable(message)),
+    }
+}
+
+/// `STREAM.MSG.DELETE`: whether this request removed the message; false if there was none.
+pub(super) fn removed(message: &Message) -> Result<bool, Failure> {
+    #[derive(Deserialize)]
+    struct Answer {
+        error: Option<ApiError>,
+        #[serde(default)]
+        success: bool,
+    }
+    let answer: Answer = serde_json::from_slice(&message.payload).map_err(|_| unreadable(message))?;
+    match answer.error {
+        None => Ok(answer.success),
+        Some(error) if matches!(error.err_code, NO_MESSAGE_FOUND | SEQUENCE_NOT_FOUND) => Ok(false),
+        // The server says the rest in words alone.
+        Some(error)
+            if error.err_code == DELETE_FAILED
+                && ["not found", "no message", "EOF"].iter().any(|part| error.description.contains(part)) =>
+        {
+            Ok(false)
+        }
+        Some(error) => Err(error.failure()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Dead letters in a stream of their own: the server keeps the newest. It knows no plugins.
 
-use async_nats::{HeaderMap, Message, header};
+use async_nats::{HeaderMap, header};
 use futures_util::StreamExt;
 use serde_json::json;
 use tokio::time::{Duration, timeout};
@@ -50,6 +50,22 @@ impl Shared {
         Ok(letters)
     }
 
+    /// The letter of this number, as the stream's leader knows it.
+    pub(super) async fn dead_letter(&self, number: u64) -> Result<Option<DeadLetter>, StoreError> {
+        let stream = self.streams.names.stream(Which::DeadLetters);
+        let answer = self.streams.call("STREAM.MSG.GET", stream, json!({ "seq": number }).to_string()).await;
+        let stored = self.streams.noted(answer.and_then(|message| api::stored(&message)))?;
+        Ok(stored.and_then(|stored| self.letter(&stored.payload, number)))
+    }
+
+    /// Removes the letter; false if it is gone already.
+    pub(super) async fn remove_dead_letter(&self, number: u64) -> Result<bool, StoreError> {
+        let stream = self.streams.names.stream(Which::DeadLetters);
+        let body = json!({ "seq": number, "no_erase": true }).to_string();
+        let answer = self.streams.call("STREAM.MSG.DELETE", stream, body).await;
+        Ok(self.streams.noted(answer.and_then(|message| api::removed(&message)))?)
+    }
+
     /// Letters from this sequence on, with their sequences; unreadable ones without.
     async fn page(&self, from: u64) -> Result<Vec<(u64, Option<DeadLetter>)>, StoreError> {
         let unavailable = |why: &str| StoreError::Unavailable(why.to_owned());
@@ -84,12 +100,12 @@ impl Shared {
             let Some(sequence) = api::number(&message, header::NATS_SEQUENCE) else {
                 return Err(unavailable("part of an answer is missing"));
             };
-            page.push((sequence, self.letter(&message, sequence)));
+            page.push((sequence, self.letter(&message.payload, sequence)));
         }
     }
 
-    fn letter(&self, message: &Message, sequence: u64) -> Option<DeadLetter> {
-        match serde_json::from_slice::<DeadLetter>(&message.payload) {
+    fn letter(&self, payload: &[u8], sequence: u64) -> Option<DeadLetter> {
+        match serde_json::from_slice::<DeadLetter>(payload) {
             Ok(letter) => Some(DeadLetter { number: sequence, ..letter }),
             Err(error) => {
                 self.note_corrupt(&self.streams.names.dead_letter(), &error);

@@ -5,13 +5,16 @@
 //! config = { rules = [{ hook = "user-online", user = "mallory", attempts = 2, act = "trap" }, { act = { sleep = 50 } }] }
 //! ```
 //! The first rule that fits is followed; without one the hook returns at once. `config = { configure = "panic" }` is
-//! for `configure` itself.
+//! for `configure` itself, `later = "panic"` for `configure` of every guest but the first, which it knows by the bucket
+//! `starts`.
 
 use std::hint::black_box;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use presence_plugin::keyvalue::Bucket;
+use presence_plugin::messaging::Message;
 use presence_plugin::{
     Cleanup, Context, HookError, HookResult, Scope, Session, SessionDisconnected, StatusChange, log,
 };
@@ -27,6 +30,8 @@ pub struct Config {
     pub rules: Vec<Rule>,
     /// What `configure` does.
     pub configure: Option<Act>,
+    /// What it does in later guests. Needs the bucket `starts`.
+    pub later: Option<Act>,
 }
 
 /// When to do what.
@@ -35,7 +40,7 @@ pub struct Config {
 pub struct Rule {
     /// Only in this hook, such as `user-online`.
     pub hook: Option<String>,
-    /// Only for this user. A cleanup is nobody's.
+    /// Only for this user, or with `*` at the end for those whose names begin so. A cleanup is nobody's.
     pub user: Option<String>,
     /// Only up to this attempt.
     pub attempts: Option<u32>,
@@ -59,6 +64,16 @@ pub enum Act {
     Recurse,
     /// Allocate and touch memory for ever.
     Allocate,
+    /// Note down in memory that this guest is spoilt, and trap.
+    Poison,
+    /// Call the host for ever, without a pause.
+    FloodCalls,
+    /// Ask the host for so many random bytes at once, for ever.
+    Random(u64),
+    /// Wait for so many timers at once, again and again.
+    Poll(usize),
+    /// Make requests that are never sent, until the host refuses; then ask for another attempt with what it said.
+    Hoard,
     /// Keep so many bytes, as long as the guest lives; then return.
     Keep(usize),
     /// Leave the program, with success.
@@ -83,9 +98,23 @@ pub enum Act {
     Sleep(u64),
     /// Ask this URL and wait for its answer for ever, then return.
     Ask(String),
+    /// Ask these URLs one after the other; refuse the event with the first one that answers.
+    AskAll(Vec<String>),
+    /// Ask this URL and read all of its answer, then return.
+    Read(String),
+    /// Ask this URL and then wherever it sends, then return.
+    Follow(String),
+    /// Ask this URL until the host refuses, and neither read nor drop an answer; then ask for another attempt with what
+    /// the host said.
+    KeepAnswers(String),
+    /// Send a message to this subject, or ask for another attempt with what the host said.
+    Publish(String),
     /// Write keys to this bucket until that fails, then ask for another attempt with that error.
     Fill(String),
 }
+
+/// Set by [`Act::Poison`]: whoever sees it has a guest that trapped.
+static SPOILT: AtomicBool = AtomicBool::new(false);
 
 /// The plugin.
 #[derive(Default)]
@@ -99,6 +128,11 @@ impl Hostile {
     fn configure(config: Config) -> Result<Self, HookError> {
         let mut hostile = Hostile { rules: config.rules, kept: Vec::new() };
         if let Some(act) = &config.configure {
+            act.run(&mut hostile.kept)?;
+        }
+        if let Some(act) = &config.later
+            && Bucket::new("starts").increment("guests", 1)? > 1
+        {
             act.run(&mut hostile.kept)?;
         }
         Ok(hostile)
@@ -136,9 +170,16 @@ impl Hostile {
 
 impl Hostile {
     fn follow(&mut self, hook: &str, user: &str, ctx: &Context) -> HookResult {
+        if SPOILT.load(Relaxed) {
+            return Err(HookError::reject("this guest has trapped before"));
+        }
+        let named = |only: &str| match only.strip_suffix('*') {
+            Some(beginning) => user.starts_with(beginning),
+            None => only == user,
+        };
         let rule = self.rules.iter().find(|rule| {
             rule.hook.as_deref().is_none_or(|only| only == hook)
-                && rule.user.as_deref().is_none_or(|only| only == user)
+                && rule.user.as_deref().is_none_or(named)
                 && rule.attempts.is_none_or(|last| ctx.attempt <= last)
         });
         rule.map_or(Ok(()), |rule| rule.act.run(&mut self.kept))
@@ -158,6 +199,18 @@ impl Act {
             Act::Allocate => loop {
                 kept.push(vec![1; 1 << 20]);
             },
+            Act::Poison => {
+                SPOILT.store(true, Relaxed);
+                std::process::abort();
+            }
+            Act::FloodCalls => loop {
+                black_box(wasi::now());
+            },
+            Act::Random(bytes) => loop {
+                black_box(wasi::random(*bytes));
+            },
+            Act::Poll(count) => wasi::poll_timers(*count),
+            Act::Hoard => return Err(HookError::retry(wasi::hoard())),
             Act::Keep(bytes) => kept.push(vec![1; *bytes]),
             Act::Exit => wasi::exit(),
             Act::Retry => return Err(HookError::retry("as ordered")),
@@ -177,6 +230,17 @@ impl Act {
             Act::HugeLine(bytes) => print("x".repeat(*bytes).as_bytes())?,
             Act::Sleep(ms) => wasi::sleep(*ms),
             Act::Ask(url) => wasi::wait_for_answer(url).map_err(HookError::retry)?,
+            Act::AskAll(urls) => {
+                if let Some(url) = urls.iter().find(|url| wasi::wait_for_answer(url).is_ok()) {
+                    return Err(HookError::reject(format!("{url} answers")));
+                }
+            }
+            Act::Read(url) => {
+                wasi::read_all(url).map_err(HookError::retry)?;
+            }
+            Act::Follow(url) => wasi::follow(url).map_err(HookError::retry)?,
+            Act::KeepAnswers(url) => return Err(HookError::retry(wasi::keep_answers(url))),
+            Act::Publish(subject) => Message::to(subject).payload(b"boo").publish()?,
             Act::Fill(bucket) => fill(&Bucket::new(bucket))?,
         }
         Ok(())
@@ -204,10 +268,12 @@ fn print(bytes: &[u8]) -> HookResult {
 }
 
 fn fill(bucket: &Bucket) -> HookResult {
-    for number in 0_u64.. {
-        bucket.set(&number.to_string(), vec![1; 1024])?;
+    loop {
+        let reserved = bucket.increment("reserved", 1000)?;
+        for number in reserved - 1000..reserved {
+            bucket.set(&number.to_string(), [1; 64])?;
+        }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -227,7 +293,7 @@ mod tests {
         let mut hostile = hostile(
             r#"{"rules": [
                 {"hook": "user-idle", "act": "reject"},
-                {"user": "mallory", "attempts": 2, "act": {"huge_error": 3}},
+                {"user": "mal*", "attempts": 2, "act": {"huge_error": 3}},
                 {"user": "mallory", "act": "nothing"}
             ]}"#,
         );

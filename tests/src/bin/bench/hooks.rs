@@ -15,16 +15,21 @@ use presence_host::plugins::{
 use presence_host::settings::{DeliverySettings, Grants, Initial, Limits, PluginSettings};
 use presence_host::store::memory::MemoryStore;
 
+use crate::reload;
 use crate::report::{count, line, percentile, time};
 
 const EVENTS: u64 = 200_000;
 const ROUNDS: usize = 5;
+/// Events that find an empty queue.
+const LATENCIES: u64 = 20_000;
 
 fn settings(guest: PathBuf) -> PluginSettings {
     PluginSettings {
         name: "noop".into(),
         path: guest,
         config: "{}".into(),
+        secrets: Default::default(),
+        sha256: None,
         initial: Initial::Nothing,
         interval: None,
         grants: Grants::default(),
@@ -39,7 +44,7 @@ fn settings(guest: PathBuf) -> PluginSettings {
     }
 }
 
-fn transition(at: u64) -> Event {
+pub fn transition(at: u64) -> Event {
     Event::Status(Arc::new(Transition {
         user: UserId::new(&format!("user-{at:019}")).expect("a user id"),
         previous: Some(Status::Offline),
@@ -89,6 +94,7 @@ pub async fn run() -> anyhow::Result<()> {
     line("hooks: latency with an empty queue, p50", time(percentile(&mut latencies, 0.5)), "");
     line("hooks: latency with an empty queue, p99", time(percentile(&mut latencies, 0.99)), "");
     line("hooks: events a second", count(EVENTS as f64 / whole_best.as_secs_f64()), "");
+    reload::run(&plugins, &settings, ROUNDS as u64 * EVENTS + LATENCIES).await?;
     plugins.shutdown().await;
     // A temporary folder that stays is no reason to fail.
     let _ = std::fs::remove_dir_all(&data_dir);
@@ -117,7 +123,7 @@ async fn full_queue(plugins: &PluginSet, first: u64) -> anyhow::Result<Duration>
 
 async fn empty_queue(plugins: &PluginSet, first: u64) -> anyhow::Result<Vec<Duration>> {
     let mut latencies = Vec::new();
-    for at in 1..=20_000 {
+    for at in 1..=LATENCIES {
         let event = transition(first + at);
         let began = Instant::now();
         plugins.submit(event);

@@ -6,6 +6,7 @@ mod hooks;
 mod lean;
 mod memory;
 mod nats;
+mod reload;
 mod report;
 mod websocket;
 

@@ -48,7 +48,7 @@ pub(super) async fn run(servers: usize) -> anyhow::Result<()> {
     let ((last, _), took) = (raw::sessions_stream(&client).await?, began.elapsed().as_secs_f64());
     until_finished(&daemon, before + sent).await;
     let coalesced = figure(&daemon, "presence_transitions_coalesced_total", "").await
-        + figure(&daemon, "presence_plugin_coalesced_total", "").await;
+        + figure(&daemon, "presence_hook_coalesced_total", "").await;
     drop(sessions);
     daemon.kill().await;
     let raw = raw::puts(&client, servers, bytes, SESSIONS * 2).await?;
