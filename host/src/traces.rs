@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use presence_core::delivery::Payload;
 use presence_core::events::Hook;
-use presence_core::ids::{SessionId, UserId};
+use presence_core::ids::{Sequence, SessionId, UserId};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -28,9 +28,11 @@ mod bounded;
 mod context;
 mod export;
 mod otlp;
+mod running;
 
 pub(crate) use bounded::{Bounded, Table};
 pub use context::{SpanContext, Traceparent};
+pub(crate) use running::{HookTrace, Running};
 
 /// So many spans wait to be sent; more are dropped and counted.
 const QUEUE: usize = 4096;
@@ -74,7 +76,7 @@ pub struct Span {
     began: u64,
     ended: u64,
     attributes: Vec<(&'static str, Value)>,
-    failed: bool,
+    pub(crate) failed: bool,
 }
 
 impl Span {
@@ -126,10 +128,25 @@ struct Inner {
     hooks: Table<Told>,
     /// Users whose session document is being written with a `traceparent`.
     outgoing: Table<UserId>,
-    /// Users whose session document came with one, until the owner has looked at it.
-    incoming: Table<UserId>,
+    /// Session documents that came with one, until the owner has looked at them.
+    incoming: Table<(UserId, Sequence)>,
     closing: CancellationToken,
     exporter: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Inner {
+    fn new(sample: f64, spans: mpsc::Sender<Box<Span>>) -> Inner {
+        Inner {
+            sample,
+            spans,
+            dropped: Arc::default(),
+            hooks: Table::default(),
+            outgoing: Table::default(),
+            incoming: Table::default(),
+            closing: CancellationToken::new(),
+            exporter: Mutex::new(None),
+        }
+    }
 }
 
 impl Tracer {
@@ -148,16 +165,8 @@ impl Tracer {
         let (dropped, closing) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
         let exporter = export::Exporter::new(settings, host, dropped.clone())?;
         let exporter = tokio::spawn(exporter.run(queue, closing.clone()));
-        let inner = Inner {
-            sample: settings.sample,
-            spans,
-            dropped,
-            hooks: Table::default(),
-            outgoing: Table::default(),
-            incoming: Table::default(),
-            closing,
-            exporter: Mutex::new(Some(exporter)),
-        };
+        let exporter = Mutex::new(Some(exporter));
+        let inner = Inner { dropped, closing, exporter, ..Inner::new(settings.sample, spans) };
         Ok(Tracer { inner: Some(Arc::new(inner)) })
     }
 
@@ -202,7 +211,13 @@ impl Tracer {
     }
 
     /// The span of one attempt of a hook, if its event is traced.
-    pub(crate) fn hook(&self, plugin: &str, payload: &Payload, event_id: &str, attempt: u32) -> Traced {
+    pub(crate) fn hook(
+        &self,
+        plugin: &str,
+        payload: &Payload,
+        event_id: &str,
+        attempt: u32,
+    ) -> Option<Running> {
         let inner = self.inner.as_ref().filter(|inner| !inner.hooks.is_empty())?;
         let parent = inner.hooks.get(&Told::of(payload)?)?;
         let hook = payload.hook().as_str();
@@ -214,16 +229,7 @@ impl Tracer {
         }
         span.set(attributes::EVENT_ID, event_id);
         span.attributes.push((attributes::ATTEMPT, Value::Number(attempt.into())));
-        Some(span)
-    }
-
-    /// The attempt has ended; `failure`: how, if it did not succeed.
-    pub(crate) fn end_hook(&self, span: Traced, failure: Option<&'static str>) {
-        if let Some(mut span) = span {
-            span.set(attributes::OUTCOME, failure.unwrap_or("delivered"));
-            span.failed = failure.is_some();
-            self.end(span);
-        }
+        Some(Running::new(self, span))
     }
 
     /// The session document that is about to be written for this user carries this context.
@@ -245,16 +251,17 @@ impl Tracer {
         self.inner.as_ref().filter(|inner| !inner.outgoing.is_empty())?.outgoing.get(user)
     }
 
-    /// A session document of this user came with this context.
-    pub(crate) fn note_incoming(&self, user: &UserId, context: SpanContext) {
+    /// The session document of this user that was written at this place came with this context.
+    pub(crate) fn note_incoming(&self, user: &UserId, at: Sequence, context: SpanContext) {
         if let Some(inner) = &self.inner {
-            inner.incoming.put(user.clone(), context);
+            inner.incoming.put((user.clone(), at), context);
         }
     }
 
-    /// The context of the newest session document of this user, once.
-    pub(crate) fn take_incoming(&self, user: &UserId) -> Option<SpanContext> {
-        self.inner.as_ref().filter(|inner| !inner.incoming.is_empty())?.incoming.take(user)
+    /// What that document came with, once.
+    pub(crate) fn take_incoming(&self, user: &UserId, at: Sequence) -> Option<SpanContext> {
+        let inner = self.inner.as_ref().filter(|inner| !inner.incoming.is_empty())?;
+        inner.incoming.take(&(user.clone(), at))
     }
 
     /// Sends what is left, for a bounded time. What ends later is dropped.
@@ -267,64 +274,6 @@ impl Tracer {
             exporter.abort();
             tracing::warn!("the last traces could not be sent in time");
         }
-    }
-}
-
-/// A hook that runs as part of a trace, for what it asks of others.
-#[derive(Clone)]
-pub(crate) struct HookTrace {
-    tracer: Tracer,
-    hook: Span,
-}
-
-impl HookTrace {
-    pub(crate) fn new(tracer: &Tracer, hook: &Span) -> HookTrace {
-        HookTrace { tracer: tracer.clone(), hook: hook.clone() }
-    }
-
-    /// A request of the guest; its span ends with the value.
-    pub(crate) fn request(&self) -> Request {
-        let SpanContext { trace, span } = self.hook.context;
-        let mut request = begin(trace, Some(span), "http".into(), Kind::Client);
-        let copied = self.hook.attributes.iter().filter(|(name, _)| *name != attributes::ATTEMPT);
-        request.attributes = copied.cloned().collect();
-        Request {
-            tracer: self.tracer.clone(),
-            context: request.context,
-            span: Some(Box::new(request)),
-            ended: None,
-        }
-    }
-}
-
-/// A request that is under way. Dropped before it is answered, it was cut with its call.
-pub(crate) struct Request {
-    tracer: Tracer,
-    /// For the header `traceparent`.
-    pub(crate) context: SpanContext,
-    span: Traced,
-    ended: Option<(String, bool)>,
-}
-
-impl Request {
-    /// Somebody has answered.
-    pub(crate) fn answered(mut self, status: u16) {
-        self.ended = Some((status.to_string(), status >= 400));
-    }
-
-    /// Nobody has.
-    pub(crate) fn failed(mut self) {
-        self.ended = Some(("failed".to_owned(), true));
-    }
-}
-
-impl Drop for Request {
-    fn drop(&mut self) {
-        let Some(mut span) = self.span.take() else { return };
-        let (outcome, failed) = self.ended.take().unwrap_or_else(|| ("cut".to_owned(), true));
-        span.set(attributes::OUTCOME, outcome);
-        span.failed = failed;
-        self.tracer.end(span);
     }
 }
 
@@ -341,4 +290,4 @@ fn nanoseconds() -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -272,7 +272,7 @@ impl Driver {
                 Change::Put(Document::Sessions(document)) => Some(&**document),
                 _ => None,
             };
-            let traced = self.arriving(id, user);
+            let traced = self.arriving(id, user, update.sequence);
             self.take_document(now, id, user, *instance, document);
             self.arrived(id, user, traced);
         }

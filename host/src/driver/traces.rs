@@ -2,7 +2,7 @@
 //! Nothing is kept of messages that are not sampled, and nothing is decided by what is kept.
 
 use presence_core::events::{Hook, Status, Transition};
-use presence_core::ids::{PartitionId, SessionId, UserId};
+use presence_core::ids::{PartitionId, Sequence, SessionId, UserId};
 use presence_core::sessions::SessionKey;
 
 use super::engine::Driver;
@@ -36,12 +36,18 @@ pub(super) struct TracedPut {
     tracer: Tracer,
     user: UserId,
     span: Box<Span>,
+    shared: bool,
 }
 
 impl TracedPut {
-    /// The store has answered.
-    pub(super) fn end(self) {
-        self.tracer.forget_outgoing(&self.user, self.span.context);
+    /// The store has answered: where the document is, or that it is gone; none: it is not written.
+    pub(super) fn end(mut self, written: Option<Option<Sequence>>) {
+        self.span.failed = written.is_none();
+        if self.shared {
+            self.tracer.forget_outgoing(&self.user, self.span.context);
+        } else if let Some(at) = written.flatten() {
+            self.tracer.note_incoming(&self.user, at, self.span.context);
+        }
         self.tracer.end(self.span);
     }
 }
@@ -56,10 +62,8 @@ impl Traces {
         let span = self.tracer.child("store.put", self.messages.take(user)?)?;
         if shared {
             self.tracer.note_outgoing(user, span.context);
-        } else {
-            self.tracer.note_incoming(user, span.context);
         }
-        Some(TracedPut { tracer: self.tracer.clone(), user: user.clone(), span })
+        Some(TracedPut { tracer: self.tracer.clone(), user: user.clone(), span, shared })
     }
 
     /// A transition is recorded: its hooks go on with the trace.
@@ -131,12 +135,15 @@ impl Driver {
     }
 
     /// A session document came: the context that it carries, and the user's revision before it is looked at.
-    pub(super) fn arriving(&self, id: PartitionId, user: &UserId) -> Option<(SpanContext, u64)> {
-        let context = self.traces.tracer.take_incoming(user)?;
-        Some((
-            context,
-            self.partitions.get(&id)?.tracker.known(user).map_or(0, |known| known.record.revision),
-        ))
+    pub(super) fn arriving(
+        &self,
+        id: PartitionId,
+        user: &UserId,
+        at: Sequence,
+    ) -> Option<(SpanContext, u64)> {
+        let context = self.traces.tracer.take_incoming(user, at)?;
+        let known = self.partitions.get(&id)?.tracker.known(user);
+        Some((context, known.map_or(0, |known| known.record.revision)))
     }
 
     /// It was looked at.
@@ -158,5 +165,87 @@ impl Driver {
         {
             self.traces.transitions.put(user.clone(), Deciding { span, revision });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use presence_core::delivery::Payload;
+
+    use super::*;
+    use crate::plugins::testing;
+    use crate::traces::tests::{Recording, recording};
+
+    const CONTEXT: SpanContext = SpanContext { trace: 7, span: 9 };
+
+    fn traces() -> (Traces, Recording) {
+        let (tracer, recording) = recording();
+        (Traces { tracer, ..Traces::default() }, recording)
+    }
+
+    fn alice() -> UserId {
+        UserId::new("alice").unwrap()
+    }
+
+    fn transition(current: Status, revision: u64) -> Transition {
+        Transition { current, ..testing::transition("alice", revision) }
+    }
+
+    /// A document of alice has brought about this revision, or has left her offline held back.
+    fn decide(traces: &mut Traces, revision: Option<u64>) {
+        let span = traces.tracer.child("transition", CONTEXT).unwrap();
+        traces.transitions.put(alice(), Deciding { span, revision });
+    }
+
+    fn is_traced(traces: &Traces, transition: Transition) -> bool {
+        traces.tracer.hook("p", &Payload::Status(transition.into()), "id", 1).is_some()
+    }
+
+    #[test]
+    fn a_transition_goes_on_with_the_document_that_brought_it_about() {
+        let (mut traces, mut recording) = traces();
+        decide(&mut traces, Some(3));
+        traces.tell(&transition(Status::Online, 2));
+        assert_eq!(recording.ended(), Vec::<String>::new(), "it was decided before");
+        traces.tell(&transition(Status::Idle, 3));
+        assert_eq!(recording.ended(), ["transition idle"]);
+        traces.tell(&transition(Status::Online, 4));
+        let traced = [2, 3, 4].map(|revision| is_traced(&traces, transition(Status::Idle, revision)));
+        assert_eq!(traced, [false, true, false]);
+    }
+
+    #[test]
+    fn what_is_held_back_is_told_with_the_trace_or_nothing_is() {
+        let (mut traces, mut recording) = traces();
+        decide(&mut traces, None);
+        traces.tell(&transition(Status::Offline, 3));
+        assert_eq!(recording.ended(), ["transition offline"]);
+        decide(&mut traces, None);
+        traces.tell(&transition(Status::Idle, 4));
+        traces.tell(&transition(Status::Offline, 5));
+        assert_eq!(recording.ended(), Vec::<String>::new(), "it was not held back any more");
+    }
+
+    #[test]
+    fn a_write_hands_the_trace_on_to_the_owner_once_it_is_certain() {
+        let (mut traces, mut recording) = traces();
+        assert!(traces.begin_put(&alice(), true).is_none());
+        for (shared, written) in
+            [(true, Some(Some(Sequence(4)))), (false, Some(Some(Sequence(5)))), (false, None)]
+        {
+            traces.messages.put(alice(), CONTEXT);
+            let put = traces.begin_put(&alice(), shared).unwrap();
+            assert!(traces.begin_put(&alice(), shared).is_none(), "one document goes on with a message");
+            assert_eq!(
+                traces.tracer.outgoing(&alice()).is_some(),
+                shared,
+                "through the store if it is shared"
+            );
+            put.end(written);
+            assert_eq!(traces.tracer.outgoing(&alice()), None);
+        }
+        let came = [4, 5].map(|at| traces.tracer.take_incoming(&alice(), Sequence(at)).is_some());
+        assert_eq!(came, [false, true]);
+        assert_eq!(recording.ended(), ["store.put", "store.put", "store.put!"]);
     }
 }

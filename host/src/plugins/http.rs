@@ -24,7 +24,7 @@ use super::denials::Denials;
 use super::grants::{self, Denied};
 use super::local::web::LocalHttp;
 use crate::settings::HttpGrant;
-use crate::traces::HookTrace;
+use crate::traces::{HookTrace, Running};
 
 mod body;
 mod resolver;
@@ -279,8 +279,12 @@ impl WasiHttpHooks for Requests {
         Box::new(async move {
             let ended = way.send(request, options.unwrap_or_default()).await;
             match (traced, &ended) {
-                (Some(traced), Ok(response)) => traced.answered(response.status().as_u16()),
-                (Some(traced), Err(_)) => traced.failed(),
+                (Some(traced), Ok(response)) => {
+                    let status = response.status().as_u16();
+                    traced.end(status.to_string(), status >= 400);
+                }
+                // Not why: an error may name what the guest asked for.
+                (Some(traced), Err(_)) => traced.end("failed", true),
                 (None, _) => {}
             }
             let response = ended?;
@@ -295,7 +299,7 @@ impl WasiHttpHooks for Requests {
 }
 
 /// The span of a request. Its receiver is told, unless the guest has told him something else.
-fn traced(hook: &HookTrace, request: &mut Request<WasiBody>) -> crate::traces::Request {
+fn traced(hook: &HookTrace, request: &mut Request<WasiBody>) -> Running {
     let span = hook.request();
     let headers = request.headers_mut();
     if let Ok(traceparent) = HeaderValue::from_str(&span.context.to_string())

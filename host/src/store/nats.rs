@@ -147,12 +147,12 @@ impl Shared {
     }
 
     /// Notes the trace of a session document that came.
-    fn note_trace(&self, key: &Key, payload: &[u8]) {
+    fn note_trace(&self, key: &Key, at: Sequence, payload: &[u8]) {
         if self.tracer.is_on()
             && let Key::Sessions(_, _, user, _) = key
             && let Some(context) = token::traceparent(payload)
         {
-            self.tracer.note_incoming(user, context);
+            self.tracer.note_incoming(user, at, context);
         }
     }
 

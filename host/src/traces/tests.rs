@@ -10,6 +10,44 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::plugins::testing::transition;
 
+/// A tracer that samples everything, and the spans that have ended.
+pub(crate) fn recording() -> (Tracer, Recording) {
+    let (spans, ended) = mpsc::channel(QUEUE);
+    (Tracer { inner: Some(Arc::new(Inner::new(1.0, spans))) }, Recording(ended))
+}
+
+/// What would have been sent.
+pub(crate) struct Recording(mpsc::Receiver<Box<Span>>);
+
+impl Recording {
+    /// The spans that have ended since.
+    fn spans(&mut self) -> Vec<Box<Span>> {
+        std::iter::from_fn(|| self.0.try_recv().ok()).collect()
+    }
+
+    /// The same, each by its name and its outcome; with `!` if that is a failure.
+    pub(crate) fn ended(&mut self) -> Vec<String> {
+        self.spans().iter().map(|span| shown(span)).collect()
+    }
+}
+
+fn shown(span: &Span) -> String {
+    let mut text = span.name.to_string();
+    for (name, value) in &span.attributes {
+        if let (&attributes::OUTCOME, Value::Text(outcome)) = (name, value) {
+            text = format!("{text} {outcome}");
+        }
+    }
+    if span.failed { text + "!" } else { text }
+}
+
+/// The first attempt of plugin `p` at a transition of alice, as part of a trace.
+pub(crate) fn attempt(tracer: &Tracer) -> Running {
+    let payload = Payload::Status(transition("alice", 3).into());
+    tracer.note_told(Told::of(&payload).unwrap(), SpanContext { trace: 7, span: 9 });
+    tracer.hook("p", &payload, "p:user-online:alice:3", 1).unwrap()
+}
+
 fn settings(otlp: &str, sample: f64) -> TelemetrySettings {
     TelemetrySettings { otlp: otlp.parse().unwrap(), sample, service_name: "test".into() }
 }
@@ -34,9 +72,9 @@ async fn the_sender_decides_else_chance_and_with_a_sample_of_0_nobody() {
     assert_eq!((span.context.trace, span.parent), (7, Some(9)));
 }
 
-#[tokio::test]
-async fn a_hook_is_part_of_the_trace_of_its_event_alone() {
-    let tracer = tracer(1.0);
+#[test]
+fn a_hook_is_part_of_the_trace_of_its_event_alone() {
+    let (tracer, mut recording) = recording();
     let payload = |user, revision| Payload::Status(transition(user, revision).into());
     let context = SpanContext { trace: 7, span: 9 };
     tracer.note_told(Told::of(&payload("alice", 3)).unwrap(), context);
@@ -44,10 +82,40 @@ async fn a_hook_is_part_of_the_trace_of_its_event_alone() {
         assert!(tracer.hook("p", &payload(user, revision), "id", 1).is_none());
     }
     for attempt in [1, 2] {
-        let span = tracer.hook("p", &payload("alice", 3), "id", attempt).unwrap();
-        assert_eq!((&*span.name, span.context.trace, span.parent), ("hook p user-online", 7, Some(9)));
+        let running = tracer.hook("p", &payload("alice", 3), "id", attempt).unwrap();
+        running.end(if attempt == 1 { "retry" } else { "delivered" }, attempt == 1);
     }
+    let spans = recording.spans();
+    assert_eq!(
+        spans.iter().map(|span| shown(span)).collect::<Vec<_>>(),
+        ["hook p user-online retry!", "hook p user-online delivered"]
+    );
+    assert!(spans.iter().all(|span| span.context.trace == 7 && span.parent == Some(9)));
     assert!(Tracer::off().hook("p", &payload("alice", 3), "id", 1).is_none());
+}
+
+#[test]
+fn a_request_tells_whose_it_is_and_how_it_ended() {
+    let (tracer, mut recording) = recording();
+    let attempt = attempt(&tracer);
+    let trace = HookTrace::of(&attempt).unwrap();
+    let (one, other, third) = (trace.request(), trace.request(), trace.request());
+    assert_eq!(one.context.trace, 7);
+    assert_ne!(one.context.span, other.context.span);
+    one.end("204", false);
+    other.end("503", true);
+    drop(third);
+    let hook = attempt.context.span;
+    drop(attempt);
+    let spans = recording.spans();
+    let ended: Vec<String> = spans.iter().map(|span| shown(span)).collect();
+    assert_eq!(ended, ["http 204", "http 503!", "http cut!", "hook p user-online cut!"]);
+    for span in &spans[..3] {
+        let names: Vec<&str> = span.attributes.iter().map(|(name, _)| *name).collect();
+        let of_hook = ["presence.plugin", "presence.hook", "presence.user", "presence.event_id"];
+        assert_eq!(names, [&of_hook[..], &["presence.outcome"]].concat());
+        assert_eq!((span.parent, span.kind), (Some(hook), Kind::Client));
+    }
 }
 
 #[tokio::test]
@@ -60,8 +128,9 @@ async fn documents_carry_what_was_noted_for_them() {
     assert_eq!(tracer.outgoing(&alice), Some(context), "another one is being written");
     tracer.forget_outgoing(&alice, context);
     assert_eq!(tracer.outgoing(&alice), None);
-    tracer.note_incoming(&alice, context);
-    assert_eq!((tracer.take_incoming(&alice), tracer.take_incoming(&alice)), (Some(context), None));
+    tracer.note_incoming(&alice, Sequence(5), context);
+    let take = |at| tracer.take_incoming(&alice, Sequence(at));
+    assert_eq!((take(4), take(5), take(5)), (None, Some(context), None), "of that document alone, once");
 }
 
 #[tokio::test]

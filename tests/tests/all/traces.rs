@@ -3,7 +3,7 @@
 
 use presence_core::ids::{Layout, UserId};
 use presence_tests::{
-    Client, Collector, Config, Daemon, NatsServer, Plugin, Recorder, Request, Trace, until,
+    Client, Collector, Config, Daemon, Mood, NatsServer, Plugin, Recorder, Request, Span, Trace, until,
 };
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
@@ -112,6 +112,40 @@ async fn one_trace_leads_from_a_message_to_the_plugins_request() {
     assert_eq!(seen(&recorder, "user-offline", "alice"), "");
     daemon.stop().await.with_code(0);
     assert_eq!(collector.spans().len(), WHOLE.len() + 2 + idle.len());
+}
+
+/// The first span of this name with this outcome.
+async fn ended(collector: &Collector, name: &str, outcome: &str) -> Span {
+    until(format!("a span {name} with outcome {outcome}"), async || {
+        let wanted = |span: &Span| span.name == name && span.attributes["presence.outcome"] == outcome;
+        collector.spans().into_iter().find(wanted)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn every_attempt_is_a_span_of_its_own() {
+    let (collector, recorder) = (Collector::start().await, Recorder::start().await);
+    recorder.answer(Mood::Status(503));
+    let config = Daemon::with(Plugin::webhook(&recorder)).section(collector.section("sample = 0.000001"));
+    let daemon = config.start().await;
+    let alice = traced_client(&daemon, "alice").await;
+    let failed = ended(&collector, "hook webhook user-online", "retry").await;
+    recorder.answer(Mood::Status(204));
+    let delivered = ended(&collector, "hook webhook user-online", "delivered").await;
+    assert!(failed.failed && !delivered.failed);
+    assert_eq!(failed.attributes["presence.attempt"], "1");
+    assert_ne!(delivered.attributes["presence.attempt"], "1");
+    assert_eq!((&failed.trace, &failed.parent), (&delivered.trace, &delivered.parent));
+    let spans = collector.spans();
+    for (attempt, outcome) in [(failed, "503"), (delivered, "204")] {
+        let http =
+            spans.iter().find(|span| span.parent == attempt.id).expect("a request ends before its attempt");
+        assert_eq!((http.name.as_str(), http.attributes["presence.outcome"].as_str()), ("http", outcome));
+        assert_eq!(http.failed, attempt.failed);
+    }
+    alice.close().await;
+    daemon.stop().await.with_code(0);
 }
 
 #[tokio::test]

@@ -250,7 +250,7 @@ impl Following {
             Some(removal) => removal,
             None => {
                 let document = self.shared.decode(&key, &message.payload)?;
-                self.shared.note_trace(&key, &message.payload);
+                self.shared.note_trace(&key, sequence, &message.payload);
                 presence_core::documents::Change::Put(document)
             }
         };
