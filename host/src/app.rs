@@ -23,6 +23,7 @@ use crate::settings::{Settings, StoreKind};
 use crate::store::SharedStore;
 use crate::store::memory::MemoryStore;
 use crate::store::nats::{NatsError, NatsStore};
+use crate::traces::Tracer;
 use tokio_util::sync::CancellationToken;
 
 /// So many events of the gateway wait for the driver; then the gateway waits.
@@ -43,6 +44,9 @@ pub enum BuildError {
     /// NATS is away, exit code 69, or not as presence.toml says, 78.
     #[error(transparent)]
     Store(#[from] NatsError),
+    /// A collector over https can't be reached without certificates: exit code 69.
+    #[error("telemetry.otlp: no root certificates to check the collector with")]
+    Telemetry(#[source] std::io::Error),
     /// The plugins' keys can't be kept there: exit code 69.
     #[error("the plugins' keys can't be kept in NATS: {0}")]
     KeyValue(#[from] KeyValueError),
@@ -55,7 +59,7 @@ pub enum BuildError {
 }
 
 /// The store of documents, and what plugins are given beside it.
-async fn open_store(settings: &Settings) -> Result<(SharedStore, Backends), BuildError> {
+async fn open_store(settings: &Settings, tracer: &Tracer) -> Result<(SharedStore, Backends), BuildError> {
     let cluster = &settings.cluster;
     let layout = Layout { partitions: cluster.partitions, leaves: cluster.leaves };
     match &cluster.store {
@@ -70,7 +74,7 @@ async fn open_store(settings: &Settings) -> Result<(SharedStore, Backends), Buil
             Ok((store, Backends { keyvalue: Arc::new(keyvalue), messaging: None, statuses }))
         }
         StoreKind::Nats(nats) => {
-            let store = NatsStore::connect(nats, layout).await?;
+            let store = NatsStore::connect_traced(nats, layout, tracer.clone()).await?;
             let keyvalue = NatsKeyValue::open(store.client().clone(), &nats.prefix, nats.replicas).await?;
             let messaging = NatsMessaging::new(store.publisher());
             let store: SharedStore = Arc::new(store);
@@ -89,25 +93,29 @@ pub struct App {
     reloading: (Reloader, Asker),
     store: SharedStore,
     clock: Clock,
+    tracer: Tracer,
 }
 
 impl App {
     /// Connects to the store, loads the plugins, then binds. `source` is read again for reloads.
     pub async fn build(settings: Settings, source: Source, compile: CompileMode) -> Result<App, BuildError> {
         let clock = Clock::machine();
-        let (store, backends) = open_store(&settings).await?;
+        let tracer =
+            Tracer::start(settings.telemetry.as_ref(), &settings.host.name).map_err(BuildError::Telemetry)?;
+        let (store, backends) = open_store(&settings, &tracer).await?;
         let deps = plugins::Deps {
             data_dir: settings.host.data_dir.clone(),
             store: store.clone(),
             backends,
             compile,
             clock: clock.clone(),
+            tracer: tracer.clone(),
         };
         let plugins = PluginSet::load(&settings.plugins, deps).await.map_err(BuildError::Plugins)?;
         let plugins = Arc::new(plugins);
         let reloading = Reloader::new(source, &settings, plugins.clone())?;
-        let listeners = gateway::bind(&settings).await?;
-        let app = App { settings, listeners, plugins, reloading, store, clock };
+        let listeners = gateway::bind(&settings).await?.traced(tracer.clone());
+        let app = App { settings, listeners, plugins, reloading, store, clock, tracer };
         app.announce();
         Ok(app)
     }
@@ -152,6 +160,7 @@ impl App {
             seed: fastrand::u64(..),
         };
         let driver = Driver::new(config, self.clock, self.store.clone(), self.plugins.clone(), events);
+        let driver = driver.traced(self.tracer.clone());
         let (reloader, asker) = self.reloading;
         let admin = AdminDeps { store: self.store, metrics: self.plugins.clone(), reload: Arc::new(asker) };
         let reloading = tokio::spawn(reloader.run(handle.clone()));
@@ -171,6 +180,7 @@ impl App {
             tracing::debug!("some connections did not take their last frames");
         }
         self.plugins.shutdown().await;
+        self.tracer.shutdown().await;
         stopped
     }
 }

@@ -130,6 +130,7 @@ fn serve(settings: Settings, path: &Path) -> u8 {
                 eprintln!("presence: {error}");
                 return EXIT_CONFIGURATION;
             }
+            Err(error @ BuildError::Telemetry(_)) => return unavailable(error.into()),
             Err(BuildError::KeyFile(error)) if error.is_configuration() => {
                 eprintln!("presence: {error}");
                 return EXIT_CONFIGURATION;

@@ -17,6 +17,7 @@ mod plugin;
 mod reader;
 mod scenario;
 mod secrets;
+mod telemetry;
 mod values;
 
 pub use differences::differences;
@@ -133,9 +134,10 @@ fn read(
     let presence = read_presence(&mut root.table("presence"));
     let cluster = cluster::read(&mut root.table("cluster"), folder);
     let auth = auth::read(&mut root.table("auth"), &host, folder);
+    let telemetry = telemetry::read(&mut root.table("telemetry"));
     let plugins = plugin::read(root.tables("plugin"), folder, running.unwrap_or(&cluster));
     drop(host_table);
-    Some(Settings { host, presence, auth, cluster, plugins })
+    Some(Settings { host, presence, auth, cluster, telemetry, plugins })
 }
 
 fn read_host(table: &mut Table<'_, '_>, folder: &Path) -> HostSettings {

@@ -12,6 +12,7 @@ use presence_core::time::Timestamp;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::gateway::NewSession;
+use crate::traces::Traced;
 
 mod clients;
 mod cluster;
@@ -21,6 +22,7 @@ mod letters;
 mod newcomers;
 mod partition;
 mod partitions;
+mod traces;
 
 pub use engine::{Driver, DriverConfig, Ending};
 pub use letters::{LetterCounts, LetterOrder, LetterOutcome, LetterReport, LetterVerb};
@@ -39,7 +41,7 @@ pub enum Event {
     /// A client message other than `ping` came: somebody is there. Implies `Frame`.
     Activity(Connection),
     /// `set_status`. Implies `Activity`. The driver answers `ok` with the id.
-    SetStatus(Connection, Status, Option<String>),
+    SetStatus(Connection, Status, Option<String>, Traced),
     /// `watch`, already allowed. Implies `Activity`. The driver answers a `presence` for each, then `ok`.
     Watch(Connection, Vec<UserId>, Option<String>),
     /// `unwatch`. Implies `Activity`. The driver answers `ok`.

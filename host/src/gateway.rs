@@ -8,6 +8,8 @@ use std::sync::Arc;
 use presence_core::events::Attributes;
 use presence_core::ids::UserId;
 
+use crate::traces::Traced;
+
 pub mod admin;
 mod auth;
 mod handshake;
@@ -38,6 +40,8 @@ pub struct NewSession {
     pub outbox: Arc<Outbox>,
     /// When the token expires, milliseconds since 1970: the session ends then with reason `expired`.
     pub expires_at: Option<u64>,
+    /// Goes on with the session.
+    pub trace: Traced,
 }
 
 #[cfg(test)]

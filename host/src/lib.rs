@@ -19,4 +19,5 @@ pub mod settings;
 pub mod store;
 mod table;
 pub mod telemetry;
+pub mod traces;
 pub mod users;

@@ -16,6 +16,8 @@ pub struct Settings {
     pub auth: AuthSettings,
     /// `[cluster]`
     pub cluster: ClusterSettings,
+    /// `[telemetry]`; none: nothing is traced.
+    pub telemetry: Option<TelemetrySettings>,
     /// `[[plugin]]`, in file order; names are unique.
     pub plugins: Vec<PluginSettings>,
 }
@@ -207,6 +209,27 @@ pub struct NatsTls {
     pub ca_file: Option<PathBuf>,
     /// The own certificate and its key.
     pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// `[telemetry]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct TelemetrySettings {
+    /// An OTLP/HTTP collector: `http` or `https`, without user, password or query.
+    pub otlp: http::Uri,
+    /// The share of client messages that are traced, 0 to 1; 0: none.
+    pub sample: f64,
+    /// What this deployment is called there.
+    pub service_name: String,
+}
+
+impl TelemetrySettings {
+    /// Where traces are sent.
+    pub fn traces_address(&self) -> http::Uri {
+        let mut parts = self.otlp.clone().into_parts();
+        let path = format!("{}/v1/traces", self.otlp.path().trim_end_matches('/'));
+        parts.path_and_query = path.parse().ok();
+        http::Uri::from_parts(parts).unwrap_or_else(|_| self.otlp.clone())
+    }
 }
 
 /// `[[plugin]]`

@@ -17,6 +17,7 @@
 mod certificates;
 pub mod chaos;
 mod client;
+mod collector;
 mod config;
 mod daemon;
 mod http;
@@ -31,6 +32,7 @@ mod webhook;
 
 pub use certificates::Authority;
 pub use client::{Client, Refusal};
+pub use collector::{Collector, Span, Trace};
 pub use config::{Config, Plugin};
 pub use daemon::Daemon;
 pub use http::{Answer, ask};

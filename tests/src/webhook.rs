@@ -37,6 +37,11 @@ impl Recorder {
         self.0.answer(mood);
     }
 
+    /// Every request that was answered with success, in order.
+    pub fn requests(&self) -> Vec<Request> {
+        self.0.requests()
+    }
+
     /// Every event that was answered with success, repeats too, in order.
     pub fn deliveries(&self) -> Vec<Value> {
         self.0.requests().iter().map(Request::json).collect()

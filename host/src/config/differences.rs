@@ -36,10 +36,10 @@ mod tests {
 
     #[test]
     fn keys_that_differ_are_named_and_plugins_are_not() {
-        let one = "[host]\nlisten = \"a\"\nadmin = \"b\"\n[auth]\nmode = \"none\"\n[[plugin]]\nname = \"p\"";
-        let other =
-            "[host]\nlisten = \"c\"\nadmin = \"b\" # the same\n[[auth.key]]\nid = \"k\"\n[presence]\n";
-        assert_eq!(differences(one, other), ["auth.key", "auth.mode", "host.listen"]);
+        let one = "[host]\nlisten = \"a\"\nadmin = \"b\"\n[auth]\nmode = \"none\"\n[telemetry]\n[[plugin]]\nname = \"p\"";
+        let other = "[host]\nlisten = \"c\"\nadmin = \"b\" # the same\n[[auth.key]]\nid = \"k\"\n[presence]\n\
+             [telemetry]\notlp = \"http://c:4318\"\n";
+        assert_eq!(differences(one, other), ["auth.key", "auth.mode", "host.listen", "telemetry.otlp"]);
         assert_eq!(differences(one, one), Vec::<String>::new());
         assert_eq!(differences(one, "no toml ["), Vec::<String>::new());
     }

@@ -206,6 +206,24 @@ impl<'d, 'e> Table<'d, 'e> {
         }
     }
 
+    /// A number from 0 to 1.
+    pub(super) fn ratio(&mut self, key: &str, default: f64) -> f64 {
+        const WANTED: &str = "a number from 0 to 1, such as 0.01";
+        let number = |value: &DeValue<'_>| match value {
+            DeValue::Float(number) => number.as_str().parse::<f64>().ok(),
+            DeValue::Integer(number) => number.as_str().parse::<f64>().ok(),
+            _ => None,
+        };
+        let Some(found) = self.expect(key, WANTED, number) else {
+            return default;
+        };
+        if (0.0..=1.0).contains(&found.value) {
+            return found.value;
+        }
+        self.wrong(&found, &format!("must be {WANTED}, not {}", found.value));
+        default
+    }
+
     fn parsed<T>(
         &mut self,
         key: &str,

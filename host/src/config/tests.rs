@@ -31,6 +31,33 @@ fn an_empty_file_has_every_default() {
     assert!(settings.plugins.is_empty());
 }
 
+#[test]
+fn traces_have_a_collector_or_there_are_none() {
+    assert_eq!(check("").unwrap().telemetry, None);
+    let telemetry = |lines: &str| check(&format!("[telemetry]\n{lines}"));
+    let defaults = telemetry("otlp = \"http://127.0.0.1:4318\"").unwrap().telemetry.unwrap();
+    assert_eq!((defaults.sample, &*defaults.service_name), (0.01, "presence"));
+    assert_eq!(defaults.traces_address(), "http://127.0.0.1:4318/v1/traces");
+    let all = "otlp = \"https://otel.example/base/\"\nsample = 1\nservice_name = \"shop\"";
+    let all = telemetry(all).unwrap().telemetry.unwrap();
+    assert_eq!((all.sample, &*all.service_name), (1.0, "shop"));
+    assert_eq!(all.traces_address(), "https://otel.example/base/v1/traces");
+
+    let wrong =
+        errors("[telemetry]\nsample = 1.5\nservice_name = \"\"\notlp = \"http://me:hunter2@x\"\nrate = 1");
+    assert_eq!(wrong.len(), 4, "{wrong:?}");
+    for (error, part) in
+        wrong.iter().zip(["sample: must be a number from 0 to 1", "1 to 128", "OTLP/HTTP", "rate"])
+    {
+        assert!(error.contains(part) && !error.contains("hunter2"), "{error}");
+    }
+    for otlp in ["127.0.0.1:4318", "grpc://x:4317", "http://x?token=1", "", "http://"] {
+        assert_eq!(errors(&format!("[telemetry]\notlp = \"{otlp}\"")).len(), 1, "{otlp}");
+    }
+    let alone = errors("[telemetry]\nsample = 0.5\nservice_name = \"shop\"");
+    assert_eq!(alone.len(), 2, "{alone:?}");
+}
+
 /// The example with every commented default switched on.
 fn with_defaults(text: &str) -> String {
     let is_key = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use presence_core::events::{SessionChange, labels};
+use presence_core::events::{Hook, SessionChange, labels};
 use presence_core::sessions::{SessionEffect, SessionKey};
 use presence_core::time::Now;
 use presence_core::watchers::{WatchEffect, Watcher};
@@ -31,9 +31,13 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 impl Driver {
     pub(super) fn handle_event(&mut self, now: Now, event: Event) {
         match event {
-            Event::Open(session, answer) => {
+            Event::Open(mut session, answer) => {
                 let outbox = session.outbox.clone();
+                let traced = session.trace.take().map(|span| (span, session.user.clone()));
                 let opened = self.open(now, session);
+                if let (Some((span, user)), Ok(opened)) = (traced, &opened) {
+                    self.note_message(Some(span), user, opened.session.clone(), Some(Hook::SessionConnected));
+                }
                 let key = opened.as_ref().ok().map(|opened| SessionKey(opened.connection.0));
                 if answer.send(opened).is_err() {
                     // The client went away while it waited.
@@ -46,8 +50,11 @@ impl Driver {
             }
             Event::Frame(connection) => self.sessions.handle_frame(now, SessionKey(connection.0)),
             Event::Activity(connection) => self.sessions.handle_activity(now, SessionKey(connection.0)),
-            Event::SetStatus(connection, status, request) => {
-                self.sessions.handle_set_status(now, SessionKey(connection.0), status);
+            Event::SetStatus(connection, status, request, trace) => {
+                let key = SessionKey(connection.0);
+                let before = trace.as_ref().and_then(|_| self.sessions.session(key)).map(|view| view.status);
+                self.sessions.handle_set_status(now, key, status);
+                self.note_set_status(trace, key, before);
                 self.answer(connection, request);
             }
             Event::Watch(connection, users, request) => {
@@ -86,6 +93,7 @@ impl Driver {
     }
 
     fn close(&mut self, now: Now, key: SessionKey, reason: &'static str) {
+        self.begin_disconnect(key);
         self.sessions.handle_close(now, key, reason.into());
         self.forget_connection(key);
     }

@@ -436,21 +436,30 @@ impl Driver {
             let (partition, leaf) = self.config.layout.place(&write.user);
             let key = Key::Sessions(partition, leaf, write.user.clone(), instance);
             let (store, life) = (self.store.clone(), std::sync::Arc::downgrade(&self.life));
+            let traced = self.traces.begin_put(&write.user, self.config.shared);
             let operation = async move {
                 let written = match write.document {
                     Some(document) => {
                         let document = Document::Sessions(document);
                         let put = Put { key, document, expect: Expect::Any, lease: None };
                         let written = definite_or_unclear(&life, || store.put(put.clone())).await;
-                        written.map(|(put, unclear)| (put.map(|_| ()), unclear))
+                        written.map(|(put, unclear)| (put.map(Some), unclear))
                     }
-                    None => definite_or_unclear(&life, || store.delete(key.clone(), Expect::Any)).await,
+                    None => {
+                        let deleted =
+                            definite_or_unclear(&life, || store.delete(key.clone(), Expect::Any)).await;
+                        deleted.map(|(deleted, unclear)| (deleted.map(|()| None), unclear))
+                    }
                 };
+                if let Some(traced) = traced {
+                    traced.end(written.as_ref().and_then(|(result, _)| result.as_ref().ok().copied()));
+                }
                 let Some((result, unclear)) = written else { return Completion::Nothing };
                 if result.is_err() {
                     // What is refused now may be accepted later, not at once.
                     tokio::time::sleep(REFUSED_PAUSE).await;
                 }
+                let result = result.map(|_| ());
                 Completion::Document(DocumentWritten { instance, user: write.user, result, unclear })
             };
             self.start(operation.boxed());

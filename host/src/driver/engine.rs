@@ -22,6 +22,7 @@ use super::io::Completion;
 use super::letters::Letters;
 use super::newcomers::{exporting, fingerprint, status_plugins};
 use super::partition::Partition;
+use super::traces::Traces;
 use super::{Event, Outbox};
 use crate::clock::Clock;
 use crate::plugins::{Outcome, Plugins};
@@ -99,6 +100,7 @@ pub struct Driver {
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) sessions: LocalSessions,
     pub(super) watchers: Watchers,
+    pub(super) traces: Traces,
     pub(super) membership: Membership,
     pub(super) partitions: BTreeMap<PartitionId, Partition>,
     /// Partitions that may have something to write or to tell.
@@ -222,6 +224,7 @@ impl Driver {
         Driver {
             sessions: LocalSessions::new(sessions_config, config.instance),
             watchers: Watchers::new(config.seed),
+            traces: Traces::default(),
             membership,
             random: fastrand::Rng::with_seed(config.seed),
             config,

@@ -296,7 +296,9 @@ impl Driver {
                 Change::Put(Document::Sessions(document)) => Some(&**document),
                 _ => None,
             };
+            let traced = self.arriving(id, user, update.sequence);
             self.take_document(now, id, user, *instance, document);
+            self.arrived(id, user, traced);
         }
     }
 
@@ -424,6 +426,7 @@ impl Driver {
             previous: transition.previous,
         };
         self.store.notify(Notice { user: transition.user.clone(), record });
+        self.traces.tell(&transition);
         let Some(plugins) = self.status_plugins.get(&transition.hook()).filter(|plugins| !plugins.is_empty())
         else {
             return;

@@ -239,8 +239,11 @@ async fn readyz(State(desk): State<Desk>) -> Result<Response<Body>, Problem> {
 /// Without the driver's answer the rest is still told: it is wanted most when something hangs.
 async fn print_metrics(State(desk): State<Desk>) -> Result<Response<Body>, Problem> {
     let census = ask(&desk.handle, Query::Census).await.ok();
-    let (plugins, reloads) = (desk.deps.metrics.plugins(), desk.deps.reload.figures());
-    let text = metrics::render(census.as_ref(), &desk.traffic, &plugins, reloads)
-        .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be printed"))?;
+    let (plugins, traces_dropped) = (desk.deps.metrics.plugins(), desk.deps.metrics.traces_dropped());
+    let text =
+        metrics::render(census.as_ref(), &desk.traffic, &plugins, desk.deps.reload.figures(), traces_dropped)
+            .map_err(|_| {
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be printed")
+            })?;
     Ok(text_answer("application/openmetrics-text; version=1.0.0; charset=utf-8", text))
 }

@@ -23,6 +23,7 @@ use super::problem::Problem;
 use super::traffic::Refusal;
 use super::ws::{self, Arrival, NotOpened};
 use super::{Handle, Refused};
+use crate::traces::Traceparent;
 
 /// The longest `user-agent` attribute, in bytes.
 const MAX_USER_AGENT_BYTES: usize = 256;
@@ -83,7 +84,9 @@ async fn admit(door: &Door, mut request: Request<Body>) -> Result<Response<Body>
     let slot = parts.extensions.get::<Arc<Slot>>().cloned().ok_or_else(|| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the request came without a connection")
     })?;
+    let sender = parts.headers.get("traceparent").and_then(|value| Traceparent::parse(value.to_str().ok()?));
     let arrival = Box::new(Arrival {
+        trace: door.gate.tracer.root("session.connect", sender),
         identity,
         attributes: attributes(&parts, slot.peer),
         upgrade,

@@ -28,6 +28,7 @@ use super::http::{self as client_side, Door};
 use super::traffic::{Refusal, Traffic};
 use super::ws::Bounds;
 use crate::settings::{AuthMode, Settings};
+use crate::traces::Tracer;
 
 /// The longest head of a request, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -85,6 +86,7 @@ pub(super) struct Gate {
     pub(super) heartbeat_ms: u64,
     pub(super) traffic: Arc<Traffic>,
     pub(super) bounds: Bounds,
+    pub(super) tracer: Tracer,
 }
 
 /// A place among the connections, held as long as the connection lives.
@@ -104,6 +106,7 @@ pub struct Listeners {
     heartbeat_ms: u64,
     max_clients: usize,
     bounds: Bounds,
+    tracer: Tracer,
 }
 
 /// Reads the keys and binds both listeners. Port 0 takes any free port. Raises the process's limit of open files as
@@ -129,6 +132,7 @@ pub async fn bind(settings: &Settings) -> Result<Listeners, BindError> {
         heartbeat_ms: u64::try_from(settings.presence.heartbeat.as_millis()).unwrap_or(u64::MAX),
         max_clients: client_share(raise_open_files()),
         bounds: Bounds::default(),
+        tracer: Tracer::off(),
     })
 }
 
@@ -176,6 +180,11 @@ impl Listeners {
         self.max_clients
     }
 
+    /// Messages of clients begin traces.
+    pub fn traced(self, tracer: Tracer) -> Listeners {
+        Listeners { tracer, ..self }
+    }
+
     #[cfg(test)]
     pub(super) fn limited(self, max_clients: usize, bounds: Bounds) -> Listeners {
         Listeners { max_clients, bounds, ..self }
@@ -191,6 +200,7 @@ impl Listeners {
             heartbeat_ms: self.heartbeat_ms,
             traffic: traffic.clone(),
             bounds: self.bounds,
+            tracer: self.tracer,
         });
         let door = Door { gate, handle: handle.clone(), sessions: tasks.clone() };
         let guard = Guard { loopback_host: self.admin_address.ip().to_canonical().is_loopback() };

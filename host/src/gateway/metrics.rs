@@ -19,11 +19,20 @@ use crate::plugins::metrics::{HookMetrics, PluginMetrics};
 pub trait Metrics: Send + Sync + 'static {
     /// One for each plugin.
     fn plugins(&self) -> Vec<PluginMetrics>;
+
+    /// So many spans were not sent; none: nothing is traced.
+    fn traces_dropped(&self) -> Option<u64> {
+        None
+    }
 }
 
 impl Metrics for PluginSet {
     fn plugins(&self) -> Vec<PluginMetrics> {
         self.metrics()
+    }
+
+    fn traces_dropped(&self) -> Option<u64> {
+        self.tracer().dropped()
     }
 }
 
@@ -33,6 +42,7 @@ pub(super) fn render(
     traffic: &Traffic,
     plugins: &[PluginMetrics],
     reloads: ReloadFigures,
+    traces_dropped: Option<u64>,
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("presence");
     let [frames_in, frames_out] = traffic.frames();
@@ -44,6 +54,7 @@ pub(super) fn render(
         errors: traffic.errors().map(|(code, count)| (code.as_str(), count)).collect(),
         plugins: plugins.to_vec(),
         reloads,
+        traces_dropped,
     }));
     let mut text = String::new();
     encode(&mut text, &registry)?;
@@ -59,6 +70,7 @@ struct Figures {
     errors: Vec<(&'static str, u64)>,
     plugins: Vec<PluginMetrics>,
     reloads: ReloadFigures,
+    traces_dropped: Option<u64>,
 }
 
 const STATUSES: [&str; 3] = ["online", "idle", "offline"];
@@ -85,6 +97,11 @@ impl Collector for Figures {
         labelled(&mut encoder, "gateway_frames", "WebSocket frames of clients", "direction", &self.frames)?;
         labelled(&mut encoder, "gateway_errors", "Errors told to clients", "code", &self.errors)?;
         write_reloads(&mut encoder, self.reloads)?;
+        if let Some(dropped) = self.traces_dropped {
+            let help = "Spans that were not sent: no room, or a collector that is away";
+            let mut counter = encoder.encode_descriptor("traces_dropped", help, None, MetricType::Counter)?;
+            write_count(&mut counter, dropped)?;
+        }
         write_plugins(&mut encoder, &self.plugins)
     }
 }
@@ -382,7 +399,8 @@ pub(super) mod tests {
     #[test]
     fn every_metric_is_documented_and_no_other() {
         let reloads = ReloadFigures::default();
-        let text = render(Some(&Census::default()), &Traffic::default(), &[webhook()], reloads).unwrap();
+        let text =
+            render(Some(&Census::default()), &Traffic::default(), &[webhook()], reloads, Some(0)).unwrap();
         let mut rows = String::from("| metric | kind | labels | meaning |\n|---|---|---|---|\n");
         let lines: Vec<&str> = text.lines().collect();
         for (at, line) in lines.iter().enumerate() {
@@ -431,7 +449,7 @@ pub(super) mod tests {
         let figures = webhook();
         let took = Duration::from_millis(1500);
         let reloads = ReloadFigures { applied: 2, refused: 1, last_applied: 1_764_000_000, took };
-        let text = render(Some(&census), &traffic, &[figures], reloads).unwrap();
+        let text = render(Some(&census), &traffic, &[figures], reloads, Some(6)).unwrap();
         for line in [
             "presence_sessions{status=\"idle\"} 1",
             "presence_users{status=\"offline\"} 7",
@@ -440,6 +458,7 @@ pub(super) mod tests {
             "presence_watched_users 6",
             "presence_instances_with_other_plugins 1",
             "presence_clock_offset_milliseconds -3600000",
+            "presence_traces_dropped_total 6",
             "presence_transitions_coalesced_total 2",
             "presence_gateway_sessions_opened_total 1",
             "presence_gateway_connections_refused_total{reason=\"unauthorized\"} 1",
@@ -475,7 +494,7 @@ pub(super) mod tests {
 
     #[test]
     fn without_a_census_the_rest_is_printed() {
-        let text = render(None, &Traffic::default(), &[], ReloadFigures::default()).unwrap();
+        let text = render(None, &Traffic::default(), &[], ReloadFigures::default(), None).unwrap();
         assert!(!text.contains("presence_sessions{"), "{text}");
         assert!(text.contains("presence_gateway_frames_total{direction=\"out\"} 0"), "{text}");
     }

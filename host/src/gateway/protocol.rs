@@ -9,6 +9,8 @@ use presence_core::ids::UserId;
 use presence_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::traces::Traceparent;
+
 /// The WebSocket subprotocol.
 pub const SUBPROTOCOL: &str = "presence.v1";
 
@@ -102,6 +104,8 @@ pub enum ClientMessage {
         status: Status,
         /// Echoed in the answer.
         id: Option<String>,
+        /// The trace that the sender has begun; what is none is ignored.
+        traceparent: Option<Traceparent>,
     },
     /// `watch`
     Watch {
@@ -140,7 +144,7 @@ pub struct Invalid {
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 enum Written {
-    SetStatus { status: SettableStatus, id: Option<String> },
+    SetStatus { status: SettableStatus, id: Option<String>, traceparent: Option<String> },
     Watch { users: Vec<String>, id: Option<String> },
     Unwatch { users: Vec<String>, id: Option<String> },
     Ping { id: Option<String> },
@@ -158,12 +162,13 @@ impl ClientMessage {
     pub fn parse(text: &str) -> Result<ClientMessage, Invalid> {
         let written = serde_json::from_str::<Written>(text).map_err(|error| explain(text, &error))?;
         match written {
-            Written::SetStatus { status, id } => {
+            Written::SetStatus { status, id, traceparent } => {
                 let status = match status {
                     SettableStatus::Online => Status::Online,
                     SettableStatus::Idle => Status::Idle,
                 };
-                Ok(ClientMessage::SetStatus { status, id: checked_id(id)? })
+                let traceparent = traceparent.as_deref().and_then(Traceparent::parse);
+                Ok(ClientMessage::SetStatus { status, id: checked_id(id)?, traceparent })
             }
             Written::Watch { users, id } => {
                 let id = checked_id(id)?;
@@ -328,8 +333,17 @@ mod tests {
     fn every_client_message_parses() {
         assert_eq!(
             ClientMessage::parse(r#"{"type":"set_status","status":"idle","id":"1"}"#),
-            Ok(ClientMessage::SetStatus { status: Status::Idle, id: Some("1".into()) })
+            Ok(ClientMessage::SetStatus { status: Status::Idle, id: Some("1".into()), traceparent: None })
         );
+        let traced = |traceparent: &str| {
+            let text = format!(r#"{{"type":"set_status","status":"online","traceparent":"{traceparent}"}}"#);
+            ClientMessage::parse(&text)
+        };
+        let sent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        for (text, traceparent) in [(sent, Traceparent::parse(sent)), ("nonsense", None)] {
+            let expected = ClientMessage::SetStatus { status: Status::Online, id: None, traceparent };
+            assert_eq!(traced(text), Ok(expected));
+        }
         assert_eq!(
             ClientMessage::parse(r#"{"users":["a/b","🦀 *,."],"type":"watch"}"#),
             Ok(ClientMessage::Watch { users: vec![user("a/b"), user("🦀 *,.")], id: None })

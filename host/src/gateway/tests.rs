@@ -73,6 +73,7 @@ fn settings(auth: AuthSettings) -> Settings {
             instance_ttl: second,
             handover_timeout: second,
         },
+        telemetry: None,
         plugins: Vec::new(),
     }
 }

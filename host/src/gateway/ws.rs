@@ -32,6 +32,7 @@ use super::protocol::{
 use super::strikes::Strikes;
 use super::{Handle, NewSession, Outbox, Refused};
 use crate::driver::{Connection as ConnectionId, Event, Outgoing, Stopped};
+use crate::traces::Traced;
 
 /// So many frames are sent in a row before a client is listened to again.
 const FRAMES_IN_A_ROW: usize = 256;
@@ -42,6 +43,7 @@ const FAREWELL_BYTES: usize = 1 << 20;
 
 /// An authenticated request for a session, before the upgrade.
 pub(super) struct Arrival {
+    pub(super) trace: Traced,
     pub(super) identity: Identity,
     pub(super) attributes: Attributes,
     pub(super) upgrade: OnUpgrade,
@@ -71,13 +73,14 @@ async fn open(
     arrival: Box<Arrival>,
     verdict: oneshot::Sender<Result<(), NotOpened>>,
 ) -> Option<Box<Connection>> {
-    let Arrival { identity, attributes, upgrade, slot, gate, handle } = *arrival;
+    let Arrival { trace, identity, attributes, upgrade, slot, gate, handle } = *arrival;
     let outbox = Arc::new(Outbox::default());
     let session = NewSession {
         user: identity.user.clone(),
         attributes,
         outbox: outbox.clone(),
         expires_at: identity.expires_at,
+        trace,
     };
     let opened = match handle.open(session).await {
         Ok(Ok(opened)) => opened,
@@ -322,8 +325,9 @@ impl Connection {
 
     async fn obey(&mut self, message: ClientMessage) -> Result<(), Ending> {
         match message {
-            ClientMessage::SetStatus { status, id } => {
-                Ok(self.handle.send(Event::SetStatus(self.id, status, id)).await?)
+            ClientMessage::SetStatus { status, id, traceparent } => {
+                let trace = self.gate.tracer.root("session.set_status", traceparent);
+                Ok(self.handle.send(Event::SetStatus(self.id, status, id, trace)).await?)
             }
             ClientMessage::Watch { users, id } => match self.may_watch(&users) {
                 Ok(()) => Ok(self.handle.send(Event::Watch(self.id, users, id)).await?),

@@ -14,7 +14,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use super::bindings::hooks::{cleanup, tick};
 use super::bindings::types;
 use super::convert::{SessionTexts, status_change, sweep};
-use super::http::Outbound;
+use super::http::Requests;
 use super::keyvalue::host::GrantedBuckets;
 use super::limits::{GuestLimits, MAX_TABLE_ELEMENTS, Refused};
 use super::loading::Loaded;
@@ -28,6 +28,7 @@ use super::redact::Redactor;
 use super::stdio::Output;
 use super::turns::Turns;
 use super::watch::{Expired, Watch, Yielded};
+use crate::traces::HookTrace;
 
 mod exports;
 
@@ -49,7 +50,7 @@ pub struct GuestState {
     wasi: WasiCtx,
     table: ResourceTable,
     http_context: WasiHttpCtx,
-    outbound: Outbound,
+    outbound: Requests,
     pub(super) buckets: GrantedBuckets,
     pub(super) publishing: Publishing,
     pub(super) statuses: GrantedStatuses,
@@ -160,6 +161,11 @@ impl Guest {
         Ok(Guest { store, exports, deadline, memory_limit, calls: 0, _alive: None })
     }
 
+    /// What the next call asks of others is part of this trace, or of none.
+    pub(super) fn trace(&mut self, trace: Option<HookTrace>) {
+        self.store.data_mut().outbound.trace = trace;
+    }
+
     /// Calls the hook of an event. `now` is when the call begins; `paused` is called once if it does not end at once.
     pub(super) async fn call(
         &mut self,
@@ -247,7 +253,7 @@ fn new_store(loaded: &Loaded, yielded: Yielded) -> Store<GuestState> {
         wasi: wasi.build(),
         table,
         http_context: WasiHttpCtx::new(),
-        outbound: loaded.capabilities().outbound.of_guest(),
+        outbound: Requests::new(loaded.capabilities().outbound.of_guest()),
         buckets: loaded.capabilities().buckets.clone(),
         publishing: Publishing::new(loaded.capabilities().subjects.clone()),
         statuses: loaded.capabilities().statuses.clone(),

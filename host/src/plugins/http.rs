@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -24,6 +24,7 @@ use super::denials::Denials;
 use super::grants::{self, Denied};
 use super::local::web::LocalHttp;
 use crate::settings::HttpGrant;
+use crate::traces::{HookTrace, Running};
 
 mod body;
 mod resolver;
@@ -31,6 +32,8 @@ mod resolver;
 use body::ResponseBody;
 use resolver::{GrantedResolver, ResolveError};
 
+/// The header of W3C Trace Context.
+const TRACEPARENT: &str = "traceparent";
 /// Opening a TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// From the start of a request to the head of its answer, unless the guest asks for less.
@@ -210,7 +213,7 @@ fn classify_io(error: &std::io::Error, connecting: bool) -> Error {
     }
 }
 
-/// The view that wasmtime-wasi-http has of [`HttpAccess`]; one for each guest.
+/// Where the requests of a guest go; one for each guest.
 #[derive(Clone)]
 pub(super) enum Outbound {
     /// The daemon's way, and the guest's places for requests.
@@ -248,14 +251,43 @@ impl Outbound {
     }
 }
 
+/// The view that wasmtime-wasi-http has of an [`Outbound`].
+pub(super) struct Requests {
+    way: Outbound,
+    /// Of the hook that runs, if it is traced.
+    pub(super) trace: Option<HookTrace>,
+}
+
+impl Requests {
+    pub(super) fn new(way: Outbound) -> Requests {
+        Requests { way, trace: None }
+    }
+}
+
 type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Sent = Box<dyn Future<Output = Result<(Response<WasiBody>, Done), Error>> + Send>;
 
-impl WasiHttpHooks for Outbound {
-    fn send_request(&mut self, request: Request<WasiBody>, options: Option<RequestOptions>, _: Done) -> Sent {
-        let outbound = self.clone();
+impl WasiHttpHooks for Requests {
+    fn send_request(
+        &mut self,
+        mut request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: Done,
+    ) -> Sent {
+        let way = self.way.clone();
+        let traced = self.trace.as_ref().map(|hook| traced(hook, &mut request));
         Box::new(async move {
-            let response = outbound.send(request, options.unwrap_or_default()).await?;
+            let ended = way.send(request, options.unwrap_or_default()).await;
+            match (traced, &ended) {
+                (Some(traced), Ok(response)) => {
+                    let status = response.status().as_u16();
+                    traced.end(status.to_string(), status >= 400);
+                }
+                // Not why: an error may name what the guest asked for.
+                (Some(traced), Err(_)) => traced.end("failed", true),
+                (None, _) => {}
+            }
+            let response = ended?;
             // The client drives its connections itself: there is nothing left to wait for.
             Ok((response, Box::new(std::future::ready(Ok(()))) as Done))
         })
@@ -264,6 +296,19 @@ impl WasiHttpHooks for Outbound {
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
         CHUNK_BYTES
     }
+}
+
+/// The span of a request. Its receiver is told, unless the guest has told him something else.
+fn traced(hook: &HookTrace, request: &mut Request<WasiBody>) -> Running {
+    let span = hook.request();
+    let headers = request.headers_mut();
+    if let Ok(traceparent) = HeaderValue::from_str(&span.context.to_string())
+        && !headers.contains_key(TRACEPARENT)
+    {
+        // A guest may have used up the room for headers.
+        let _ = headers.try_insert(TRACEPARENT, traceparent);
+    }
+    span
 }
 
 /// A boxed future of the resolver.

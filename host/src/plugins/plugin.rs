@@ -25,6 +25,7 @@ use super::permit::{Permit, Seat};
 use crate::clock::Clock;
 use crate::settings::PluginSettings;
 use crate::store::DeadLetter;
+use crate::traces::Tracer;
 
 mod generations;
 
@@ -35,6 +36,7 @@ pub(super) struct Surroundings {
     pub(super) outcomes: Arc<Outcomes>,
     pub(super) dead_letters: DeadLetters,
     pub(super) permit: Arc<Permit>,
+    pub(super) tracer: Tracer,
 }
 
 /// A plugin and what is waiting for it.

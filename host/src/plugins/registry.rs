@@ -29,6 +29,7 @@ use super::{NotWanted, Outcome, Plugins};
 use crate::clock::Clock;
 use crate::settings::PluginSettings;
 use crate::store::SharedStore;
+use crate::traces::Tracer;
 
 /// Of a plugin that was not there before; a reload counts on.
 pub(super) const FIRST_GENERATION: u64 = 1;
@@ -48,6 +49,8 @@ pub struct Deps {
     pub compile: CompileMode,
     /// For deadlines of retries and times of dead letters.
     pub clock: Clock,
+    /// Hooks go on with the traces of their events.
+    pub tracer: Tracer,
 }
 
 /// The plugins of this host. Dropping it cuts what runs.
@@ -118,7 +121,8 @@ impl PluginSet {
         let outcomes = Arc::new(Outcomes::default());
         let (dead_letters, carry) = DeadLetters::new(deps.store, outcomes.clone());
         let permit = Arc::new(Permit::unlimited(deps.clock.clone()));
-        let surroundings = Surroundings { clock: deps.clock, outcomes, dead_letters, permit };
+        let surroundings =
+            Surroundings { clock: deps.clock, outcomes, dead_letters, permit, tracer: deps.tracer };
         let tasks = Mutex::new(vec![runtime.handle().spawn(carry)]);
         let (roster, prepared) = (Arc::default(), Mutex::default());
         let set = PluginSet { runtime, loader, roster, surroundings, tasks, prepared };
@@ -159,6 +163,10 @@ impl PluginSet {
 
     pub(super) fn roster(&self) -> RwLockReadGuard<'_, Roster> {
         self.roster.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn tracer(&self) -> &Tracer {
+        &self.surroundings.tracer
     }
 
     /// What is loaded now, in the order of presence.toml.

@@ -23,6 +23,7 @@ use crate::settings::PluginSettings;
 
 mod hostile;
 mod reload;
+mod traces;
 
 /// Nothing in these tests takes longer, on a slow machine either.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,6 +40,11 @@ struct Running {
 impl Running {
     /// Loads plugins of the zoo, with these changes to their settings.
     async fn zoo(plugins: &[Animal<'_>]) -> Running {
+        Running::traced(plugins, crate::traces::Tracer::off()).await
+    }
+
+    /// The same; hooks go on with the traces of their events.
+    async fn traced(plugins: &[Animal<'_>], tracer: crate::traces::Tracer) -> Running {
         let folder = Folder::new();
         let path = folder.write("zoo.wasm", zoo_component());
         let settings: Vec<PluginSettings> = plugins
@@ -50,7 +56,8 @@ impl Running {
             })
             .collect();
         let letters = letter_box();
-        let set = PluginSet::load(&settings, deps(&folder, letters.clone())).await.unwrap();
+        let deps = Deps { tracer, ..deps(&folder, letters.clone()) };
+        let set = PluginSet::load(&settings, deps).await.unwrap();
         Running { set, letters, _folder: folder }
     }
 
@@ -109,6 +116,7 @@ fn deps(folder: &Folder, letters: Arc<LetterBox>) -> Deps {
         backends: Backends::for_trials(),
         compile: CompileMode::InProcess,
         clock: Clock::machine(),
+        tracer: crate::traces::Tracer::off(),
     }
 }
 

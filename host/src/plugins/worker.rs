@@ -18,6 +18,7 @@ use super::permit::{Bounds, Seat};
 use super::plugin::{Next, Plugin, Task};
 use super::redact::Redactor;
 use super::watch::Watch;
+use crate::traces::{HookTrace, Running};
 
 /// So many settled events are passed on together; fewer when there is a pause.
 const SETTLED_BATCH: usize = 64;
@@ -130,6 +131,7 @@ impl Worker {
         watch.bounds.needs_permit = payload.needs_permit();
         let hook = payload.hook();
         write_event_id(event_id, &plugin.name, payload);
+        let span = plugin.surroundings.tracer.hook(&plugin.name, payload, event_id, task.job.attempt);
         let guest = match guest {
             Some(guest) => guest,
             None => {
@@ -140,11 +142,13 @@ impl Worker {
                     Err(no_guest) => {
                         let (verdict, kind) = without_guest(no_guest);
                         plugin.counters.ended(hook, Duration::ZERO, Some(kind));
+                        end_span(span, Some(kind));
                         return verdict;
                     }
                 }
             }
         };
+        guest.trace(span.as_ref().and_then(HookTrace::of));
         let began = Instant::now();
         let occasion = Occasion { event_id, attempt: task.job.attempt };
         let paused = || pass_on(plugin, seat, settled);
@@ -159,6 +163,7 @@ impl Worker {
         let keep = ended.is_ok() && !guest.is_spent();
         let (verdict, kind) = judge(ended, loaded.redactor());
         plugin.counters.ended(hook, took, kind);
+        end_span(span, kind);
         if verdict == Verdict::Cut {
             let (plugin, hook) = (&*plugin.name, hook.as_str());
             let user = payload.user().map(|user| user.as_str());
@@ -188,6 +193,13 @@ struct Failed {
     payload: Payload,
     attempt: u32,
     cause: String,
+}
+
+/// The attempt is over.
+fn end_span(span: Option<Running>, failure: Option<FailureKind>) {
+    if let Some(span) = span {
+        span.end(failure.map_or("delivered", FailureKind::as_str), failure.is_some());
+    }
 }
 
 fn judge(ended: Result<Answer, Failure>, redactor: &Redactor) -> (Verdict, Option<FailureKind>) {

@@ -31,6 +31,7 @@ use super::{
     StoreError, token,
 };
 use crate::settings::NatsSettings;
+use crate::traces::Tracer;
 
 mod api;
 mod connection;
@@ -66,12 +67,22 @@ struct Shared {
     corrupt: AtomicU64,
     /// Who listens to questions on this very connection, which gives nothing back that it has sent.
     asked: Mutex<Vec<Asking>>,
+    tracer: Tracer,
 }
 
 impl NatsStore {
     /// Connects, checks the server, and creates or checks the streams. `layout` is the deployment's, which is
     /// checked elsewhere.
     pub async fn connect(settings: &NatsSettings, layout: Layout) -> Result<NatsStore, NatsError> {
+        NatsStore::connect_traced(settings, layout, Tracer::off()).await
+    }
+
+    /// The same; session documents carry the traces that they go on with.
+    pub async fn connect_traced(
+        settings: &NatsSettings,
+        layout: Layout,
+        tracer: Tracer,
+    ) -> Result<NatsStore, NatsError> {
         let (link, streams) = connection::connect(settings).await?;
         let shared = Arc::new(Shared {
             link: link.clone(),
@@ -80,6 +91,7 @@ impl NatsStore {
             hub: notices::Hub::new(),
             corrupt: AtomicU64::new(0),
             asked: Mutex::default(),
+            tracer,
         });
         let tasks = vec![
             tokio::spawn(streams.tend()),
@@ -123,6 +135,27 @@ impl Shared {
             .ok()
     }
 
+    /// The document's bytes, with the trace that it goes on with.
+    fn encode(&self, key: &Key, document: &Document) -> Result<Vec<u8>, token::InvalidDocument> {
+        let mut bytes = token::encode_document(key, document)?;
+        if let Key::Sessions(_, _, user, _) = key
+            && let Some(context) = self.tracer.outgoing(user)
+        {
+            token::add_traceparent(&mut bytes, context);
+        }
+        Ok(bytes)
+    }
+
+    /// Notes the trace of a session document that came.
+    fn note_trace(&self, key: &Key, at: Sequence, payload: &[u8]) {
+        if self.tracer.is_on()
+            && let Key::Sessions(_, _, user, _) = key
+            && let Some(context) = token::traceparent(payload)
+        {
+            self.tracer.note_incoming(user, at, context);
+        }
+    }
+
     fn note_corrupt(&self, subject: &str, error: &dyn std::fmt::Display) {
         self.corrupt.fetch_add(1, Ordering::Relaxed);
         tracing::error!(subject, %error, "a message that can't be read is passed over");
@@ -149,7 +182,7 @@ impl Store for NatsStore {
         if let Err(error) = checked {
             return refused(error);
         }
-        match token::encode_document(&put.key, &put.document) {
+        match self.shared.encode(&put.key, &put.document) {
             Ok(payload) => self.shared.clone().write(write::Write::put(put, payload.into())),
             Err(error) => refused(StoreError::Refused(error.to_string())),
         }

@@ -14,6 +14,8 @@ use presence_core::ids::{InstanceId, InvalidUserId, LeafId, MAX_USER_ID_BYTES, P
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::traces::{SpanContext, Traceparent};
+
 /// The longest token of a user id, in characters.
 pub const MAX_TOKEN: usize = MAX_USER_ID_BYTES * 3;
 
@@ -269,6 +271,31 @@ pub fn decode_document(key: &Key, bytes: &[u8]) -> Result<Document, InvalidDocum
     })
 }
 
+/// What is between a document and the `traceparent` that it carries.
+const TRACEPARENT: &[u8] = b",\"traceparent\":\"";
+/// What is behind that.
+const END: &[u8] = b"\"}";
+/// The bytes of a `traceparent`.
+const TRACEPARENT_BYTES: usize = 55;
+
+/// Adds the trace that a session document goes on with to its bytes: a last field, which readers that know of none
+/// ignore.
+pub fn add_traceparent(document: &mut Vec<u8>, context: SpanContext) {
+    if document.pop().is_some() {
+        document.extend_from_slice(TRACEPARENT);
+        document.extend_from_slice(context.to_string().as_bytes());
+        document.extend_from_slice(END);
+    }
+}
+
+/// The trace in a session document that [`add_traceparent`] has added. Without one no document ends like that.
+pub fn traceparent(document: &[u8]) -> Option<SpanContext> {
+    let rest = document.strip_suffix(END)?;
+    let (rest, text) = rest.split_at_checked(rest.len().checked_sub(TRACEPARENT_BYTES)?)?;
+    let text = std::str::from_utf8(text).ok().filter(|_| rest.ends_with(TRACEPARENT))?;
+    Traceparent::parse(text).map(|sent| sent.context)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -290,6 +317,30 @@ mod tests {
 
     fn user(text: &str) -> UserId {
         UserId::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_trace_in_a_document_is_found_and_changes_nothing_of_it() {
+        let key = Key::Sessions(PartitionId(0), LeafId(0), user("alice"), INSTANCE);
+        let attributes = Attributes::new(vec![("x".into(), ",\"traceparent\":\"00-1-1-01\"}".into())]);
+        let entry = SessionEntry {
+            id: SessionId::Hosted(1),
+            status: Status::Idle,
+            connected_at: Timestamp(1),
+            attributes,
+            ended: None,
+        };
+        let context = SpanContext { trace: 7, span: 9 };
+        for drained_until in [None, Some(Timestamp(5))] {
+            let document = SessionDocument { sessions: vec![entry.clone()], drained_until };
+            let document = Document::Sessions(Arc::new(document));
+            let mut bytes = encode_document(&key, &document).unwrap();
+            assert_eq!(traceparent(&bytes), None);
+            add_traceparent(&mut bytes, context);
+            assert_eq!(traceparent(&bytes), Some(context));
+            assert_eq!(decode_document(&key, &bytes).unwrap(), document, "other versions read it as it was");
+        }
+        assert_eq!((traceparent(b""), traceparent(b"{}"), traceparent(b"\"}")), (None, None, None));
     }
 
     fn user_ids() -> impl Strategy<Value = UserId> {

@@ -112,6 +112,7 @@ impl Client {
             attributes: Attributes::default(),
             outbox: outbox.clone(),
             expires_at: None,
+            trace: None,
         };
         let opening = timeout(Duration::from_secs(4), up.handle.open(new));
         let opened = tokio::select! {
@@ -220,7 +221,7 @@ impl Client {
             0..90 => {
                 let status = if self.random.bool() { Status::Idle } else { Status::Online };
                 self.world.journal.note(format_args!("{} sets {status}", self.name()));
-                let sent = Event::SetStatus(connected.connection, status, None);
+                let sent = Event::SetStatus(connected.connection, status, None, None);
                 if self.send(connected, sent).await
                     && let Some(live) = lock(&self.world.people).live.get_mut(&self.number)
                 {

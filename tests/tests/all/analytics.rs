@@ -180,6 +180,7 @@ async fn figures_are_exact_with_eight_guests_that_are_killed_again_and_again() {
         backends: Backends { keyvalue: keyvalue.clone(), ..Backends::for_trials() },
         compile: CompileMode::InProcess,
         clock: Clock::machine(),
+        tracer: presence_host::traces::Tracer::off(),
     };
     let plugins = PluginSet::load(&[settings()], deps).await.unwrap_or_else(|errors| panic!("{errors:?}"));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;

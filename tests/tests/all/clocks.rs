@@ -78,6 +78,7 @@ async fn host(server: &NatsServer, clock: Clock, folder: &Folder) -> (SocketAddr
         backends: Backends::for_trials(),
         compile: CompileMode::InProcess,
         clock: clock.clone(),
+        tracer: presence_host::traces::Tracer::off(),
     };
     let plugins = Arc::new(PluginSet::load(&[], deps).await.unwrap());
     let listeners = gateway::bind(&settings).await.unwrap();

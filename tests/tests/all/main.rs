@@ -23,5 +23,6 @@ mod simulation;
 mod statuses;
 mod stopping;
 mod tokens;
+mod traces;
 mod watching;
 mod webhooks;

@@ -1,6 +1,6 @@
 //! Secrets: a plugin is told its own, and nobody hears of them through the host, whatever the plugin does.
 
-use presence_tests::{Config, Daemon, Folder, Plugin, guest, until};
+use presence_tests::{Collector, Config, Daemon, Folder, Plugin, guest, until};
 
 /// Something of everything: a quote for JSON, a slash for URLs, a second line that could be a host name.
 const SECRET: &str = "tell \"nusquam\" a/b+c\nhush-hush-zephyr";
@@ -24,8 +24,8 @@ fn assert_silent(what: &str, text: &str) {
 
 #[tokio::test]
 async fn a_secret_is_told_nowhere() {
-    let folder = Folder::new();
-    let daemon = Daemon::with(leaky(&folder)).start().await;
+    let (folder, collector) = (Folder::new(), Collector::start().await);
+    let daemon = Daemon::with(leaky(&folder)).section(collector.section("sample = 1")).start().await;
     let ways = [
         "retry", "reject", "panic", "message", "field", "json", "url", "stdout", "stderr", "pieces",
         "bucket", "origin",
@@ -60,6 +60,9 @@ async fn a_secret_is_told_nowhere() {
     assert_silent("/metrics", &daemon.get("/metrics").await.body);
     let ended = daemon.stop().await;
     assert_silent("the log", &ended.output());
+    let of_hooks = collector.spans().into_iter().filter(|span| span.name.starts_with("hook leaky "));
+    assert!(of_hooks.count() >= ways.len(), "hooks are traced");
+    collector.requests().iter().for_each(|request| assert_silent("a trace", &request.body));
     assert!(ended.output().contains("everybody on this machine may read"), "{}", ended.output());
 }
 

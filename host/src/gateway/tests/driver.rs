@@ -110,7 +110,7 @@ impl Running {
             Event::Open(session, answer) => self.open(session, answer),
             Event::Frame(_) => self.hear(Heard::Frame),
             Event::Activity(_) => self.hear(Heard::Activity),
-            Event::SetStatus(connection, status, id) => {
+            Event::SetStatus(connection, status, id, _) => {
                 self.hear(Heard::SetStatus(status, id.clone()));
                 self.answer(connection, Outgoing::Ok(id));
             }

@@ -8,6 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::traces::tests::{attempt, recording};
 
 /// Nothing here takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -71,7 +72,7 @@ async fn a_guest_has_so_many_requests_at_once_and_gets_a_place_back_with_each_an
     let server = Server::start(answer.to_vec()).await;
     let port = server.address.port();
     let network = Outbound::network(Arc::new(access(vec![grant("127.0.0.1", port)])));
-    let mut guest = network.of_guest();
+    let mut guest = Requests::new(network.of_guest());
     let url = format!("http://127.0.0.1:{port}/");
     let mut send = || {
         let done: Done = Box::new(std::future::ready(Ok(())));
@@ -84,8 +85,9 @@ async fn a_guest_has_so_many_requests_at_once_and_gets_a_place_back_with_each_an
     assert!(matches!(send().await, Err(Error::ConnectionLimitReached)), "unread answers count");
     answers.pop();
     _ = send().await.unwrap();
-    let others = network.of_guest().send_request(request(&url), None, Box::new(std::future::ready(Ok(()))));
-    _ = Box::into_pin(others).await.unwrap();
+    let mut other = Requests::new(network.of_guest());
+    let sent = other.send_request(request(&url), None, Box::new(std::future::ready(Ok(()))));
+    _ = Box::into_pin(sent).await.unwrap();
 }
 
 #[tokio::test]
@@ -207,4 +209,51 @@ fn a_grant_for_https_needs_root_certificates_and_nothing_else() {
     if let Err(error) = HttpAccess::new(plugin.clone(), vec![grant], Arc::new(Denials::new(plugin))) {
         assert!(error.to_string().contains("cert"), "{error}");
     }
+}
+
+/// A server that tells the head of every request and answers 404.
+async fn heads() -> (u16, mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, heads) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let read = connection.read(&mut buffer).await.unwrap_or(0);
+            _ = tell.send(String::from_utf8_lossy(&buffer[..read]).into_owned());
+            let answer = b"HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+            _ = connection.write_all(answer).await;
+        }
+    });
+    (port, heads)
+}
+
+#[tokio::test]
+async fn receivers_hear_of_the_trace_unless_the_guest_tells_them_of_another() {
+    const OTHER: &str = "00-000000000000000000000000000000ab-00000000000000cd-01";
+    let (tracer, mut recording) = recording();
+    let attempt = attempt(&tracer);
+    let (port, mut heads) = heads().await;
+    let mut guest = Requests::new(Outbound::network(Arc::new(access(vec![grant("127.0.0.1", port)]))));
+    let url = format!("http://127.0.0.1:{port}/");
+    let mut send = |trace: Option<HookTrace>, request: Request<WasiBody>| {
+        guest.trace = trace;
+        Box::into_pin(guest.send_request(request, None, Box::new(std::future::ready(Ok(())))))
+    };
+    let trace = HookTrace::of(&attempt);
+
+    send(None, request(&url)).await.unwrap();
+    assert!(!heads.recv().await.unwrap().contains("traceparent"), "nothing without a trace");
+    send(trace.clone(), request(&url)).await.unwrap();
+    let head = heads.recv().await.unwrap();
+    let told = format!("traceparent: 00-{:032x}-", attempt.context.trace);
+    assert!(head.contains(&told) && head.contains("-01\r\n"), "{head}");
+    let mut own = request(&url);
+    own.headers_mut().insert(TRACEPARENT, HeaderValue::from_static(OTHER));
+    send(trace.clone(), own).await.unwrap();
+    let head = heads.recv().await.unwrap();
+    assert!(head.contains(OTHER) && head.matches("traceparent").count() == 1, "{head}");
+    assert!(send(trace.clone(), request("http://127.0.0.1:1/")).await.is_err());
+    drop(send(trace, request(&url)));
+    assert_eq!(recording.ended(), ["http 404!", "http 404!", "http failed!", "http cut!"]);
 }

@@ -248,7 +248,11 @@ impl Following {
         let key = self.shared.key_of(&message.subject)?;
         let change = match api::removal_of(message.headers.as_ref()) {
             Some(removal) => removal,
-            None => presence_core::documents::Change::Put(self.shared.decode(&key, &message.payload)?),
+            None => {
+                let document = self.shared.decode(&key, &message.payload)?;
+                self.shared.note_trace(&key, sequence, &message.payload);
+                presence_core::documents::Change::Put(document)
+            }
         };
         Some(Update { key, sequence, change })
     }

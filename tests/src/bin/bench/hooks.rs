@@ -68,6 +68,7 @@ pub async fn run() -> anyhow::Result<()> {
         backends: Backends::for_trials(),
         compile: CompileMode::InProcess,
         clock: Clock::machine(),
+        tracer: presence_host::traces::Tracer::off(),
     };
     let plugins = PluginSet::load(std::slice::from_ref(&settings), deps).await.map_err(|errors| {
         anyhow::anyhow!("{}", errors.iter().map(ToString::to_string).collect::<String>())
