@@ -365,7 +365,9 @@ mod tests {
     fn messages_and_fields_hold_no_secret() {
         let fields =
             [("key-s3cret".to_owned(), "a s3cret value".to_owned()), ("other".to_owned(), "x".to_owned())];
-        let told = told("s3cret", |log| log.entry(&Caller::default(), log::Level::Info, "the s3cret is s3cret", &fields));
+        let told = told("s3cret", |log| {
+            log.entry(&Caller::default(), log::Level::Info, "the s3cret is s3cret", &fields)
+        });
         assert!(
             told.contains("the [redacted] is [redacted] key-[redacted]=a [redacted] value other=x"),
             "{told}"
