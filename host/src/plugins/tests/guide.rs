@@ -41,6 +41,10 @@ fn time(time: Duration) -> String {
 fn its_hooks_are_those_of_the_contract() {
     let hooks: BTreeSet<String> = Hook::ALL.iter().map(Hook::to_string).collect();
     assert_eq!(names(&tables(PLUGINS, "## Hooks")[0]), hooks);
+    use labels::{ABUSE, CLOSED, DRAINING, EXPIRED, FRESH_START, INSTANCE_LOST, TIMEOUT};
+    for label in [CLOSED, TIMEOUT, EXPIRED, DRAINING, ABUSE, FRESH_START, INSTANCE_LOST] {
+        assert!(PLUGINS.contains(&format!("`{label}`")), "{label}");
+    }
 }
 
 #[test]
