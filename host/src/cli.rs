@@ -271,6 +271,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_commands_of_the_guide_are_understood() {
+        let blocks = crate::guide::blocks(crate::guide::PLUGINS, "console");
+        let lines: Vec<&str> = blocks.iter().flat_map(|block| block.lines()).collect();
+        assert!(lines.len() > 15, "{lines:#?}");
+        for line in lines {
+            let command = line.strip_prefix("$ ").unwrap_or_else(|| panic!("{line}"));
+            let parsed = Arguments::try_parse_from(command.split_whitespace());
+            parsed.unwrap_or_else(|error| panic!("{line}\n{error}"));
+        }
+    }
+
+    #[test]
     fn every_verb_shows_an_example() {
         let mut open = vec![Arguments::command()];
         while let Some(command) = open.pop() {

@@ -12,6 +12,8 @@ pub mod connect;
 pub mod dead_letters;
 pub mod driver;
 pub mod gateway;
+#[cfg(test)]
+mod guide;
 mod plugin_list;
 pub mod plugins;
 pub mod reload;

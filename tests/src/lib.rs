@@ -14,6 +14,11 @@
 //! # }
 //! ```
 
+/// The examples of the guide, which compile and run as they stand there.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/plugins.md")]
+pub struct Guide;
+
 mod certificates;
 pub mod chaos;
 mod client;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A guest may ask for a pause of at most so many times `max_backoff`.
-const LONGEST_WISH: u32 = 10;
+pub const LONGEST_WISH: u32 = 10;
 
 /// Pauses of one plugin.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use super::reader::{Found, Table};
 use crate::settings::Secrets;
 
 /// The largest file, in bytes.
-const MAX_FILE_BYTES: u64 = 64 << 10;
+pub(super) const MAX_FILE_BYTES: u64 = 64 << 10;
 
 /// Adds the secrets to `config` and returns what must never be told: they, and what variables brought into `config`.
 pub(super) fn merge(

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::settings::{AuthMode, Initial, NatsAuth, NatsSettings, NatsTls, WatchPolicy};
 
+mod guide;
+
 fn no_env(_: &str) -> Option<String> {
     None
 }

@@ -15,8 +15,11 @@ pub const CONTRACT: &str = "0.1.0";
 const CONTRACT_SERIES: (u64, u64) = (0, 1);
 const PACKAGE: &str = "presence:plugin";
 
+/// What the contract itself offers to plugins.
+pub(super) const IMPORTS: [&str; 4] = ["log", "keyvalue", "messaging", "presence"];
+
 /// WASI 0.2 interfaces that are linked. Files, sockets and the environment are there, but empty.
-const WASI: [(&str, &[&str]); 7] = [
+pub(super) const WASI: [(&str, &[&str]); 7] = [
     ("wasi:io", &["error", "poll", "streams"]),
     ("wasi:clocks", &["monotonic-clock", "wall-clock"]),
     ("wasi:random", &["random", "insecure", "insecure-seed"]),
@@ -156,7 +159,7 @@ fn import_problem(name: &str) -> Option<Problem> {
     };
     if package == PACKAGE {
         return match (series, interface) {
-            (Some(CONTRACT_SERIES), "log" | "keyvalue" | "messaging" | "presence") => None,
+            (Some(CONTRACT_SERIES), interface) if IMPORTS.contains(&interface) => None,
             (Some(CONTRACT_SERIES), _) => unknown(),
             (series, _) => Some(Problem::ImportVersion {
                 import: name.to_owned(),

@@ -11,7 +11,7 @@ const GLOBAL_BYTES: u64 = 16;
 const FUNCTION_BYTES: u64 = 32;
 
 /// Over all instances of one guest.
-const MAX_INSTANCE_BYTES: u64 = 64 << 20;
+pub(super) const MAX_INSTANCE_BYTES: u64 = 64 << 20;
 
 /// Counts while it reads.
 #[derive(Default)]

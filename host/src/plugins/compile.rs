@@ -16,11 +16,11 @@ use super::engine::new_engine;
 pub const COMPILE_VERB: &str = "compile-plugin";
 
 /// How long one compilation may take.
-const WALL_LIMIT: Duration = Duration::from_secs(120);
+pub(super) const WALL_LIMIT: Duration = Duration::from_secs(120);
 /// Processor seconds of the child, over all its threads.
-const CPU_LIMIT_SECONDS: u64 = 240;
+pub(super) const CPU_LIMIT_SECONDS: u64 = 240;
 /// Address space of the child, in bytes.
-const ADDRESS_SPACE_LIMIT: u64 = 6 << 30;
+pub(super) const ADDRESS_SPACE_LIMIT: u64 = 6 << 30;
 /// So much nicer than the host the child is: enough for guests to go first, little enough to be done in time where
 /// others use the machine too.
 const LESS_URGENT: i32 = 5;

@@ -35,15 +35,15 @@ mod exports;
 pub(super) use exports::{Exports, HookIndices};
 
 /// Resources (streams, requests, pollables) that a guest may hold at once. Some of them hold texts of the guest's.
-const MAX_RESOURCES: usize = 256;
+pub(super) const MAX_RESOURCES: usize = 256;
 /// Bytes that one host call may carry out of the guest: more than any import takes.
-const HOSTCALL_FUEL: usize = 256 << 10;
+pub(super) const HOSTCALL_FUEL: usize = 256 << 10;
 /// Bytes of randomness in one host call.
-const MAX_RANDOM_BYTES: u64 = 64 << 10;
+pub(super) const MAX_RANDOM_BYTES: u64 = 64 << 10;
 /// A guest starts afresh after so many calls: whatever it leaks is bounded, and nobody relies on its memory.
 pub(super) const MAX_CALLS: u32 = 10_000;
 /// Error texts longer than this, in bytes, are cut.
-const MAX_ERROR_BYTES: usize = 1000;
+pub(super) const MAX_ERROR_BYTES: usize = 1000;
 
 /// What host functions see of the guest that calls them.
 pub struct GuestState {

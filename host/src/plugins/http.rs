@@ -35,23 +35,23 @@ use resolver::{GrantedResolver, ResolveError};
 /// The header of W3C Trace Context.
 const TRACEPARENT: &str = "traceparent";
 /// Opening a TCP connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// From the start of a request to the head of its answer, unless the guest asks for less.
-const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two pieces of an answer, unless the guest asks for less.
-const BETWEEN_BYTES_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const BETWEEN_BYTES_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest request body, in bytes.
 pub(super) const MAX_REQUEST_BYTES: usize = 1 << 20;
 /// The largest response body, in bytes.
 pub(super) const MAX_RESPONSE_BYTES: usize = 1 << 20;
 /// Requests of one guest at once, until their answers are read or dropped: each takes a socket, and memory of the host.
-const MAX_AT_ONCE: usize = 16;
+pub(super) const MAX_AT_ONCE: usize = 16;
 /// What is read ahead of a connection, in bytes; also the longest head of an answer.
-const READ_AHEAD_BYTES: usize = 64 << 10;
+pub(super) const READ_AHEAD_BYTES: usize = 64 << 10;
 /// What a guest may write at once of a request's body, in bytes.
-const CHUNK_BYTES: usize = 64 << 10;
+pub(super) const CHUNK_BYTES: usize = 64 << 10;
 /// Names of one plugin that are looked up at once: a lookup that takes its time occupies a thread.
-const MAX_LOOKUPS: usize = 4;
+pub(super) const MAX_LOOKUPS: usize = 4;
 /// Idle connections that are kept open for each origin, and for how long.
 const MAX_IDLE_CONNECTIONS: usize = 64;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);

@@ -6,8 +6,8 @@ use wasmtime::{ResourceLimiter, Result};
 pub(super) const MAX_TABLE_ELEMENTS: usize = 200_000;
 /// Core instances of a guest: components of JavaScript and Python have a few dozen.
 pub(super) const MAX_INSTANCES: usize = 200;
-const MAX_TABLES: usize = 200;
-const MAX_MEMORIES: usize = 50;
+pub(super) const MAX_TABLES: usize = 200;
+pub(super) const MAX_MEMORIES: usize = 50;
 
 /// What there was no more of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

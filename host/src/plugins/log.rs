@@ -16,9 +16,9 @@ use super::local::tape::{Entry, Tape};
 use super::redact::Redactor;
 
 /// Each line costs so much beside its text: empty lines are not free.
-const LINE_COST: u64 = 16;
+pub(super) const LINE_COST: u64 = 16;
 /// A line longer than this, in bytes, is cut in pieces.
-const MAX_LINE_BYTES: usize = 8 << 10;
+pub(super) const MAX_LINE_BYTES: usize = 8 << 10;
 
 /// Where a line came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::fmt::Write;
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
 /// Shorter texts, in bytes, are no secrets: they would be found everywhere.
-const MIN_BYTES: usize = 4;
+pub(super) const MIN_BYTES: usize = 4;
 
 /// What stands in place of a secret.
 pub(super) const REDACTED: &str = "[redacted]";

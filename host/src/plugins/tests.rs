@@ -21,6 +21,7 @@ use super::{
 use crate::clock::Clock;
 use crate::settings::PluginSettings;
 
+mod guide;
 mod hostile;
 mod reload;
 mod traces;

@@ -7,6 +7,7 @@ mod chaos;
 mod clocks;
 mod cluster;
 mod commands;
+mod compat;
 mod dead_letters;
 mod hostile;
 mod imports;

@@ -1,4 +1,5 @@
-//! The plugin contract is published: files that `plugin-sdk/wit/published.sha256` lists are never changed again.
+//! What is published stays: files that a list `published.sha256` names are never changed again. There is one for the
+//! plugin contract (`plugin-sdk/wit`) and one for the plugins that were built against it (`plugin-sdk/compat`).
 //!
 //! The list has a line `<sha256>  <version>/<file>` for each, as `sha256sum` writes it. A folder of which it lists
 //! anything is closed: no file of it may change, go, or come. A folder that it does not know is a draft.
@@ -12,12 +13,36 @@ use sha2::{Digest, Sha256};
 
 use super::{Fault, files};
 
-const FOLDER: &str = "plugin-sdk/wit";
+/// A folder with a list, and why its files stay.
+struct Kept {
+    folder: &'static str,
+    must_stay: &'static str,
+    instead: &'static str,
+}
+
+const CONTRACT: Kept = Kept {
+    folder: "plugin-sdk/wit",
+    must_stay: "plugins are built against it",
+    instead: "new things go into a new version, in a folder of its own",
+};
+const PLUGINS: Kept = Kept {
+    folder: "plugin-sdk/compat",
+    must_stay: "it stands for plugins that nobody builds again",
+    instead: "it must be the one that was built when its version was the newest",
+};
 const LIST: &str = "published.sha256";
 
-/// What differs from the list. Without a contract there is nothing to hold against it.
+/// What differs from the lists. Where nothing was published there is nothing to hold against one.
 pub fn faults(root: &Path) -> anyhow::Result<Vec<Fault>> {
-    let folder = root.join(FOLDER);
+    let mut faults = Vec::new();
+    for kept in [CONTRACT, PLUGINS] {
+        faults.extend(faults_in(root, &kept)?);
+    }
+    Ok(faults)
+}
+
+fn faults_in(root: &Path, kept: &Kept) -> anyhow::Result<Vec<Fault>> {
+    let folder = root.join(kept.folder);
     if !folder.is_dir() {
         return Ok(Vec::new());
     }
@@ -29,32 +54,28 @@ pub fn faults(root: &Path) -> anyhow::Result<Vec<Fault>> {
         let bytes = fs::read(&file).with_context(|| format!("can't read `{}`", file.display()))?;
         found.insert(name, hex(&Sha256::digest(bytes)));
     }
-    Ok(differences(&text, &found))
+    Ok(differences(kept, &text, &found))
 }
 
 /// `found` has the digest of each file by its name below the folder.
-fn differences(list: &str, found: &BTreeMap<String, String>) -> Vec<Fault> {
+fn differences(kept: &Kept, list: &str, found: &BTreeMap<String, String>) -> Vec<Fault> {
+    let folder = Path::new(kept.folder);
     let mut faults = Vec::new();
     let mut published = BTreeMap::new();
     for (line, text) in (1..).zip(list.lines()) {
         match text.split_once("  ") {
             Some((digest, name)) => _ = published.insert(name, digest),
             None => {
-                let fault =
-                    Fault::new(&Path::new(FOLDER).join(LIST), line, "must be `<sha256>  <version>/<file>`");
-                faults.push(fault);
+                faults.push(Fault::new(&folder.join(LIST), line, "must be `<sha256>  <version>/<file>`"));
             }
         }
     }
-    let mut fault = |name: &str, what: &str| faults.push(Fault::new(&Path::new(FOLDER).join(name), 0, what));
+    let mut fault = |name: &str, what: String| faults.push(Fault::new(&folder.join(name), 0, what));
     for (name, digest) in &published {
         match found.get(*name) {
-            None => fault(name, "is published and must stay: plugins are built against it"),
+            None => fault(name, format!("is published and must stay: {}", kept.must_stay)),
             Some(actual) if actual != digest => {
-                fault(
-                    name,
-                    "is published and was changed: new things go into a new version, in a folder of its own",
-                );
+                fault(name, format!("is published and was changed: {}", kept.instead));
             }
             Some(_) => {}
         }
@@ -62,7 +83,7 @@ fn differences(list: &str, found: &BTreeMap<String, String>) -> Vec<Fault> {
     let closed: BTreeSet<&str> = published.keys().filter_map(|name| version(name)).collect();
     for name in found.keys().filter(|name| !published.contains_key(name.as_str())) {
         if version(name).is_some_and(|version| closed.contains(version)) {
-            fault(name, "was added to a version that is published: it goes into a new version");
+            fault(name, format!("was added to a version that is published: {}", kept.instead));
         }
     }
     faults
@@ -85,7 +106,7 @@ mod tests {
 
     fn told(list: &str, found: &[(&str, &str)]) -> Vec<String> {
         let found = found.iter().map(|(name, digest)| ((*name).to_owned(), (*digest).to_owned())).collect();
-        differences(list, &found).iter().map(ToString::to_string).collect()
+        differences(&CONTRACT, list, &found).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -107,7 +128,7 @@ mod tests {
     #[test]
     fn a_changed_byte_of_the_contract_is_found() {
         let root = std::env::temp_dir().join(format!("presence-published-{}", std::process::id()));
-        let folder = root.join(FOLDER);
+        let folder = root.join(CONTRACT.folder);
         fs::create_dir_all(folder.join("0.1.0")).unwrap();
         fs::write(folder.join("0.1.0/a.wit"), "package a;").unwrap();
         let digest = hex(&Sha256::digest("package a;"));
@@ -119,10 +140,26 @@ mod tests {
     }
 
     #[test]
-    fn the_contract_of_this_repository_is_as_published() {
+    fn a_plugin_of_a_published_contract_stays_as_it_was_built() {
+        let found = |digest: &str| [("0.1.0/compat.wasm".to_owned(), digest.to_owned())].into();
+        let list = "aa  0.1.0/compat.wasm\n";
+        assert_eq!(differences(&PLUGINS, list, &found("aa")), []);
+        let changed = differences(&PLUGINS, list, &found("ab"))[0].to_string();
+        assert!(
+            changed.starts_with("plugin-sdk/compat/0.1.0/compat.wasm: is published and was changed"),
+            "{changed}"
+        );
+        let gone = differences(&PLUGINS, list, &BTreeMap::new())[0].to_string();
+        assert!(gone.contains("must stay: it stands for plugins"), "{gone}");
+    }
+
+    #[test]
+    fn what_this_repository_has_published_is_as_it_was() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         assert_eq!(faults(&root).unwrap(), []);
-        let list = fs::read_to_string(root.join(FOLDER).join(LIST)).unwrap();
-        assert!(list.contains("  0.1.0/presence-plugin.wit"), "{list}");
+        for (kept, file) in [(CONTRACT, "0.1.0/presence-plugin.wit"), (PLUGINS, "0.1.0/compat.wasm")] {
+            let list = fs::read_to_string(root.join(kept.folder).join(LIST)).unwrap();
+            assert!(list.contains(&format!("  {file}")), "{list}");
+        }
     }
 }
