@@ -453,12 +453,16 @@ impl Membership {
     pub fn handle_drain(&mut self, now: Now) {
         match self.phase {
             Phase::Leaving | Phase::Left | Phase::Failed | Phase::Draining => return,
-            // It has taken part in nothing yet.
-            Phase::Claiming | Phase::Ready => {}
-            _ => self.joined = 0,
+            Phase::Claiming | Phase::Ready => self.state = InstanceState::Draining,
+            // It has taken part in nothing, and does not begin to: to the others it stays somebody who joins.
+            phase => {
+                if matches!(phase, Phase::Cleaning | Phase::Opening) {
+                    self.abandon_start(Phase::Draining);
+                }
+                self.joined = 0;
+            }
         }
         self.phase = Phase::Draining;
-        self.state = InstanceState::Draining;
         self.boot_due = None;
         if self.lease.last() != Sequence(0) || self.lease.is_in_flight() {
             self.lease.renew_at(now.tick);
@@ -661,7 +665,8 @@ impl Membership {
 
     /// True from the time at which the boot is open for this instance: sessions may be told of.
     pub fn takes_part(&self) -> bool {
-        matches!(self.phase, Phase::Claiming | Phase::Ready | Phase::Draining)
+        matches!(self.phase, Phase::Claiming | Phase::Ready)
+            || (self.phase == Phase::Draining && self.state == InstanceState::Draining)
     }
 
     fn write(&mut self, key: Key, document: Document, expect: Expect, lease: Option<Duration>) {

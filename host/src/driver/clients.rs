@@ -283,7 +283,9 @@ impl Driver {
         // Others take the partitions over; the last host settles them.
         let handed_over = self.partitions.is_empty() && self.membership.owns_nothing();
         let decided = last && self.partitions.values().all(Partition::is_settled);
-        let settled = waiting == 0 && self.sessions.unsettled() == 0 && (handed_over || decided);
+        // Nobody was told of the sessions of a host that has not joined: it is another life that had no time to.
+        let sessions = if self.membership.takes_part() { self.sessions.unsettled() } else { 0 };
+        let settled = waiting == 0 && sessions == 0 && (handed_over || decided);
         if !settled && !over {
             return;
         }

@@ -172,7 +172,12 @@ fn failed(code: ErrorCode, timeout: Duration) -> Error {
         ErrorCode::DestinationIpProhibited => Error::Denied("no grant for this address".to_string()),
         ErrorCode::HttpRequestUriInvalid
         | ErrorCode::HttpRequestMethodInvalid
-        | ErrorCode::HttpRequestUriTooLong => Error::Invalid(format!("the host refused it: {code:?}")),
+        | ErrorCode::HttpRequestUriTooLong
+        | ErrorCode::HttpRequestBodySize(_)
+        | ErrorCode::HttpRequestHeaderSize(_)
+        | ErrorCode::HttpRequestHeaderSectionSize(_) => {
+            Error::Invalid(format!("the host refused it: {code:?}"))
+        }
         ErrorCode::ConnectionTimeout | ErrorCode::HttpResponseTimeout | ErrorCode::ConnectionReadTimeout => {
             Error::Timeout(timeout)
         }

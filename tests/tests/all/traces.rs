@@ -126,9 +126,9 @@ async fn ended(collector: &Collector, name: &str, outcome: &str) -> Span {
 #[tokio::test]
 async fn every_attempt_is_a_span_of_its_own() {
     let (collector, recorder) = (Collector::start().await, Recorder::start().await);
-    recorder.answer(Mood::Status(503));
     let config = Daemon::with(Plugin::webhook(&recorder)).section(collector.section("sample = 0.000001"));
     let daemon = config.start().await;
+    recorder.answer(Mood::Status(503));
     let alice = traced_client(&daemon, "alice").await;
     let failed = ended(&collector, "hook webhook user-online", "retry").await;
     recorder.answer(Mood::Status(204));

@@ -760,3 +760,24 @@ fn who_comes_while_the_last_host_closes_the_deployment_is_not_ready_in_one_that_
     member.handle_written(world.now(), &Key::Boot, &Document::Boot(same), refused);
     assert_eq!((member.phase, member.poll_effect()), (Phase::Surveying, Some(MembershipEffect::Load)));
 }
+
+#[test]
+fn a_host_that_is_told_to_stop_before_it_has_joined_takes_part_in_nothing() {
+    let mut world = World::new();
+    world.start(1);
+    world.pass(TTL / 2 - 500);
+    assert!(!world.host(1).ready, "it looks who is there");
+    let now = world.now();
+    world.member(1).handle_drain(now);
+    world.pass(TTL);
+    assert_eq!(world.instance_state(1).unwrap().state, InstanceState::Joining);
+    assert!(world.host(1).owns.is_empty() && world.everything.is_empty());
+    let now = world.now();
+    world.member(1).handle_leave(now, true);
+    world.settle();
+    assert_eq!(world.instance_state(1).unwrap().state, InstanceState::Left);
+    world.start(2);
+    world.pass(TTL * 2);
+    assert!(world.host(2).ready);
+    assert_eq!(world.everything.len(), 1, "the next one declares the fresh start");
+}

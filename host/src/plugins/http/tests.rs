@@ -242,15 +242,15 @@ async fn receivers_hear_of_the_trace_unless_the_guest_tells_them_of_another() {
     };
     let trace = HookTrace::of(&attempt);
 
-    send(None, request(&url)).await.unwrap();
+    _ = send(None, request(&url)).await.unwrap();
     assert!(!heads.recv().await.unwrap().contains("traceparent"), "nothing without a trace");
-    send(trace.clone(), request(&url)).await.unwrap();
+    _ = send(trace.clone(), request(&url)).await.unwrap();
     let head = heads.recv().await.unwrap();
     let told = format!("traceparent: 00-{:032x}-", attempt.context.trace);
     assert!(head.contains(&told) && head.contains("-01\r\n"), "{head}");
     let mut own = request(&url);
     own.headers_mut().insert(TRACEPARENT, HeaderValue::from_static(OTHER));
-    send(trace.clone(), own).await.unwrap();
+    _ = send(trace.clone(), own).await.unwrap();
     let head = heads.recv().await.unwrap();
     assert!(head.contains(OTHER) && head.matches("traceparent").count() == 1, "{head}");
     assert!(send(trace.clone(), request("http://127.0.0.1:1/")).await.is_err());
