@@ -95,6 +95,8 @@ pub struct Membership {
     ownership: Ownership,
     cleanups: Cleanups,
     clean_leave: bool,
+    /// Whether this machine's clock is right; none: not known yet.
+    clock_right: Option<bool>,
     /// Who should own or clean up what is to be looked at again.
     unsettled: bool,
     /// Instances that a person was told of: same name, other plugins.
@@ -130,6 +132,7 @@ impl Membership {
             ownership: Ownership::new(config.layout.partitions, config.nonce),
             cleanups: Cleanups::new(config.cleanup_plugins.clone()),
             clean_leave: true,
+            clock_right: None,
             unsettled: false,
             told: BTreeSet::new(),
             counters: MembershipCounters::default(),
@@ -485,6 +488,14 @@ impl Membership {
         self.lease.stop();
         if !self.lease.is_in_flight() {
             self.leave();
+        }
+    }
+
+    /// This machine's clock was compared with the store's. An instance whose clock is wrong, or was not compared yet, keeps
+    /// joining: its decisions would bear wrong times. One that takes part already goes on.
+    pub fn handle_clock(&mut self, now: Now, right: bool) {
+        if self.clock_right.replace(right) != Some(right) {
+            self.settle(now);
         }
     }
 
@@ -1002,6 +1013,7 @@ impl Membership {
             || !self.lease.is_valid(now.tick)
             || self.boot_writing
             || self.boot_stale
+            || (self.config.shared && self.clock_right != Some(true))
         {
             return;
         }

@@ -146,15 +146,23 @@ impl Tracker {
         self.claim = self.claim.max(claim);
     }
 
-    /// The store was recreated and the partition claimed again, with this sequence: every record is written again.
+    /// The store was recreated and the partition claimed again, with this sequence: a snapshot follows, fed like the first
+    /// one, and every record that it lacks is written again. Nothing is to be written before it: another owner may have
+    /// decided meanwhile.
     pub fn handle_restore(&mut self, claim: Sequence) {
         self.claim = claim;
         self.surrendered = false;
         // What was on its way went to the old store.
         self.handle_written(&[]);
-        let slots: Vec<Slot> = self.users.slots().collect();
-        for slot in slots {
-            self.repair(slot);
+        self.expect_records();
+    }
+
+    /// Records that the next snapshot lacks are written again.
+    fn expect_records(&mut self) {
+        for slot in self.users.slots() {
+            if self.users.get(slot).is_some_and(|user| user.decided().is_some() && user.undecided == 0) {
+                self.unrecorded.insert(slot);
+            }
         }
     }
 
@@ -184,6 +192,14 @@ impl Tracker {
             self.offline.remove(&(entry.since(), slot));
         }
         entry.take(record, generation);
+        let waiting = entry.undecided > 0;
+        self.unrecorded.remove(&slot);
+        if waiting {
+            // Decided here without knowing of that: it is written no more, and nobody hears of it after what is newer.
+            for decision in self.decisions.iter_mut().filter(|decision| decision.slot == slot) {
+                (decision.record, decision.repeat) = (*record, true);
+            }
+        }
         self.counts[record.status as usize] += 1;
         if record.status == Status::Offline {
             self.offline.insert((record.since, slot));
@@ -197,10 +213,8 @@ impl Tracker {
         for slot in self.users.slots() {
             let Some(user) = self.users.get(slot) else { continue };
             self.unconfirmed.extend(user.places.as_slice().iter().map(|place| (slot, place.instance)));
-            if user.decided().is_some() && user.undecided == 0 {
-                self.unrecorded.insert(slot);
-            }
         }
+        self.expect_records();
     }
 
     /// The snapshot is complete: users whose record doesn't fit the documents are decided, and those without a

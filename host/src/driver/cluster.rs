@@ -100,7 +100,7 @@ impl Driver {
                 self.reads.push_back(user);
                 self.read_records();
             }
-            Completion::Clock(offset) => self.handle_clock(offset),
+            Completion::Clock(offset) => self.handle_clock(now, offset),
             Completion::LetterFound(order, partition, answer) => self.letter_found(order, partition, answer),
             Completion::LetterRead(order, asker, read) => self.letter_read(order, asker, read),
             Completion::LetterRemoved(letter) => self.letter_removed(letter),
@@ -316,8 +316,11 @@ impl Driver {
         self.forget_revisions_due = Some(now.tick + self.config.instance_ttl * 2);
     }
 
-    fn handle_clock(&mut self, offset: Option<i64>) {
+    fn handle_clock(&mut self, now: Now, offset: Option<i64>) {
         let off = offset.filter(|offset| offset.abs() > MAX_CLOCK_OFFSET);
+        // An answer that says nothing, or none, leaves it at what was known, and holds nobody up.
+        let right = off.is_none() && (offset.is_some() || self.clock_off.is_none());
+        self.membership.handle_clock(now, right);
         match (self.clock_off, off) {
             (None, Some(offset)) => tracing::error!(
                 offset_ms = offset,
@@ -330,7 +333,7 @@ impl Driver {
             self.clock_offset = offset;
             self.clock_off = off;
             if off.is_some() {
-                self.clock_due = self.clock_due.min(self.clock.now().tick + WRONG_CLOCK_PAUSE);
+                self.clock_due = self.clock_due.min(now.tick + WRONG_CLOCK_PAUSE);
             }
         }
     }

@@ -34,6 +34,8 @@ pub(super) struct Partition {
     pub(super) overflowed: bool,
     /// A write was refused by its fence: nothing is written before the owner was read.
     pub(super) fenced: bool,
+    /// Claimed again in a recreated store: nothing is written before the snapshot tells what others have written there.
+    pub(super) restoring: bool,
     pub(super) surrender: Option<Surrender>,
     /// Who waits for this partition to decide anew who is present.
     pub(super) anew: Vec<Anew>,
@@ -68,6 +70,7 @@ impl Partition {
             buffered: Vec::new(),
             overflowed: false,
             fenced: false,
+            restoring: false,
             surrender: None,
             anew: Vec::new(),
             told_to: Sequence(0),
@@ -80,7 +83,7 @@ impl Partition {
 
     /// Whether regular checkpoints are written.
     pub(super) fn writes_checkpoints(&self) -> bool {
-        self.begun && !self.fenced && self.surrender.is_none()
+        self.begun && !self.fenced && !self.restoring && self.surrender.is_none()
     }
 
     /// True when everything is decided, written and told.

@@ -35,7 +35,7 @@ impl Driver {
             // not every host has written its own again yet.
             partition.tracker.handle_restore(claim);
             partition.checkpoints.handle_restored(self.membership.epoch(), claim);
-            partition.fenced = false;
+            (partition.fenced, partition.restoring) = (false, true);
             partition.reread_due = now.tick + self.config.instance_ttl;
             partition.told_to = claim;
             self.load_partition(id, claim);
@@ -87,6 +87,7 @@ impl Driver {
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         partition.tracker.handle_loaded(now);
         partition.loaded = Some(snapshot.up_to);
+        partition.restoring = false;
         if partition.reread_due == Tick(u64::MAX) || partition.reread_due <= now.tick {
             let spread = self.random.u64(..REREAD_PARTITION.as_millis() as u64 / 2);
             partition.reread_due = now.tick + REREAD_PARTITION + Duration::from_millis(spread);
@@ -342,6 +343,7 @@ impl Driver {
                 continue;
             };
             if !partition.fenced
+                && !partition.restoring
                 && let Some(batch) = partition.tracker.poll_write()
             {
                 quiet = false;
@@ -485,7 +487,8 @@ impl Driver {
         surrender.checkpointing = true;
         let claim = partition.tracker.claim();
         // Before it has begun there is nothing to add to what the last owner left.
-        let document = partition.begun.then(|| partition.checkpoints.document_now());
+        let document =
+            (partition.begun && !partition.restoring).then(|| partition.checkpoints.document_now());
         let (store, wanted) = (self.store.clone(), Arc::downgrade(&partition.life));
         let operation = async move {
             if let Some(document) = document {
@@ -557,7 +560,7 @@ impl Driver {
     pub(super) fn write_last_checkpoints(&mut self) {
         let mut due = Vec::new();
         for (id, partition) in &mut self.partitions {
-            if partition.begun {
+            if partition.begun && !partition.restoring {
                 due.push((*id, partition.tracker.claim(), partition.checkpoints.document_now()));
             }
         }

@@ -141,6 +141,8 @@ async fn a_clock_that_is_an_hour_off_keeps_a_host_from_being_ready() {
     let told = offset(admin).await;
     assert!((told + HOUR).abs() < 2_000, "{told}");
     assert!(log.has("ERROR") && log.has("this machine's clock is not that of the NATS server"));
+    let owners = ask("GET", admin, "/v1/partitions").await.expect("the admin listener answers").body;
+    assert!(!owners.contains("\"skewed\""), "it owns nothing: {owners}");
     let refused = connect("alice").await.expect_err("a host that is not ready takes nobody");
     assert_eq!(refused.status, 503, "{refused:?}");
     clock.set(0);

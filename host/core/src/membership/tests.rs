@@ -254,6 +254,7 @@ fn cleaner() -> Membership {
     let mut world = World::new();
     world.start(1);
     let mut member = Membership::new(world.member(1).config.clone());
+    member.handle_clock(Now::at(0), true);
     let me = Key::Instance(InstanceId(1));
     let layout = member.config.layout;
     let documents =
@@ -780,4 +781,23 @@ fn a_host_that_is_told_to_stop_before_it_has_joined_takes_part_in_nothing() {
     world.pass(TTL * 2);
     assert!(world.host(2).ready);
     assert_eq!(world.everything.len(), 1, "the next one declares the fresh start");
+}
+
+#[test]
+fn who_joins_with_a_wrong_clock_owns_nothing_before_it_is_right() {
+    let mut world = three();
+    world.clocks_right = false;
+    world.start(4);
+    world.pass(TTL * 2);
+    assert!(!world.host(4).ready && world.host(4).owns.is_empty());
+    assert_eq!(world.instance_state(4).unwrap().state, InstanceState::Joining);
+    let now = world.now();
+    world.member(4).handle_clock(now, true);
+    world.pass(1000);
+    assert!(world.host(4).ready && !world.host(4).owns.is_empty());
+    let now = world.now();
+    world.member(4).handle_clock(now, false);
+    world.pass(TTL);
+    assert!(world.host(4).ready, "whoever takes part goes on");
+    world.assert_owned();
 }

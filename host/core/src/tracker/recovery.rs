@@ -17,6 +17,7 @@ fn a_recreated_store_gets_every_record_again_and_nobody_is_told_again() {
     let mut tracker = online(&mut sequence);
     let record = tracker.known(&alice()).unwrap().record;
     tracker.handle_restore(Sequence(2));
+    tracker.handle_loaded(Now::at(1500));
     let batch =
         StatusBatch { partition: PartitionId(3), claim: Sequence(2), records: vec![(alice(), record)] };
     assert_eq!(tracker.poll_write(), Some(batch));
@@ -34,6 +35,35 @@ fn what_was_on_its_way_to_a_store_that_was_recreated_is_written_to_the_new_one()
     let mut sequence = 2;
     assert_eq!(changes(&settle(&mut tracker, &mut sequence)), [(None, Status::Online)]);
     assert_eq!(sequence, 3, "once");
+}
+
+#[test]
+fn what_another_owner_has_decided_in_a_recreated_store_is_neither_overwritten_nor_followed_by_older_news() {
+    let mut sequence = 10;
+    for waiting in [false, true] {
+        let mut tracker = online(&mut sequence);
+        let record = tracker.known(&alice()).unwrap().record;
+        if waiting {
+            tracker.handle_document(Now::at(1500), &alice(), HERE, Some(&document(&[Status::Idle], None)));
+            assert!(tracker.poll_write().is_some(), "it goes to the store that is gone");
+        }
+        tracker.handle_restore(Sequence(2));
+        let newer = StatusRecord { status: Status::Offline, revision: 5000, sessions: 0, ..record };
+        assert!(tracker.handle_record(&alice(), &newer));
+        assert!(!tracker.handle_record(&alice(), &record), "it is older");
+        tracker.handle_document(Now::at(5001), &alice(), HERE, Some(&document(&[Status::Online], None)));
+        tracker.handle_loaded(Now::at(5001));
+        let mut written = Vec::new();
+        while let Some(batch) = tracker.poll_write() {
+            written.extend(batch.records.iter().map(|(_, record)| record.revision));
+            let sequences: Vec<Sequence> = (0..batch.records.len() as u64).map(Sequence).collect();
+            tracker.handle_written(&sequences);
+        }
+        assert!(written.iter().all(|revision| *revision >= 5000), "{written:?}");
+        let told: Vec<Transition> = std::iter::from_fn(|| tracker.poll_transition()).collect();
+        assert!(told.iter().all(|transition| transition.revision > 5000), "{told:?}");
+        assert_eq!(told.last().map(|transition| transition.current), Some(Status::Online));
+    }
 }
 
 #[test]

@@ -43,13 +43,15 @@ pub(super) struct World {
     born: u128,
     /// No plugin takes `everything` before [`World::everything_settles`].
     pub(super) slow: bool,
+    /// Whether the clocks of hosts that start are right.
+    pub(super) clocks_right: bool,
     /// Whether several hosts may share the store.
     pub(super) shared: bool,
 }
 
 impl World {
     pub(super) fn new() -> World {
-        World { now: 1000, shared: true, ..World::default() }
+        World { now: 1000, shared: true, clocks_right: true, ..World::default() }
     }
 
     pub(super) fn now(&self) -> Now {
@@ -74,6 +76,7 @@ impl World {
         };
         let mut membership = Membership::new(config);
         membership.handle_start(self.now());
+        membership.handle_clock(self.now(), self.clocks_right);
         let host = Host {
             membership,
             paused: false,
