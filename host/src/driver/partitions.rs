@@ -36,7 +36,6 @@ impl Driver {
             partition.tracker.handle_restore(claim);
             partition.checkpoints.handle_restored(self.membership.epoch(), claim);
             (partition.fenced, partition.restoring) = (false, true);
-            partition.reread_due = now.tick + self.config.instance_ttl;
             partition.told_to = claim;
             self.load_partition(id, claim);
             self.read_for_newcomers(id);
@@ -87,8 +86,10 @@ impl Driver {
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         partition.tracker.handle_loaded(now);
         partition.loaded = Some(snapshot.up_to);
-        partition.restoring = false;
-        if partition.reread_due == Tick(u64::MAX) || partition.reread_due <= now.tick {
+        if std::mem::take(&mut partition.restoring) {
+            // Not every host has written its documents again yet: what is not there then is gone.
+            partition.reread_due = now.tick + self.config.instance_ttl;
+        } else if partition.reread_due == Tick(u64::MAX) || partition.reread_due <= now.tick {
             let spread = self.random.u64(..REREAD_PARTITION.as_millis() as u64 / 2);
             partition.reread_due = now.tick + REREAD_PARTITION + Duration::from_millis(spread);
         }

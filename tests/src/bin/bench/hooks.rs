@@ -15,8 +15,8 @@ use presence_host::plugins::{
 use presence_host::settings::{DeliverySettings, Grants, Initial, Limits, PluginSettings};
 use presence_host::store::memory::MemoryStore;
 
-use crate::reload;
 use crate::report::{count, line, percentile, time};
+use crate::{many, reload};
 
 const EVENTS: u64 = 200_000;
 const ROUNDS: usize = 5;
@@ -96,6 +96,7 @@ pub async fn run() -> anyhow::Result<()> {
     line("hooks: events a second", count(EVENTS as f64 / whole_best.as_secs_f64()), "");
     reload::run(&plugins, &settings, ROUNDS as u64 * EVENTS + LATENCIES).await?;
     plugins.shutdown().await;
+    many::run(&settings, &data_dir).await?;
     // A temporary folder that stays is no reason to fail.
     let _ = std::fs::remove_dir_all(&data_dir);
     Ok(())

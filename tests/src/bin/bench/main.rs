@@ -4,6 +4,7 @@ mod cluster;
 mod core;
 mod hooks;
 mod lean;
+mod many;
 mod memory;
 mod nats;
 mod reload;
