@@ -136,11 +136,11 @@ impl Driver {
     /// Why clients should go elsewhere.
     fn not_ready(&self) -> Option<String> {
         let now = self.clock.now();
+        if let Some(offset) = self.clock_off.filter(|_| self.drain.is_none()) {
+            return Some(format!("this machine's clock is {offset} ms off the store's"));
+        }
         if !self.membership.is_ready() || self.drain.is_some() {
             return Some(self.membership.phase().to_owned());
-        }
-        if let Some(offset) = self.clock_off {
-            return Some(format!("this machine's clock is {offset} ms off the store's"));
         }
         self.is_away(now).then(|| format!("{} has been away for a while", self.store.describe()))
     }
