@@ -88,6 +88,9 @@ impl Span {
 /// What goes with an event: a span, if its message is sampled. Boxed, since most are not.
 pub type Traced = Option<Box<Span>>;
 
+/// A span on its way to the collector: moved from hand to hand, never copied.
+pub(crate) type EndedSpan = Box<Span>;
+
 /// An event that hooks are run for, by what tells it apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Told {
@@ -122,7 +125,7 @@ impl std::fmt::Debug for Tracer {
 
 struct Inner {
     sample: f64,
-    spans: mpsc::Sender<Box<Span>>,
+    spans: mpsc::Sender<EndedSpan>,
     dropped: Arc<AtomicU64>,
     /// Events whose hooks go on with a trace.
     hooks: Table<Told>,
@@ -135,7 +138,7 @@ struct Inner {
 }
 
 impl Inner {
-    fn new(sample: f64, spans: mpsc::Sender<Box<Span>>) -> Inner {
+    fn new(sample: f64, spans: mpsc::Sender<EndedSpan>) -> Inner {
         Inner {
             sample,
             spans,

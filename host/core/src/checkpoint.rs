@@ -28,6 +28,8 @@ struct Progress {
     /// Issued and not settled, and how often: a record may be told again while it still waits. Bounded by what the
     /// plugin's queue holds.
     open: BTreeMap<Sequence, (UserId, u32)>,
+    /// Issued under sequences of a store that was recreated, and not settled: how many, by user.
+    owed: BTreeMap<UserId, u32>,
 }
 
 /// The checkpoints of one partition.
@@ -67,11 +69,8 @@ impl Checkpoints {
     pub fn handle_restored(&mut self, epoch: u64, claim: Sequence) {
         self.epoch = epoch;
         for progress in self.plugins.values_mut() {
-            let open = std::mem::take(&mut progress.open);
-            for (user, _) in open.into_values() {
-                if !progress.before.except.contains(&user) && progress.before.except.len() < MAX_EXCEPTIONS {
-                    progress.before.except.push(user);
-                }
+            for (user, count) in std::mem::take(&mut progress.open).into_values() {
+                *progress.owed.entry(user).or_default() += count;
             }
             progress.before.up_to = Sequence(0);
             progress.highest = claim;
@@ -126,6 +125,7 @@ impl Checkpoints {
         progress.highest = left.up_to;
         progress.before = PluginCheckpoint { absent_since: Some(now), ..left };
         progress.open.clear();
+        progress.owed.clear();
         self.changed = true;
     }
 
@@ -141,12 +141,20 @@ impl Checkpoints {
             return;
         };
         self.changed = true;
-        if let Entry::Occupied(mut open) = progress.open.entry(sequence) {
+        if let Entry::Occupied(mut open) = progress.open.entry(sequence)
+            && open.get().0 == *user
+        {
             open.get_mut().1 -= 1;
             if open.get().1 > 0 {
                 return;
             }
             open.remove();
+        } else if let Some(count) = progress.owed.get_mut(user) {
+            *count -= 1;
+            if *count > 0 {
+                return;
+            }
+            progress.owed.remove(user);
         }
         progress.before.except.retain(|other| other != user);
     }
@@ -177,6 +185,20 @@ impl Progress {
     fn checkpoint(&self) -> PluginCheckpoint {
         let mut except = self.before.except.clone();
         let mut up_to = self.highest;
+        for user in self.owed.keys() {
+            if except.contains(user) {
+                continue;
+            }
+            if except.len() >= MAX_EXCEPTIONS {
+                // Nothing in the new store is known to be told.
+                return PluginCheckpoint {
+                    up_to: Sequence(0),
+                    except,
+                    absent_since: self.before.absent_since,
+                };
+            }
+            except.push(user.clone());
+        }
         for (sequence, (user, _)) in &self.open {
             if except.contains(user) {
                 continue;
@@ -446,6 +468,39 @@ mod tests {
         assert_eq!((document.epoch, &document.plugins["p"]), (6, &left(vec![user(1)])));
         checkpoints.handle_settled("p", &user(1), Sequence(70));
         assert_eq!(checkpoints.document_now().plugins["p"], left(vec![]));
+    }
+
+    #[test]
+    fn of_two_that_wait_when_the_store_is_recreated_the_second_is_due_until_it_is_settled_too() {
+        let plugin: Arc<str> = "p".into();
+        let mut checkpoints = Checkpoints::new(5, vec![plugin.clone()]);
+        checkpoints.handle_issued(&plugin, &user(1), Sequence(33));
+        checkpoints.handle_issued(&plugin, &user(1), Sequence(38));
+        checkpoints.handle_restored(6, Sequence(19));
+        // Somebody else's, with a number that was there in the old store.
+        checkpoints.handle_issued(&plugin, &user(2), Sequence(33));
+        let mut due = |user: UserId, sequence: u64| {
+            checkpoints.handle_settled("p", &user, Sequence(sequence));
+            let mut except = checkpoints.document_now().plugins["p"].except.clone();
+            except.sort();
+            except
+        };
+        assert_eq!(due(user(1), 33), [user(1), user(2)]);
+        assert_eq!(due(user(1), 38), [user(2)]);
+        assert_eq!(due(user(2), 33), []);
+    }
+
+    #[test]
+    fn when_too_many_wait_as_the_store_is_recreated_everything_is_due() {
+        let plugin: Arc<str> = "p".into();
+        let mut checkpoints = Checkpoints::new(5, vec![plugin.clone()]);
+        for at in 0..=MAX_EXCEPTIONS {
+            checkpoints.handle_issued(&plugin, &user(at), Sequence(at as u64));
+        }
+        checkpoints.handle_restored(6, Sequence(19));
+        assert_eq!(checkpoints.document_now().plugins["p"].up_to, Sequence(0));
+        checkpoints.handle_settled("p", &user(3), Sequence(3));
+        assert_eq!(checkpoints.document_now().plugins["p"].up_to, Sequence(19));
     }
 
     proptest! {

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{Span, otlp};
+use super::{EndedSpan, otlp};
 use crate::settings::TelemetrySettings;
 
 /// So many spans are sent together.
@@ -84,7 +84,7 @@ impl Exporter {
     }
 
     /// Until it is closed; then what is left is sent.
-    pub(super) async fn run(mut self, mut spans: mpsc::Receiver<Box<Span>>, closing: CancellationToken) {
+    pub(super) async fn run(mut self, mut spans: mpsc::Receiver<EndedSpan>, closing: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
         while gather(&mut spans, &mut batch, &closing).await {
             let sent = self.send(&batch).await;
@@ -95,7 +95,7 @@ impl Exporter {
         }
     }
 
-    async fn send(&mut self, batch: &[Box<Span>]) -> Result<(), ()> {
+    async fn send(&mut self, batch: &[EndedSpan]) -> Result<(), ()> {
         let ended = match timeout(ANSWER_TIMEOUT, self.post(batch)).await {
             Ok(ended) => ended,
             Err(_) => Err(format!("no answer within {ANSWER_TIMEOUT:?}")),
@@ -115,7 +115,7 @@ impl Exporter {
     }
 
     /// How many spans the collector rejects.
-    async fn post(&self, batch: &[Box<Span>]) -> Result<u64, String> {
+    async fn post(&self, batch: &[EndedSpan]) -> Result<u64, String> {
         let body = otlp::encode(&self.service, &self.host, batch).map_err(|error| error.to_string())?;
         let request = Request::builder().method(Method::POST).uri(self.address.clone());
         let request = request.header(CONTENT_TYPE, "application/json").body(Full::new(body.into()));
@@ -134,8 +134,8 @@ impl Exporter {
 
 /// Waits for spans, and a little longer for more of them. False when there will be none.
 async fn gather(
-    spans: &mut mpsc::Receiver<Box<Span>>,
-    batch: &mut Vec<Box<Span>>,
+    spans: &mut mpsc::Receiver<EndedSpan>,
+    batch: &mut Vec<EndedSpan>,
     closing: &CancellationToken,
 ) -> bool {
     tokio::select! {

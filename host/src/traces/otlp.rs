@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::{Kind, Span, Value};
+use super::{EndedSpan, Kind, Span, Value};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -71,7 +71,7 @@ struct Status {
 }
 
 /// The body of a request that carries these spans.
-pub(super) fn encode(service: &str, host: &str, spans: &[Box<Span>]) -> serde_json::Result<Vec<u8>> {
+pub(super) fn encode(service: &str, host: &str, spans: &[EndedSpan]) -> serde_json::Result<Vec<u8>> {
     let version = env!("CARGO_PKG_VERSION");
     let attributes = [("service.name", service), ("service.version", version), ("host.name", host)]
         .map(|(key, text)| KeyValue { key, value: AnyValue::StringValue(text) });

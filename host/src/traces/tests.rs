@@ -17,11 +17,11 @@ pub(crate) fn recording() -> (Tracer, Recording) {
 }
 
 /// What would have been sent.
-pub(crate) struct Recording(mpsc::Receiver<Box<Span>>);
+pub(crate) struct Recording(mpsc::Receiver<EndedSpan>);
 
 impl Recording {
     /// The spans that have ended since.
-    fn spans(&mut self) -> Vec<Box<Span>> {
+    fn spans(&mut self) -> Vec<EndedSpan> {
         std::iter::from_fn(|| self.0.try_recv().ok()).collect()
     }
 
