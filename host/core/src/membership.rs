@@ -585,14 +585,10 @@ impl Membership {
         self.peers.is_purged(instance)
     }
 
-    /// True if the instance is dead and its documents are still needed to tell of its sessions.
-    pub fn is_being_cleaned_up(&self, instance: InstanceId) -> bool {
-        self.peers.is_dead(instance) && !self.peers.is_purged(instance)
-    }
-
-    /// True if this instance itself may still write its documents.
-    pub fn is_alive(&self, instance: InstanceId) -> bool {
-        instance == self.instance || !self.peers.is_over(instance)
+    /// True if documents of this instance may be deleted: it writes none any more, and nobody needs them to tell of its
+    /// sessions.
+    pub fn may_be_swept(&self, instance: InstanceId) -> bool {
+        instance != self.instance && self.peers.is_settled(instance)
     }
 
     /// The boot generation; 0 before the boot.

@@ -412,9 +412,11 @@ fn who_is_only_known_by_documents_counts_until_a_renewal_has_come_back_then_is_j
     }
     world.settle();
     assert!(world.member(1).counts(ghost));
+    assert!(!world.member(1).may_be_swept(ghost), "nobody has told of its sessions");
     assert!(world.told.is_empty());
     world.pass(TTL);
     assert!(!world.member(1).counts(ghost));
+    assert!(world.member(1).may_be_swept(ghost));
     assert_eq!(world.told.iter().map(|told| (told.1, told.2)).collect::<Vec<_>>(), [(ghost, 1)]);
 }
 
