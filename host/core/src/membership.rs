@@ -1041,7 +1041,8 @@ impl Membership {
             // The answer was lost, and the write that was repeated was refused.
             self.cleanups.close_all(self.instance, &self.peers);
             self.claim(now);
-        } else if self.may_begin(now, phase) {
+        } else if self.ownership.is_loaded() && self.may_begin(now, phase) {
+            // With the claims it is known up to where documents are of the time before.
             let last = self.boot.map_or(Sequence(0), |(sequence, _)| sequence);
             let generation = boot.map_or(0, |boot| boot.generation) + 1;
             let start = self.config.nonce.wrapping_add(generation);

@@ -249,8 +249,8 @@ fn another_host_takes_over_the_fresh_start_of_one_that_dies() {
     assert_eq!(world.member(11).generation(), 3);
 }
 
-/// A host that has declared a fresh start and waits for its plugins.
-fn cleaner() -> Membership {
+/// A host that may declare a fresh start as soon as it has read the claims.
+fn cleaner_before_claims() -> Membership {
     let mut world = World::new();
     world.start(1);
     let mut member = Membership::new(world.member(1).config.clone());
@@ -272,6 +272,13 @@ fn cleaner() -> Membership {
         .unwrap();
     member.handle_renewed(Now::at(1), renewal.renewal, Some(Ok(Sequence(3))));
     member.handle_update(Now::at(1), &update(me, 3, Document::Instance(renewal)));
+    member
+}
+
+/// A host that has declared a fresh start and waits for its plugins.
+fn cleaner() -> Membership {
+    let mut member = cleaner_before_claims();
+    member.handle_claims(Now::at(1), &[]);
     let declared = std::iter::from_fn(|| member.poll_effect())
         .find_map(|effect| match effect {
             MembershipEffect::Declare { boot, .. } => Some(boot),
@@ -802,4 +809,18 @@ fn who_joins_with_a_wrong_clock_owns_nothing_before_it_is_right() {
     world.pass(TTL);
     assert!(world.host(4).ready, "whoever takes part goes on");
     world.assert_owned();
+}
+
+#[test]
+fn a_fresh_start_is_not_declared_before_the_claims_are_read() {
+    let mut member = cleaner_before_claims();
+    assert!(
+        !std::iter::from_fn(|| member.poll_effect())
+            .any(|effect| matches!(effect, MembershipEffect::Declare { .. }))
+    );
+    member.handle_claims(Now::at(1), &[]);
+    assert!(
+        std::iter::from_fn(|| member.poll_effect())
+            .any(|effect| matches!(effect, MembershipEffect::Declare { .. }))
+    );
 }
