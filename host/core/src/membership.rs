@@ -278,7 +278,8 @@ impl Membership {
                 self.heard(instance, news);
             }
             None => {
-                if let Some(peer) = self.peers.get_mut(instance) {
+                // Whoever was heard of since it was asked for is there.
+                if let Some(peer) = self.peers.get_mut(instance).filter(|peer| peer.judging) {
                     peer.judging = false;
                     if last > Sequence(0) {
                         peer.sequence = last;
