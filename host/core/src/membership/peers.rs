@@ -36,6 +36,14 @@ impl Peer {
     pub(super) fn is_dead(&self) -> bool {
         self.record.state == InstanceState::Dead
     }
+
+    fn clean_up_again(&mut self) {
+        if let Some(cleanup) = &mut self.record.cleanup {
+            (cleanup.phase, cleanup.by) = (CleanupPhase::Telling, None);
+            cleanup.round += 1;
+            cleanup.settled.clear();
+        }
+    }
 }
 
 /// What became known of an instance.
@@ -119,11 +127,7 @@ impl Peers {
         if before == InstanceState::Dead && record.state != InstanceState::Dead {
             // The store was recreated and with it went the record of its death, which it has not heard of: once dead,
             // always dead; what it has done since is to be cleaned up as well.
-            if let Some(cleanup) = &mut peer.record.cleanup {
-                (cleanup.phase, cleanup.by) = (CleanupPhase::Telling, None);
-                cleanup.round += 1;
-                cleanup.settled.clear();
-            }
+            peer.clean_up_again();
             (peer.suspect, peer.judging) = (true, false);
             return News::Changed;
         }
@@ -180,8 +184,12 @@ impl Peers {
         for peer in self.known.values_mut() {
             peer.sequence = Sequence(0);
             peer.judging = false;
-            // Who is dead is to be declared so again.
-            peer.suspect |= peer.is_dead();
+            // Who is dead is to be declared so again, and cleaned up after: without having heard of it he may have gone on in
+            // the new store.
+            if peer.is_dead() {
+                peer.suspect = true;
+                peer.clean_up_again();
+            }
         }
     }
 
