@@ -852,8 +852,8 @@ fn who_was_dead_before_the_store_was_recreated_is_cleaned_up_after_there_as_well
     world.pass(TTL * 2);
     assert_eq!(world.told.len(), 1);
     // It had gone on in the new store without having heard of its death, and nobody saw its key there.
-    world.wipe();
     world.sessions.insert(InstanceId(2), vec![session(7, 2)]);
+    world.wipe();
     world.pass(TTL * 4);
     let told: Vec<_> = world.told.iter().map(|told| (told.1, told.2)).collect();
     assert_eq!(told, [(InstanceId(2), 0), (InstanceId(2), 1)]);
