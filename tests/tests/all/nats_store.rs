@@ -188,7 +188,7 @@ async fn a_renewal_near_the_end_is_in_time_or_refused() {
             };
             let first = store.put(put(1, Expect::Last(Sequence(0)))).await.expect("a lease");
             // Around the end: some before, some after the marker.
-            let late = Duration::from_millis(900 + u64::try_from(number).unwrap() * 10);
+            let late = Duration::from_millis(900 + u64::try_from(number).unwrap() * 40);
             tokio::time::sleep(late).await;
             (key.clone(), first, store.put(put(2, Expect::Last(first))).await)
         }

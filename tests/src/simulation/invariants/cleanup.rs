@@ -38,10 +38,9 @@ fn named(receiver: &Receiver, plugin: &str, instance: InstanceId) -> Option<BTre
 
 fn dead(world: &World, truth: &Truth, receiver: &Receiver, plugin: &str) {
     for (instance, death) in &truth.deaths {
-        // Of one that has left no documents nothing is left after its last renewal, however late it is judged: hosts that
-        // wait for a fresh start do so while it runs.
-        let known = truth.instances.get(instance).filter(|_| death.sessions.is_empty());
-        let over = known.map_or(death.at, |known| known.renewed);
+        // However late it is judged, an `everything` after its last renewal covers what it had: hosts that wait for a
+        // fresh start judge while that runs.
+        let over = truth.instances.get(instance).map_or(death.at, |known| known.renewed);
         // What a store knew that lost its disks is not promised.
         if death.wipes < truth.wipes || swept(receiver, plugin, over) {
             continue;
