@@ -14,8 +14,8 @@ use wasmtime::component::Component;
 
 use super::compile::{CompileError, CompileMode, compile};
 
-/// The newest so many pieces of code are kept.
-const MAX_FILES: usize = 64;
+/// The newest so many pieces of code are kept: several versions of more plugins than a host has.
+const MAX_FILES: usize = 512;
 
 /// Files of a compilation that are older than this belong to no living process: none may take so long.
 const ABANDONED_AFTER: Duration = Duration::from_secs(600);
