@@ -69,6 +69,7 @@ impl Driver {
         for (key, _, document) in &snapshot.documents {
             if let (Key::User(_, _, user), Document::User(record)) = (key, document)
                 && partition.tracker.handle_record(user, record)
+                && partition.begun
             {
                 news.insert(user);
             }
