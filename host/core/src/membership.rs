@@ -1104,7 +1104,9 @@ impl Membership {
             return;
         }
         match boot.phase {
-            BootPhase::Cleaning => self.begin(now, boot),
+            BootPhase::Cleaning if self.lease.is_valid(now.tick) => self.begin(now, boot),
+            // It was away too long to know whose store said this: the survey of its next lease tells what holds.
+            BootPhase::Cleaning => self.abandon_start(Phase::Surveying),
             BootPhase::Open => {
                 self.cleanups.close_all(self.instance, &self.peers);
                 self.claim(now);

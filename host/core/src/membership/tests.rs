@@ -275,8 +275,8 @@ fn cleaner_before_claims() -> Membership {
     member
 }
 
-/// A host that has declared a fresh start and waits for its plugins.
-fn cleaner() -> Membership {
+/// A host whose declaration of a fresh start is on its way, and what it declares.
+fn declaring() -> (Membership, BootRecord) {
     let mut member = cleaner_before_claims();
     member.handle_claims(Now::at(1), &[]);
     let declared = std::iter::from_fn(|| member.poll_effect())
@@ -285,6 +285,12 @@ fn cleaner() -> Membership {
             _ => None,
         })
         .unwrap();
+    (member, declared)
+}
+
+/// A host that has declared a fresh start and waits for its plugins.
+fn cleaner() -> Membership {
+    let (mut member, declared) = declaring();
     member.handle_written(Now::at(1), &Key::Boot, &Document::Boot(declared), Ok(Sequence(4)));
     assert_eq!(member.poll_effect(), Some(MembershipEffect::Everything("1-7-0".into())));
     assert_eq!(member.poll_effect(), Some(MembershipEffect::PurgeAll));
@@ -293,6 +299,16 @@ fn cleaner() -> Membership {
 
 fn update(key: Key, sequence: u64, document: Document) -> Update {
     Update { key, sequence: Sequence(sequence), change: Change::Put(document) }
+}
+
+#[test]
+fn i5_a_fresh_start_that_is_acknowledged_past_the_lease_is_not_begun() {
+    let (mut member, declared) = declaring();
+    let late = Now::at(1 + TTL);
+    member.handle_written(late, &Key::Boot, &Document::Boot(declared), Ok(Sequence(4)));
+    assert_eq!(member.poll_effect(), Some(MembershipEffect::Abandon), "the store may be another one by now");
+    assert_eq!(member.poll_effect(), None);
+    assert_eq!(member.counters().fresh_starts, 0);
 }
 
 #[test]
