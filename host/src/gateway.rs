@@ -26,7 +26,6 @@ mod ws;
 
 pub use crate::driver::{Handle, Opened, Outbox, Refused};
 pub use admin::AdminDeps;
-pub use auth::KeyError;
 pub use listeners::{BindError, Listeners, bind};
 
 /// What a connection asks of the driver when it opens.

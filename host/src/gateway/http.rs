@@ -79,7 +79,7 @@ async fn admit(door: &Door, mut request: Request<Body>) -> Result<Response<Body>
     }
     let upgrade = hyper::upgrade::on(&mut request);
     let (parts, _) = request.into_parts();
-    let identity = door.gate.authenticator.identify(&parts, now_in_seconds())?;
+    let identity = door.gate.authenticator.identify(&parts, now_in_seconds()).await?;
     let handshake = Handshake::read(&parts)?;
     let slot = parts.extensions.get::<Arc<Slot>>().cloned().ok_or_else(|| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the request came without a connection")
@@ -121,6 +121,6 @@ fn attributes(request: &Parts, peer: IpAddr) -> Attributes {
 }
 
 /// Seconds since 1970; 0 on a machine whose clock is before that.
-fn now_in_seconds() -> u64 {
+pub(super) fn now_in_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

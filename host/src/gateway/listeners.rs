@@ -23,7 +23,7 @@ use tower_service::Service;
 
 use super::Handle;
 use super::admin::{self, AdminDeps, Guard};
-use super::auth::{Authenticator, KeyError};
+use super::auth::Authenticator;
 use super::http::{self as client_side, Door};
 use super::traffic::{Refusal, Traffic};
 use super::ws::Bounds;
@@ -65,9 +65,9 @@ pub enum BindError {
         /// What the operating system says.
         source: io::Error,
     },
-    /// A key that can't be used.
-    #[error(transparent)]
-    Key(#[from] KeyError),
+    /// The server of a key set could not be checked.
+    #[error("auth.jwks.url: no root certificates to check the server with")]
+    Roots(#[source] io::Error),
     /// `auth.mode = "none"` is for programs on this machine.
     #[error(
         "auth.mode is \"none\", but host.{key} is {address}: use a loopback address, or auth.mode \"jwt\""
@@ -109,7 +109,7 @@ pub struct Listeners {
     tracer: Tracer,
 }
 
-/// Reads the keys and binds both listeners. Port 0 takes any free port. Raises the process's limit of open files as
+/// Takes the keys and binds both listeners. Port 0 takes any free port. Raises the process's limit of open files as
 /// far as it may, and takes the number of client connections from it.
 pub async fn bind(settings: &Settings) -> Result<Listeners, BindError> {
     let host = &settings.host;
@@ -120,7 +120,10 @@ pub async fn bind(settings: &Settings) -> Result<Listeners, BindError> {
             }
         }
     }
-    let authenticator = Authenticator::new(&settings.auth)?;
+    if let AuthMode::Jwt(jwt) = &settings.auth.mode {
+        jwt.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    }
+    let authenticator = Authenticator::new(&settings.auth).map_err(BindError::Roots)?;
     let (clients, client_address) = listen("listen", host.listen)?;
     let (admin, admin_address) = listen("admin", host.admin)?;
     Ok(Listeners {
@@ -202,6 +205,8 @@ impl Listeners {
             bounds: self.bounds,
             tracer: self.tracer,
         });
+        let (keeping, closing) = (gate.clone(), shutdown.clone());
+        tasks.spawn(async move { keeping.authenticator.keep_keys(&keeping.traffic, &closing).await });
         let door = Door { gate, handle: handle.clone(), sessions: tasks.clone() };
         let guard = Guard { loopback_host: self.admin_address.ip().to_canonical().is_loopback() };
         let shared = Shared { tasks: tasks.clone(), shutdown, traffic: traffic.clone(), bounds: self.bounds };

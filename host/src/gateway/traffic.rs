@@ -54,6 +54,8 @@ pub struct Traffic {
     frames_in: AtomicU64,
     frames_out: AtomicU64,
     errors: [AtomicU64; ErrorCode::ALL.len()],
+    tokens_renewed: AtomicU64,
+    key_readings: [AtomicU64; 2],
 }
 
 impl Traffic {
@@ -80,6 +82,26 @@ impl Traffic {
     /// A client was told of an error.
     pub fn count_error(&self, code: ErrorCode) {
         self.errors[code as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A session goes on with a fresh token.
+    pub fn count_token_renewed(&self) {
+        self.tokens_renewed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The key set was read, or could not be.
+    pub fn count_key_reading(&self, succeeded: bool) {
+        self.key_readings[usize::from(!succeeded)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Fresh tokens so far.
+    pub fn tokens_renewed(&self) -> u64 {
+        self.tokens_renewed.load(Ordering::Relaxed)
+    }
+
+    /// Readings of the key set so far: that succeeded, that failed.
+    pub fn key_readings(&self) -> [u64; 2] {
+        self.key_readings.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
     /// Sessions opened so far.

@@ -34,6 +34,8 @@ use super::{Handle, NewSession, Outbox, Refused};
 use crate::driver::{Connection as ConnectionId, Event, Outgoing, Stopped};
 use crate::traces::Traced;
 
+mod renewal;
+
 /// So many frames are sent in a row before a client is listened to again.
 const FRAMES_IN_A_ROW: usize = 256;
 
@@ -345,6 +347,7 @@ impl Connection {
                 }
                 Ok(self.handle.send(Event::Unwatch(self.id, users, id)).await?)
             }
+            ClientMessage::Token { token, id } => self.renew(token.as_str(), id).await,
             ClientMessage::Ping { id } => {
                 self.handle.send(Event::Frame(self.id)).await?;
                 let pong = HostMessage::Pong { id: id.map(Into::into) };
