@@ -15,6 +15,8 @@ pub struct Settings {
     pub presence: PresenceSettings,
     /// `[auth]`
     pub auth: AuthSettings,
+    /// `[limits]`
+    pub limits: ClientLimits,
     /// `[cluster]`
     pub cluster: ClusterSettings,
     /// `[telemetry]`; none: nothing is traced.
@@ -149,6 +151,19 @@ pub enum WatchPolicy {
     Anyone,
     /// Oneself and the users in the token's claim for that.
     Claims,
+}
+
+/// `[limits]`: how much of one host clients may take; none: no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Connections that are opened in a second.
+    pub connects_per_second: Option<u32>,
+    /// Sessions of one user.
+    pub sessions_per_user: Option<u32>,
+    /// Sessions from one address, or one IPv6 network (64 bits).
+    pub sessions_per_address: Option<u32>,
+    /// Users that one session watches.
+    pub watched_users: u32,
 }
 
 /// `[cluster]`

@@ -25,9 +25,10 @@ use super::Handle;
 use super::admin::{self, AdminDeps, Guard};
 use super::auth::Authenticator;
 use super::http::{self as client_side, Door};
+use super::limits::Limits;
 use super::traffic::{Refusal, Traffic};
 use super::ws::Bounds;
-use crate::settings::{AuthMode, Settings};
+use crate::settings::{AuthMode, ClientLimits, Settings};
 use crate::traces::Tracer;
 
 /// The longest head of a request, in bytes.
@@ -84,6 +85,7 @@ pub enum BindError {
 pub(super) struct Gate {
     pub(super) authenticator: Authenticator,
     pub(super) heartbeat_ms: u64,
+    pub(super) limits: Arc<Limits>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) bounds: Bounds,
     pub(super) tracer: Tracer,
@@ -104,6 +106,7 @@ pub struct Listeners {
     admin_address: SocketAddr,
     authenticator: Authenticator,
     heartbeat_ms: u64,
+    limits: ClientLimits,
     max_clients: usize,
     bounds: Bounds,
     tracer: Tracer,
@@ -133,6 +136,7 @@ pub async fn bind(settings: &Settings) -> Result<Listeners, BindError> {
         admin_address,
         authenticator,
         heartbeat_ms: u64::try_from(settings.presence.heartbeat.as_millis()).unwrap_or(u64::MAX),
+        limits: settings.limits,
         max_clients: client_share(raise_open_files()),
         bounds: Bounds::default(),
         tracer: Tracer::off(),
@@ -201,6 +205,7 @@ impl Listeners {
         let gate = Arc::new(Gate {
             authenticator: self.authenticator,
             heartbeat_ms: self.heartbeat_ms,
+            limits: Limits::new(self.limits),
             traffic: traffic.clone(),
             bounds: self.bounds,
             tracer: self.tracer,

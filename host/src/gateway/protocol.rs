@@ -23,9 +23,6 @@ pub const MAX_ID_BYTES: usize = 128;
 /// The most users in one `watch` or `unwatch`.
 pub const MAX_USERS_PER_MESSAGE: usize = 1000;
 
-/// The most users that one session watches.
-pub const MAX_WATCHED: usize = 10_000;
-
 /// The longest explanation in an `error`, in bytes: what a client sent is not sent back at length.
 const MAX_EXPLANATION_BYTES: usize = 300;
 

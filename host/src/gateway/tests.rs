@@ -3,6 +3,7 @@
 mod admin;
 mod bad_input;
 pub(crate) mod driver;
+mod limits;
 mod sessions;
 
 use std::net::SocketAddr;
@@ -29,8 +30,8 @@ use super::ws::Bounds;
 use super::*;
 use crate::plugins::metrics::PluginMetrics;
 use crate::settings::{
-    AuthKey, AuthMode, AuthSettings, ClusterSettings, HostSettings, JwtSettings, PresenceSettings, Settings,
-    StoreKind, TokenRules, WatchPolicy,
+    AuthKey, AuthMode, AuthSettings, ClientLimits, ClusterSettings, HostSettings, JwtSettings,
+    PresenceSettings, Settings, StoreKind, TokenRules, WatchPolicy,
 };
 use crate::tokens::Key;
 
@@ -67,6 +68,12 @@ fn settings(auth: AuthSettings) -> Settings {
             boot_timeout: second,
         },
         auth,
+        limits: ClientLimits {
+            connects_per_second: None,
+            sessions_per_user: None,
+            sessions_per_address: None,
+            watched_users: 10_000,
+        },
         cluster: ClusterSettings {
             store: StoreKind::Memory,
             partitions: 1,
@@ -148,7 +155,16 @@ impl Gateway {
     }
 
     async fn with_limits(auth: AuthSettings, max_clients: usize, bounds: Bounds) -> Gateway {
-        let listeners = bind(&settings(auth)).await.unwrap().limited(max_clients, bounds);
+        Gateway::serve(bind(&settings(auth)).await.unwrap().limited(max_clients, bounds)).await
+    }
+
+    /// With `[limits]`.
+    async fn within(auth: AuthSettings, limits: ClientLimits) -> Gateway {
+        let listeners = bind(&Settings { limits, ..settings(auth) }).await.unwrap();
+        Gateway::serve(listeners).await
+    }
+
+    async fn serve(listeners: Listeners) -> Gateway {
         let (handle, queue) = Handle::channel(64);
         let (clients, admin) = (listeners.client_address(), listeners.admin_address());
         let shutdown = CancellationToken::new();

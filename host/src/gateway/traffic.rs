@@ -17,12 +17,26 @@ pub enum Refusal {
     Unavailable,
     /// 503: too many connections.
     Full,
+    /// 503: too many connects a second.
+    Rate,
+    /// 429: the user has too many sessions.
+    UserSessions,
+    /// 429: too many sessions come from the address.
+    AddressSessions,
 }
 
 impl Refusal {
     /// All of them, in the order of the counters.
-    pub const ALL: [Refusal; 5] =
-        [Refusal::BadRequest, Refusal::Unauthorized, Refusal::Forbidden, Refusal::Unavailable, Refusal::Full];
+    pub const ALL: [Refusal; 8] = [
+        Refusal::BadRequest,
+        Refusal::Unauthorized,
+        Refusal::Forbidden,
+        Refusal::Unavailable,
+        Refusal::Full,
+        Refusal::Rate,
+        Refusal::UserSessions,
+        Refusal::AddressSessions,
+    ];
 
     /// The label.
     pub fn as_str(self) -> &'static str {
@@ -32,6 +46,9 @@ impl Refusal {
             Refusal::Forbidden => "forbidden",
             Refusal::Unavailable => "unavailable",
             Refusal::Full => "full",
+            Refusal::Rate => "rate",
+            Refusal::UserSessions => "user_sessions",
+            Refusal::AddressSessions => "address_sessions",
         }
     }
 
