@@ -278,7 +278,8 @@ impl Membership {
                 self.heard(instance, news);
             }
             None => {
-                if let Some(peer) = self.peers.get_mut(instance) {
+                // Whoever was heard of since it was asked for is there.
+                if let Some(peer) = self.peers.get_mut(instance).filter(|peer| peer.judging) {
                     peer.judging = false;
                     if last > Sequence(0) {
                         peer.sequence = last;
@@ -585,14 +586,10 @@ impl Membership {
         self.peers.is_purged(instance)
     }
 
-    /// True if the instance is dead and its documents are still needed to tell of its sessions.
-    pub fn is_being_cleaned_up(&self, instance: InstanceId) -> bool {
-        self.peers.is_dead(instance) && !self.peers.is_purged(instance)
-    }
-
-    /// True if this instance itself may still write its documents.
-    pub fn is_alive(&self, instance: InstanceId) -> bool {
-        instance == self.instance || !self.peers.is_over(instance)
+    /// True if documents of this instance may be deleted: it writes none any more, and nobody needs them to tell of its
+    /// sessions.
+    pub fn may_be_swept(&self, instance: InstanceId) -> bool {
+        instance != self.instance && self.peers.is_settled(instance)
     }
 
     /// The boot generation; 0 before the boot.
@@ -1045,7 +1042,8 @@ impl Membership {
             // The answer was lost, and the write that was repeated was refused.
             self.cleanups.close_all(self.instance, &self.peers);
             self.claim(now);
-        } else if self.may_begin(now, phase) {
+        } else if self.ownership.is_loaded() && self.may_begin(now, phase) {
+            // With the claims it is known up to where documents are of the time before.
             let last = self.boot.map_or(Sequence(0), |(sequence, _)| sequence);
             let generation = boot.map_or(0, |boot| boot.generation) + 1;
             let start = self.config.nonce.wrapping_add(generation);

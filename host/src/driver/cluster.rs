@@ -349,7 +349,7 @@ impl Driver {
     pub(super) fn sweep_leftovers(&mut self) {
         for _ in 0..self.leftovers.len().min(1000) {
             let Some((user, instance)) = self.leftovers.pop_front() else { break };
-            if self.membership.is_alive(instance) || self.membership.is_being_cleaned_up(instance) {
+            if !self.membership.may_be_swept(instance) {
                 self.leftovers.push_back((user, instance));
                 continue;
             }

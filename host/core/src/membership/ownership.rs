@@ -105,6 +105,11 @@ impl Ownership {
         &self.claims
     }
 
+    /// The claims were read.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.loaded
+    }
+
     /// Nothing is being claimed, loaded, or free for the taking.
     pub(super) fn is_settled(&self, me: InstanceId, peers: &Peers) -> bool {
         self.loaded

@@ -254,6 +254,15 @@ impl Peers {
         }
     }
 
+    /// True if nobody needs its documents: it was cleaned up after, has left, or is nowhere. A ghost is yet to be judged.
+    pub(super) fn is_settled(&self, instance: InstanceId) -> bool {
+        match self.known.get(&instance) {
+            Some(peer) if peer.is_dead() => self.is_purged(instance),
+            Some(peer) => !peer.ghost && !peer.is_alive(),
+            None => !self.unknown.contains_key(&instance),
+        }
+    }
+
     /// Documents of a dead instance never count.
     pub(super) fn is_dead(&self, instance: InstanceId) -> bool {
         self.known.get(&instance).is_some_and(Peer::is_dead)

@@ -249,8 +249,8 @@ fn another_host_takes_over_the_fresh_start_of_one_that_dies() {
     assert_eq!(world.member(11).generation(), 3);
 }
 
-/// A host that has declared a fresh start and waits for its plugins.
-fn cleaner() -> Membership {
+/// A host that may declare a fresh start as soon as it has read the claims.
+fn cleaner_before_claims() -> Membership {
     let mut world = World::new();
     world.start(1);
     let mut member = Membership::new(world.member(1).config.clone());
@@ -272,6 +272,13 @@ fn cleaner() -> Membership {
         .unwrap();
     member.handle_renewed(Now::at(1), renewal.renewal, Some(Ok(Sequence(3))));
     member.handle_update(Now::at(1), &update(me, 3, Document::Instance(renewal)));
+    member
+}
+
+/// A host that has declared a fresh start and waits for its plugins.
+fn cleaner() -> Membership {
+    let mut member = cleaner_before_claims();
+    member.handle_claims(Now::at(1), &[]);
     let declared = std::iter::from_fn(|| member.poll_effect())
         .find_map(|effect| match effect {
             MembershipEffect::Declare { boot, .. } => Some(boot),
@@ -412,9 +419,11 @@ fn who_is_only_known_by_documents_counts_until_a_renewal_has_come_back_then_is_j
     }
     world.settle();
     assert!(world.member(1).counts(ghost));
+    assert!(!world.member(1).may_be_swept(ghost), "nobody has told of its sessions");
     assert!(world.told.is_empty());
     world.pass(TTL);
     assert!(!world.member(1).counts(ghost));
+    assert!(world.member(1).may_be_swept(ghost));
     assert_eq!(world.told.iter().map(|told| (told.1, told.2)).collect::<Vec<_>>(), [(ghost, 1)]);
 }
 
@@ -800,4 +809,38 @@ fn who_joins_with_a_wrong_clock_owns_nothing_before_it_is_right() {
     world.pass(TTL);
     assert!(world.host(4).ready, "whoever takes part goes on");
     world.assert_owned();
+}
+
+#[test]
+fn a_fresh_start_is_not_declared_before_the_claims_are_read() {
+    let mut member = cleaner_before_claims();
+    assert!(
+        !std::iter::from_fn(|| member.poll_effect())
+            .any(|effect| matches!(effect, MembershipEffect::Declare { .. }))
+    );
+    member.handle_claims(Now::at(1), &[]);
+    assert!(
+        std::iter::from_fn(|| member.poll_effect())
+            .any(|effect| matches!(effect, MembershipEffect::Declare { .. }))
+    );
+}
+
+#[test]
+fn who_comes_back_while_his_absence_is_being_told_is_not_judged_again() {
+    let mut world = three();
+    world.pass(TTL * 2);
+    let other = InstanceId(3);
+    // Its key ran out and it was judged; no answer to that was heard, so the key was asked for and was not there.
+    let record = InstanceRecord { renewal: 99, ..world.member(1).peers.get(other).unwrap().record.clone() };
+    let peer = world.member(1).peers.get_mut(other).unwrap();
+    (peer.suspect, peer.judging) = (true, true);
+    let sequence = Sequence(peer.sequence.0 + 1000);
+    let now = world.now();
+    let back =
+        Update { key: Key::Instance(other), sequence, change: Change::Put(Document::Instance(record)) };
+    world.member(1).handle_update(now, &back);
+    world.member(1).handle_instance_read(now, other, Sequence(0), None);
+    assert!(!world.member(1).peers.get(other).unwrap().suspect, "it was read before it came back");
+    let judges = |effect: MembershipEffect| matches!(effect, MembershipEffect::Judge { .. });
+    assert!(!std::iter::from_fn(|| world.member(1).poll_effect()).any(judges));
 }

@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use presence_core::documents::InstanceState;
 use presence_core::ids::{InstanceId, SessionId};
 use tokio::time::Instant;
 
@@ -39,10 +38,10 @@ fn named(receiver: &Receiver, plugin: &str, instance: InstanceId) -> Option<BTre
 
 fn dead(world: &World, truth: &Truth, receiver: &Receiver, plugin: &str) {
     for (instance, death) in &truth.deaths {
-        // Of one that never was more than joining, and left no sessions, nothing is left after its last renewal, however
-        // late it is judged.
-        let joining = truth.instances.get(instance).filter(|known| known.state == InstanceState::Joining);
-        let over = joining.filter(|_| death.sessions.is_empty()).map_or(death.at, |known| known.renewed);
+        // Of one that has left no documents nothing is left after its last renewal, however late it is judged: hosts that
+        // wait for a fresh start do so while it runs.
+        let known = truth.instances.get(instance).filter(|_| death.sessions.is_empty());
+        let over = known.map_or(death.at, |known| known.renewed);
         // What a store knew that lost its disks is not promised.
         if death.wipes < truth.wipes || swept(receiver, plugin, over) {
             continue;
