@@ -11,6 +11,7 @@ use crate::settings::{ClusterSettings, HostSettings, PresenceSettings, Settings,
 mod auth;
 mod cluster;
 mod differences;
+mod limits;
 mod local;
 mod messaging;
 mod plugin;
@@ -134,10 +135,11 @@ fn read(
     let presence = read_presence(&mut root.table("presence"));
     let cluster = cluster::read(&mut root.table("cluster"), folder);
     let auth = auth::read(&mut root.table("auth"), &host, folder);
+    let limits = limits::read(&mut root.table("limits"));
     let telemetry = telemetry::read(&mut root.table("telemetry"));
     let plugins = plugin::read(root.tables("plugin"), folder, running.unwrap_or(&cluster));
     drop(host_table);
-    Some(Settings { host, presence, auth, cluster, telemetry, plugins })
+    Some(Settings { host, presence, auth, limits, cluster, telemetry, plugins })
 }
 
 fn read_host(table: &mut Table<'_, '_>, folder: &Path) -> HostSettings {

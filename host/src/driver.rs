@@ -46,6 +46,18 @@ pub enum Event {
     Watch(Connection, Vec<UserId>, Option<String>),
     /// `unwatch`. Implies `Activity`. The driver answers `ok`.
     Unwatch(Connection, Vec<UserId>, Option<String>),
+    /// The client has a fresh token, already checked: the session ends with that one, `expires_at` milliseconds since
+    /// 1970. It does not let it watch `lost` any more. The driver answers `ok`.
+    Renew {
+        /// Whose.
+        connection: Connection,
+        /// Sooner or later than before.
+        expires_at: u64,
+        /// Users that it watched.
+        lost: Vec<UserId>,
+        /// Echoed in the answer.
+        request: Option<String>,
+    },
     /// The connection has ended; `reason` is a label such as `closed`, `timeout`, `abuse`.
     Closed(Connection, &'static str),
     /// For the admin API.

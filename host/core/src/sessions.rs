@@ -145,6 +145,16 @@ impl LocalSessions {
         self.set(now, place, mode);
     }
 
+    /// The client has shown a fresh token: the session ends with that one, sooner or later than before.
+    pub fn handle_renew(&mut self, now: Now, key: SessionKey, expires_at: Timestamp) {
+        let place = Place::of(key);
+        let Some(record) = self.table.live(place) else {
+            return;
+        };
+        record.set_expires_at(Some(expires_at));
+        self.arm(now, place);
+    }
+
     /// The connection has ended. A session that is over already is left alone.
     pub fn handle_close(&mut self, now: Now, key: SessionKey, reason: Label) {
         self.end(now, Place::of(key), reason);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use presence_core::events::{Hook, SessionChange, labels};
 use presence_core::sessions::{SessionEffect, SessionKey};
-use presence_core::time::Now;
+use presence_core::time::{Now, Timestamp};
 use presence_core::watchers::{WatchEffect, Watcher};
 
 use super::cluster::new_session_id;
@@ -68,6 +68,13 @@ impl Driver {
                 self.watchers.handle_unwatch(Watcher(connection.0), &users);
                 self.answer(connection, request);
             }
+            Event::Renew { connection, expires_at, lost, request } => {
+                self.sessions.handle_renew(now, SessionKey(connection.0), Timestamp(expires_at));
+                if !lost.is_empty() {
+                    self.watchers.handle_unwatch(Watcher(connection.0), &lost);
+                }
+                self.answer(connection, request);
+            }
             Event::Closed(connection, reason) => self.close(now, SessionKey(connection.0), reason),
             Event::Query(query) => self.handle_query(query),
             Event::SwitchPlugins(silent, done) => {
@@ -87,7 +94,7 @@ impl Driver {
             return Err(Refused::Starting);
         }
         let id = new_session_id(&mut self.random, now);
-        let expires_at = session.expires_at.map(presence_core::time::Timestamp);
+        let expires_at = session.expires_at.map(Timestamp);
         let key = self.sessions.handle_open(now, id.clone(), session.user, session.attributes, expires_at);
         Ok(Opened { connection: Connection(key.0), session: id, instance: self.sessions.instance() })
     }

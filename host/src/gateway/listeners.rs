@@ -23,11 +23,12 @@ use tower_service::Service;
 
 use super::Handle;
 use super::admin::{self, AdminDeps, Guard};
-use super::auth::{Authenticator, KeyError};
+use super::auth::Authenticator;
 use super::http::{self as client_side, Door};
+use super::limits::Limits;
 use super::traffic::{Refusal, Traffic};
 use super::ws::Bounds;
-use crate::settings::{AuthMode, Settings};
+use crate::settings::{AuthMode, ClientLimits, Settings};
 use crate::traces::Tracer;
 
 /// The longest head of a request, in bytes.
@@ -65,9 +66,9 @@ pub enum BindError {
         /// What the operating system says.
         source: io::Error,
     },
-    /// A key that can't be used.
-    #[error(transparent)]
-    Key(#[from] KeyError),
+    /// The server of a key set could not be checked.
+    #[error("auth.jwks.url: no root certificates to check the server with")]
+    Roots(#[source] io::Error),
     /// `auth.mode = "none"` is for programs on this machine.
     #[error(
         "auth.mode is \"none\", but host.{key} is {address}: use a loopback address, or auth.mode \"jwt\""
@@ -84,6 +85,7 @@ pub enum BindError {
 pub(super) struct Gate {
     pub(super) authenticator: Authenticator,
     pub(super) heartbeat_ms: u64,
+    pub(super) limits: Arc<Limits>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) bounds: Bounds,
     pub(super) tracer: Tracer,
@@ -104,12 +106,13 @@ pub struct Listeners {
     admin_address: SocketAddr,
     authenticator: Authenticator,
     heartbeat_ms: u64,
+    limits: ClientLimits,
     max_clients: usize,
     bounds: Bounds,
     tracer: Tracer,
 }
 
-/// Reads the keys and binds both listeners. Port 0 takes any free port. Raises the process's limit of open files as
+/// Takes the keys and binds both listeners. Port 0 takes any free port. Raises the process's limit of open files as
 /// far as it may, and takes the number of client connections from it.
 pub async fn bind(settings: &Settings) -> Result<Listeners, BindError> {
     let host = &settings.host;
@@ -120,7 +123,10 @@ pub async fn bind(settings: &Settings) -> Result<Listeners, BindError> {
             }
         }
     }
-    let authenticator = Authenticator::new(&settings.auth)?;
+    if let AuthMode::Jwt(jwt) = &settings.auth.mode {
+        jwt.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    }
+    let authenticator = Authenticator::new(&settings.auth).map_err(BindError::Roots)?;
     let (clients, client_address) = listen("listen", host.listen)?;
     let (admin, admin_address) = listen("admin", host.admin)?;
     Ok(Listeners {
@@ -130,6 +136,7 @@ pub async fn bind(settings: &Settings) -> Result<Listeners, BindError> {
         admin_address,
         authenticator,
         heartbeat_ms: u64::try_from(settings.presence.heartbeat.as_millis()).unwrap_or(u64::MAX),
+        limits: settings.limits,
         max_clients: client_share(raise_open_files()),
         bounds: Bounds::default(),
         tracer: Tracer::off(),
@@ -198,10 +205,13 @@ impl Listeners {
         let gate = Arc::new(Gate {
             authenticator: self.authenticator,
             heartbeat_ms: self.heartbeat_ms,
+            limits: Limits::new(self.limits),
             traffic: traffic.clone(),
             bounds: self.bounds,
             tracer: self.tracer,
         });
+        let (keeping, closing) = (gate.clone(), shutdown.clone());
+        tasks.spawn(async move { keeping.authenticator.keep_keys(&keeping.traffic, &closing).await });
         let door = Door { gate, handle: handle.clone(), sessions: tasks.clone() };
         let guard = Guard { loopback_host: self.admin_address.ip().to_canonical().is_loopback() };
         let shared = Shared { tasks: tasks.clone(), shutdown, traffic: traffic.clone(), bounds: self.bounds };

@@ -46,12 +46,15 @@ pub(super) fn render(
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("presence");
     let [frames_in, frames_out] = traffic.frames();
+    let [keys_read, keys_not_read] = traffic.key_readings();
     registry.register_collector(Box::new(Figures {
         census: census.cloned(),
         accepted: traffic.accepted(),
         refused: traffic.refused().map(|(reason, count)| (reason.as_str(), count)).collect(),
         frames: vec![("in", frames_in), ("out", frames_out)],
         errors: traffic.errors().map(|(code, count)| (code.as_str(), count)).collect(),
+        tokens_renewed: traffic.tokens_renewed(),
+        key_readings: [("read", keys_read), ("failed", keys_not_read)],
         plugins: plugins.to_vec(),
         reloads,
         traces_dropped,
@@ -68,6 +71,8 @@ struct Figures {
     refused: Vec<(&'static str, u64)>,
     frames: Vec<(&'static str, u64)>,
     errors: Vec<(&'static str, u64)>,
+    tokens_renewed: u64,
+    key_readings: [(&'static str, u64); 2],
     plugins: Vec<PluginMetrics>,
     reloads: ReloadFigures,
     traces_dropped: Option<u64>,
@@ -96,6 +101,12 @@ impl Collector for Figures {
         )?;
         labelled(&mut encoder, "gateway_frames", "WebSocket frames of clients", "direction", &self.frames)?;
         labelled(&mut encoder, "gateway_errors", "Errors told to clients", "code", &self.errors)?;
+        let help = "Sessions that went on with a fresh token";
+        let mut renewed =
+            encoder.encode_descriptor("gateway_tokens_renewed", help, None, MetricType::Counter)?;
+        write_count(&mut renewed, self.tokens_renewed)?;
+        let help = "Readings of the set of keys for tokens";
+        labelled(&mut encoder, "gateway_key_readings", help, "result", &self.key_readings)?;
         write_reloads(&mut encoder, self.reloads)?;
         if let Some(dropped) = self.traces_dropped {
             let help = "Spans that were not sent: no room, or a collector that is away";
@@ -433,6 +444,8 @@ pub(super) mod tests {
         traffic.count_accepted();
         traffic.count_refused(Refusal::Unauthorized);
         traffic.count_error(ErrorCode::Forbidden);
+        traffic.count_token_renewed();
+        traffic.count_key_reading(true);
         traffic.count_frame_in();
         let census = Census {
             sessions_online: 3,
@@ -464,6 +477,9 @@ pub(super) mod tests {
             "presence_gateway_connections_refused_total{reason=\"unauthorized\"} 1",
             "presence_gateway_frames_total{direction=\"in\"} 1",
             "presence_gateway_errors_total{code=\"forbidden\"} 1",
+            "presence_gateway_tokens_renewed_total 1",
+            "presence_gateway_key_readings_total{result=\"read\"} 1",
+            "presence_gateway_key_readings_total{result=\"failed\"} 0",
             "presence_hook_calls_total{plugin=\"webhook\",hook=\"user-online\"} 6",
             "presence_hook_failures_total{plugin=\"webhook\",hook=\"user-online\",kind=\"trap\"} 1",
             "presence_hook_failures_total{plugin=\"webhook\",hook=\"user-online\",kind=\"cut\"} 2",

@@ -23,9 +23,6 @@ pub const MAX_ID_BYTES: usize = 128;
 /// The most users in one `watch` or `unwatch`.
 pub const MAX_USERS_PER_MESSAGE: usize = 1000;
 
-/// The most users that one session watches.
-pub const MAX_WATCHED: usize = 10_000;
-
 /// The longest explanation in an `error`, in bytes: what a client sent is not sent back at length.
 const MAX_EXPLANATION_BYTES: usize = 300;
 
@@ -79,11 +76,21 @@ pub enum ErrorCode {
     Forbidden,
     /// More users than one message may name or one session may watch.
     TooMany,
+    /// A fresh token that is not taken.
+    InvalidToken,
+    /// What is needed for this message is away for now.
+    Unavailable,
 }
 
 impl ErrorCode {
     /// All of them, in the order of the counters.
-    pub const ALL: [ErrorCode; 3] = [ErrorCode::InvalidMessage, ErrorCode::Forbidden, ErrorCode::TooMany];
+    pub const ALL: [ErrorCode; 5] = [
+        ErrorCode::InvalidMessage,
+        ErrorCode::Forbidden,
+        ErrorCode::TooMany,
+        ErrorCode::InvalidToken,
+        ErrorCode::Unavailable,
+    ];
 
     /// The word in the message.
     pub fn as_str(self) -> &'static str {
@@ -91,6 +98,8 @@ impl ErrorCode {
             ErrorCode::InvalidMessage => "invalid_message",
             ErrorCode::Forbidden => "forbidden",
             ErrorCode::TooMany => "too_many",
+            ErrorCode::InvalidToken => "invalid_token",
+            ErrorCode::Unavailable => "unavailable",
         }
     }
 }
@@ -121,11 +130,36 @@ pub enum ClientMessage {
         /// Echoed in the answer.
         id: Option<String>,
     },
+    /// `token`: the session shall last as long as this one does.
+    Token {
+        /// A fresh one of the same user.
+        token: FreshToken,
+        /// Echoed in the answer.
+        id: Option<String>,
+    },
     /// `ping`
     Ping {
         /// Echoed in the answer.
         id: Option<String>,
     },
+}
+
+/// A token as it came, unchecked. Shown to nobody.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct FreshToken(String);
+
+impl FreshToken {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for FreshToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FreshToken(..)")
+    }
 }
 
 /// Why a text is no [`ClientMessage`]; what the client is told.
@@ -147,6 +181,7 @@ enum Written {
     SetStatus { status: SettableStatus, id: Option<String>, traceparent: Option<String> },
     Watch { users: Vec<String>, id: Option<String> },
     Unwatch { users: Vec<String>, id: Option<String> },
+    Token { token: FreshToken, id: Option<String> },
     Ping { id: Option<String> },
 }
 
@@ -178,6 +213,7 @@ impl ClientMessage {
                 let id = checked_id(id)?;
                 Ok(ClientMessage::Unwatch { users: checked_users(&users, &id)?, id })
             }
+            Written::Token { token, id } => Ok(ClientMessage::Token { token, id: checked_id(id)? }),
             Written::Ping { id } => Ok(ClientMessage::Ping { id: checked_id(id)? }),
         }
     }
@@ -353,6 +389,10 @@ mod tests {
             Ok(ClientMessage::Unwatch { users: vec![user("bob")], id: None })
         );
         assert_eq!(ClientMessage::parse(r#"{"type":"ping"}"#), Ok(ClientMessage::Ping { id: None }));
+        let token = ClientMessage::parse(r#"{"type":"token","token":"eyJhbGciOi","id":"t"}"#).unwrap();
+        let fresh = FreshToken("eyJhbGciOi".into());
+        assert_eq!(token, ClientMessage::Token { token: fresh, id: Some("t".into()) });
+        assert!(!format!("{token:?}").contains("eyJ"), "{token:?}");
     }
 
     #[test]
@@ -373,6 +413,8 @@ mod tests {
             (r#"{"type":"watch","users":[""]}"#, "must not be empty", None),
             (r#"{"type":"watch","users":["a\u0007"]}"#, "control characters", None),
             (r#"{"type":"ping","type":"ping"}"#, "duplicate field `type`", None),
+            (r#"{"type":"token","id":"7"}"#, "missing field `token`", Some("7")),
+            (r#"{"type":"token","token":null}"#, "invalid type: null", None),
         ];
         for (text, part, id) in cases {
             let (code, explanation, found) = invalid(text);

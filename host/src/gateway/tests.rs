@@ -3,6 +3,7 @@
 mod admin;
 mod bad_input;
 pub(crate) mod driver;
+mod limits;
 mod sessions;
 
 use std::net::SocketAddr;
@@ -29,14 +30,15 @@ use super::ws::Bounds;
 use super::*;
 use crate::plugins::metrics::PluginMetrics;
 use crate::settings::{
-    AuthKey, AuthMode, AuthSettings, ClusterSettings, HostSettings, KeyAlgorithm, PresenceSettings, Settings,
-    StoreKind, WatchPolicy,
+    AuthKey, AuthMode, AuthSettings, ClientLimits, ClusterSettings, HostSettings, JwtSettings,
+    PresenceSettings, Settings, StoreKind, TokenRules, WatchPolicy,
 };
+use crate::tokens::Key;
 
 /// Longer than anything here takes, shorter than a person's patience.
 const BOUND: Duration = Duration::from_secs(20);
 
-const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+pub(crate) const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(BOUND, future).await.expect("nothing happened for 20 s")
@@ -66,6 +68,12 @@ fn settings(auth: AuthSettings) -> Settings {
             boot_timeout: second,
         },
         auth,
+        limits: ClientLimits {
+            connects_per_second: None,
+            sessions_per_user: None,
+            sessions_per_address: None,
+            watched_users: 10_000,
+        },
         cluster: ClusterSettings {
             store: StoreKind::Memory,
             partitions: 1,
@@ -83,9 +91,20 @@ pub(crate) fn open_to_all() -> AuthSettings {
 }
 
 pub(crate) fn with_tokens() -> AuthSettings {
-    let key = AuthKey { id: None, algorithm: KeyAlgorithm::Hs256, material: SECRET.into() };
-    let mode = AuthMode::Jwt { issuer: None, audience: None, keys: vec![key] };
-    AuthSettings { mode, watch: WatchPolicy::Own, query_token: false }
+    with_watch(WatchPolicy::Own)
+}
+
+/// Tokens that are signed with [`SECRET`].
+pub(crate) fn jwt() -> JwtSettings {
+    let watch_claim = Some("presence_watch".to_owned());
+    let leeway = Duration::from_secs(30);
+    let rules = TokenRules { issuer: None, audience: None, leeway, watch_claim };
+    let keys = vec![AuthKey { id: None, key: Key::from_secret(SECRET).unwrap() }];
+    JwtSettings { rules, keys, key_set: None, origins: None, warnings: Vec::new() }
+}
+
+fn with_watch(watch: WatchPolicy) -> AuthSettings {
+    AuthSettings { mode: AuthMode::Jwt(Box::new(jwt())), watch, query_token: false }
 }
 
 struct NoPlugins;
@@ -136,7 +155,16 @@ impl Gateway {
     }
 
     async fn with_limits(auth: AuthSettings, max_clients: usize, bounds: Bounds) -> Gateway {
-        let listeners = bind(&settings(auth)).await.unwrap().limited(max_clients, bounds);
+        Gateway::serve(bind(&settings(auth)).await.unwrap().limited(max_clients, bounds)).await
+    }
+
+    /// With `[limits]`.
+    async fn within(auth: AuthSettings, limits: ClientLimits) -> Gateway {
+        let listeners = bind(&Settings { limits, ..settings(auth) }).await.unwrap();
+        Gateway::serve(listeners).await
+    }
+
+    async fn serve(listeners: Listeners) -> Gateway {
         let (handle, queue) = Handle::channel(64);
         let (clients, admin) = (listeners.client_address(), listeners.admin_address());
         let shutdown = CancellationToken::new();

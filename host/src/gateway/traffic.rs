@@ -17,12 +17,26 @@ pub enum Refusal {
     Unavailable,
     /// 503: too many connections.
     Full,
+    /// 503: too many connects a second.
+    Rate,
+    /// 429: the user has too many sessions.
+    UserSessions,
+    /// 429: too many sessions come from the address.
+    AddressSessions,
 }
 
 impl Refusal {
     /// All of them, in the order of the counters.
-    pub const ALL: [Refusal; 5] =
-        [Refusal::BadRequest, Refusal::Unauthorized, Refusal::Forbidden, Refusal::Unavailable, Refusal::Full];
+    pub const ALL: [Refusal; 8] = [
+        Refusal::BadRequest,
+        Refusal::Unauthorized,
+        Refusal::Forbidden,
+        Refusal::Unavailable,
+        Refusal::Full,
+        Refusal::Rate,
+        Refusal::UserSessions,
+        Refusal::AddressSessions,
+    ];
 
     /// The label.
     pub fn as_str(self) -> &'static str {
@@ -32,6 +46,9 @@ impl Refusal {
             Refusal::Forbidden => "forbidden",
             Refusal::Unavailable => "unavailable",
             Refusal::Full => "full",
+            Refusal::Rate => "rate",
+            Refusal::UserSessions => "user_sessions",
+            Refusal::AddressSessions => "address_sessions",
         }
     }
 
@@ -54,6 +71,8 @@ pub struct Traffic {
     frames_in: AtomicU64,
     frames_out: AtomicU64,
     errors: [AtomicU64; ErrorCode::ALL.len()],
+    tokens_renewed: AtomicU64,
+    key_readings: [AtomicU64; 2],
 }
 
 impl Traffic {
@@ -80,6 +99,26 @@ impl Traffic {
     /// A client was told of an error.
     pub fn count_error(&self, code: ErrorCode) {
         self.errors[code as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A session goes on with a fresh token.
+    pub fn count_token_renewed(&self) {
+        self.tokens_renewed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The key set was read, or could not be.
+    pub fn count_key_reading(&self, succeeded: bool) {
+        self.key_readings[usize::from(!succeeded)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Fresh tokens so far.
+    pub fn tokens_renewed(&self) -> u64 {
+        self.tokens_renewed.load(Ordering::Relaxed)
+    }
+
+    /// Readings of the key set so far: that succeeded, that failed.
+    pub fn key_readings(&self) -> [u64; 2] {
+        self.key_readings.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
     /// Sessions opened so far.

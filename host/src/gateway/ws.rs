@@ -25,14 +25,15 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
 use super::auth::{Identity, Watching};
+use super::limits::Seat;
 use super::listeners::{Gate, Slot};
-use super::protocol::{
-    ClientMessage, ErrorCode, HostMessage, MAX_MESSAGE_BYTES, MAX_WATCHED, close_codes, goodbyes,
-};
+use super::protocol::{ClientMessage, ErrorCode, HostMessage, MAX_MESSAGE_BYTES, close_codes, goodbyes};
 use super::strikes::Strikes;
 use super::{Handle, NewSession, Outbox, Refused};
 use crate::driver::{Connection as ConnectionId, Event, Outgoing, Stopped};
 use crate::traces::Traced;
+
+mod renewal;
 
 /// So many frames are sent in a row before a client is listened to again.
 const FRAMES_IN_A_ROW: usize = 256;
@@ -48,6 +49,7 @@ pub(super) struct Arrival {
     pub(super) attributes: Attributes,
     pub(super) upgrade: OnUpgrade,
     pub(super) slot: Arc<Slot>,
+    pub(super) seat: Seat,
     pub(super) gate: Arc<Gate>,
     pub(super) handle: Handle,
 }
@@ -73,7 +75,7 @@ async fn open(
     arrival: Box<Arrival>,
     verdict: oneshot::Sender<Result<(), NotOpened>>,
 ) -> Option<Box<Connection>> {
-    let Arrival { trace, identity, attributes, upgrade, slot, gate, handle } = *arrival;
+    let Arrival { trace, identity, attributes, upgrade, slot, seat, gate, handle } = *arrival;
     let outbox = Arc::new(Outbox::default());
     let session = NewSession {
         user: identity.user.clone(),
@@ -85,6 +87,8 @@ async fn open(
     let opened = match handle.open(session).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(refused)) => {
+            // Before it is told: whoever comes again at once finds it free.
+            drop(seat);
             // Nobody to tell is fine: nothing was opened.
             let _ = verdict.send(Err(refused.into()));
             return None;
@@ -123,6 +127,7 @@ async fn open(
         strikes: Strikes::default(),
         welcome: Some(Box::new(Outgoing::Welcome(opened.session, opened.instance, Status::Online))),
         _slot: slot,
+        _seat: seat,
     };
     Some(Box::new(connection))
 }
@@ -208,12 +213,13 @@ struct Connection {
     gate: Arc<Gate>,
     user: UserId,
     watching: Watching,
-    /// Only to keep to [`MAX_WATCHED`]; the driver knows who watches whom.
+    /// Only to keep to `limits.watched_users`; the driver knows who watches whom.
     watched: HashSet<UserId, RandomState>,
     strikes: Strikes,
     /// The first frame to send.
     welcome: Option<Box<Outgoing>>,
     _slot: Arc<Slot>,
+    _seat: Seat,
 }
 
 impl Connection {
@@ -345,6 +351,7 @@ impl Connection {
                 }
                 Ok(self.handle.send(Event::Unwatch(self.id, users, id)).await?)
             }
+            ClientMessage::Token { token, id } => self.renew(token.as_str(), id).await,
             ClientMessage::Ping { id } => {
                 self.handle.send(Event::Frame(self.id)).await?;
                 let pong = HostMessage::Pong { id: id.map(Into::into) };
@@ -362,9 +369,10 @@ impl Connection {
         let watched = &mut self.watched;
         let new: HashSet<&UserId, RandomState> =
             users.iter().filter(|user| !watched.contains(*user)).collect();
-        if watched.len() + new.len() > MAX_WATCHED {
+        let most = self.gate.limits.watched_users();
+        if watched.len() + new.len() > most {
             let explanation = format!(
-                "this session watches {} users; with this message there would be more than {MAX_WATCHED}",
+                "this session watches {} users; with this message there would be more than {most}",
                 watched.len()
             );
             return Err((ErrorCode::TooMany, explanation));

@@ -178,6 +178,31 @@ fn a_session_ends_with_its_token() {
 }
 
 #[test]
+fn a_fresh_token_lets_a_session_stay_and_a_shorter_one_ends_it_sooner() {
+    let mut sessions = LocalSessions::new(config(), HERE);
+    let open = |sessions: &mut LocalSessions, id| {
+        let id = SessionId::Hosted(id);
+        let expires = Some(Timestamp(5000));
+        sessions.handle_open(Now::at(1000), id, user("alice"), Attributes::default(), expires)
+    };
+    let (longer, shorter, over) = (open(&mut sessions, 1), open(&mut sessions, 2), open(&mut sessions, 3));
+    sessions.handle_renew(Now::at(2000), longer, Timestamp(9000));
+    sessions.handle_renew(Now::at(2000), shorter, Timestamp(3000));
+    assert_eq!(sessions.poll_timeout(), Some(Tick(3000)));
+    let ended = |key| [SessionEffect::End { key, reason: "expired".into() }];
+    sessions.handle_timeout(Now::at(3000));
+    assert_eq!(effects(&mut sessions), ended(shorter));
+    sessions.handle_timeout(Now::at(5000));
+    assert_eq!(effects(&mut sessions), ended(over));
+    sessions.handle_renew(Now::at(5001), over, Timestamp(99_000));
+    sessions.handle_timeout(Now::at(8999));
+    assert_eq!(effects(&mut sessions), [], "one has come too late, the other lives");
+    sessions.handle_timeout(Now::at(9000));
+    assert_eq!(effects(&mut sessions), ended(longer));
+    assert_eq!(sessions.counts(), (0, 0));
+}
+
+#[test]
 fn draining_ends_every_session_and_the_documents_hold_the_users() {
     let mut sessions = LocalSessions::new(config(), HERE);
     let key = open(&mut sessions, 1000, 1, "alice");

@@ -27,6 +27,8 @@ pub(crate) enum Heard {
     SetStatus(Status, Option<String>),
     Watch(Vec<String>),
     Unwatch(Vec<String>),
+    /// Until when, and who is not watched any more.
+    Renew(u64, Vec<String>),
     Closed(&'static str),
 }
 
@@ -125,6 +127,10 @@ impl Running {
             Event::Unwatch(connection, users, id) => {
                 self.hear(Heard::Unwatch(texts(&users)));
                 self.answer(connection, Outgoing::Ok(id));
+            }
+            Event::Renew { connection, expires_at, lost, request } => {
+                self.hear(Heard::Renew(expires_at, texts(&lost)));
+                self.answer(connection, Outgoing::Ok(request));
             }
             Event::Closed(_, reason) => self.hear(Heard::Closed(reason)),
             Event::Query(query) => self.query(query),
