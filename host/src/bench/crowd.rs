@@ -164,9 +164,9 @@ impl Crowd {
     /// Closes all; how many had ended before.
     pub(super) async fn close(mut self) -> usize {
         drop(self.sender);
+        let asked = Instant::now();
         self.sessions.iter().for_each(Session::close);
         let (mut lost, mut open) = (self.ended, self.sessions.len() - self.ended);
-        let asked = Instant::now();
         let deadline = (asked + PATIENCE).into();
         while open > 0
             && let Some(note) = timeout_at(deadline, self.notes.recv()).await.ok().flatten()

@@ -111,8 +111,9 @@ async fn slow_readers(
     let message = json!({"type": "watch", "users": users}).to_string();
     let mut slow = Vec::with_capacity(arguments.slow);
     for at in 0..arguments.slow {
-        // Of the users that have sessions already: tokens are not made for others.
-        let person = people.person(at % arguments.sessions)?;
+        // Of the users that have sessions already, as tokens are not made for others; but not of the first, whose
+        // status must be its own session's.
+        let person = people.person(arguments.sessions - 1 - at % (arguments.sessions - 1))?;
         let mut socket = targets[at % targets.len()].connect(&person).await?;
         for _ in 0..ASKED {
             let sent = timeout(FULL, socket.send(Message::text(message.clone()))).await;

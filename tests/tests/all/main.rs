@@ -14,6 +14,7 @@ mod imports;
 mod keyvalue_file;
 mod keyvalue_nats;
 mod languages;
+mod load;
 mod nats_daemon;
 mod nats_store;
 mod outage;
