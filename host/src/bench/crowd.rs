@@ -54,8 +54,11 @@ impl Crowd {
         let (sender, notes) = mpsc::unbounded_channel();
         let room = Vec::with_capacity(sessions);
         let mut crowd = Crowd { sessions: room, idle: Vec::new(), notes, sender, requests: 0, ended: 0 };
-        let mut opened =
-            Opened { latencies: Vec::with_capacity(sessions), took: Duration::ZERO, refused: BTreeMap::new() };
+        let mut opened = Opened {
+            latencies: Vec::with_capacity(sessions),
+            took: Duration::ZERO,
+            refused: BTreeMap::new(),
+        };
         let began = Instant::now();
         let mut opening = FuturesUnordered::new();
         for number in 0..sessions {

@@ -62,12 +62,7 @@ async fn watch(crowd: &mut Crowd, watchers: usize) -> bool {
     true
 }
 
-async fn rounds(
-    report: &mut Report,
-    crowd: &mut Crowd,
-    watchers: usize,
-    rounds: usize,
-) -> Option<Latency> {
+async fn rounds(report: &mut Report, crowd: &mut Crowd, watchers: usize, rounds: usize) -> Option<Latency> {
     let star = crowd.user(0);
     let mut latencies = Vec::with_capacity(watchers * rounds);
     // Whatever it was before: what is measured begins with a change.
@@ -75,18 +70,17 @@ async fn rounds(
     crowd.done(request).await;
     let mut deaf = BTreeSet::new();
     for round in 0..rounds {
-        let (word, status) =
-            if round % 2 == 0 { ("idle", Status::Idle) } else { ("online", Status::Online) };
+        let (word, status) = if round % 2 == 0 { ("idle", Status::Idle) } else { ("online", Status::Online) };
         let began = Instant::now();
         crowd.set(0, word);
         let mut waiting: BTreeSet<usize> = (1..=watchers).filter(|at| !deaf.contains(at)).collect();
         while !waiting.is_empty() {
             let Some(note) = crowd.next_until(began + PATIENCE).await else { break };
             match note.heard {
-                Heard::Status(user, found) if user == star && found == status => {
-                    if waiting.remove(&note.session) {
-                        latencies.push(note.at.saturating_duration_since(began));
-                    }
+                Heard::Status(user, found)
+                    if user == star && found == status && waiting.remove(&note.session) =>
+                {
+                    latencies.push(note.at.saturating_duration_since(began));
                 }
                 Heard::Ended => {
                     waiting.remove(&note.session);

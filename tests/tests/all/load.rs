@@ -8,7 +8,8 @@ const SECRET: &str = "a secret of at least thirty-two bytes";
 /// A short run with these further arguments.
 async fn bench(daemon: &Daemon, arguments: &[&str]) -> Ended {
     let url = format!("ws://{}", daemon.clients());
-    let short = ["bench", "--url", &url, "--sessions", "30", "--seconds", "1", "--rounds", "4", "--slow", "2"];
+    let short =
+        ["bench", "--url", &url, "--sessions", "30", "--seconds", "1", "--rounds", "4", "--slow", "2"];
     Program::presence(&[&short, arguments].concat()).run().await
 }
 
