@@ -22,6 +22,7 @@ pub mod events;
 pub mod ids;
 mod index;
 pub mod membership;
+pub mod metadata;
 pub mod retry;
 pub mod sessions;
 pub mod ticks;
