@@ -9,6 +9,7 @@ mod cluster;
 mod commands;
 mod compat;
 mod dead_letters;
+mod details;
 mod hostile;
 mod imports;
 mod keyvalue_file;
