@@ -10,6 +10,7 @@ mod commands;
 mod compat;
 mod dead_letters;
 mod details;
+mod first_steps;
 mod hostile;
 mod imports;
 mod keyvalue_file;
