@@ -41,7 +41,7 @@ pub use client::{Client, Refusal};
 pub use collector::{Collector, Span, Trace};
 pub use config::{Config, Plugin};
 pub use daemon::Daemon;
-pub use http::{Answer, ask};
+pub use http::{Answer, ask, ask_with};
 pub use issuer::Issuer;
 pub use nats::{NatsCluster, NatsServer};
 pub use operator::Operator;

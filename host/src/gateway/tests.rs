@@ -1,6 +1,7 @@
 //! Both listeners over real sockets, with a driver that only writes down what it hears.
 
 mod admin;
+mod api_keys;
 mod bad_input;
 pub(crate) mod driver;
 mod limits;
@@ -28,6 +29,7 @@ use super::admin::reload::{NotReloaded, Reload, ReloadDocument, ReloadFigures};
 use super::metrics::Metrics;
 use super::ws::Bounds;
 use super::*;
+use crate::api_keys::ApiKeys;
 use crate::plugins::metrics::PluginMetrics;
 use crate::settings::{
     AuthKey, AuthMode, AuthSettings, ClientLimits, ClusterSettings, HostSettings, JwtSettings,
@@ -68,6 +70,7 @@ fn settings(auth: AuthSettings) -> Settings {
             boot_timeout: second,
         },
         auth,
+        api: ApiKeys::default(),
         limits: ClientLimits {
             connects_per_second: None,
             sessions_per_user: None,
