@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::api_keys::Scope;
 use crate::authoring::AuthoringCommand;
 use crate::telemetry::LogFormat;
 
@@ -102,6 +103,12 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make keys for the HTTP API
+    #[command(
+        subcommand,
+        after_help = "Example:\n  presence keys new --name backend --scope read --scope sessions"
+    )]
+    Keys(KeysCommand),
     /// Write, test and look after plugins
     #[command(subcommand, after_help = "Example:\n  presence plugin new greeter --lang rust")]
     Plugin(PluginCommand),
@@ -112,6 +119,24 @@ pub enum Command {
         input: PathBuf,
         /// The compiled code
         output: PathBuf,
+    },
+}
+
+/// `presence keys …`
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make a key: print it, once, and the lines for presence.toml
+    #[command(after_help = "Example:\n  presence keys new --name backend --scope read --scope sessions")]
+    New {
+        /// Whose it is
+        #[arg(long, value_name = "NAME")]
+        name: String,
+        /// What it may do: read, sessions, admin (which includes the others); any number of times
+        #[arg(long = "scope", required = true, value_name = "SCOPE")]
+        scopes: Vec<Scope>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -243,6 +268,9 @@ pub struct AdminArgument {
     /// The host's admin listener
     #[arg(long = "admin", default_value = "http://127.0.0.1:7071", value_name = "URL")]
     pub url: String,
+    /// A file with a key for it, where presence.toml has [[api.key]]; without it, the key in PRESENCE_API_KEY
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
 }
 
 /// `presence connect`
@@ -307,6 +335,9 @@ pub struct BenchArguments {
     /// The admin listener of the one host: its memory is measured
     #[arg(long, value_name = "URL")]
     pub admin: Option<String>,
+    /// A file with the key for it; or PRESENCE_API_KEY in the environment
+    #[arg(long, requires = "admin", value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -1,7 +1,7 @@
 //! Clients: WebSocket sessions in, statuses out; and the admin API. Knows the driver only through [`Handle`].
 //!
 //! `listeners` accepts connections, `http` and `admin` answer requests, `ws` serves one session. The rest is free of
-//! sockets: `origin`, `auth`, `handshake` judge the head of a request, `limits` counts who is there, `protocol` reads and writes messages.
+//! sockets: `origin`, `auth`, `callers`, `handshake` judge the head of a request, `limits` counts who is there, `protocol` reads and writes messages.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use crate::traces::Traced;
 
 pub mod admin;
 mod auth;
+mod callers;
 mod handshake;
 mod http;
 mod limits;
@@ -27,6 +28,7 @@ mod ws;
 
 pub use crate::driver::{Handle, Opened, Outbox, Refused};
 pub use admin::AdminDeps;
+pub use callers::Callers;
 pub use listeners::{BindError, Listeners, bind};
 
 /// What a connection asks of the driver when it opens.

@@ -43,7 +43,7 @@ pub use collector::{Collector, Span, Trace};
 pub use config::{Config, Plugin};
 pub use daemon::Daemon;
 pub use documents::{NodeProgram, blocks};
-pub use http::{Answer, ask};
+pub use http::{Answer, ask, ask_with};
 pub use issuer::Issuer;
 pub use nats::{NatsCluster, NatsServer};
 pub use operator::Operator;

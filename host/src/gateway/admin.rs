@@ -1,5 +1,5 @@
 //! The admin listener: statuses of users, plugins, dead letters, health, metrics, reloads. Keep it private: it changes
-//! dead letters and plugins.
+//! dead letters and plugins. Who may ask for what is said by the scope that a route is put into.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, State};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode, Uri};
@@ -20,13 +20,15 @@ use tokio::time::timeout;
 
 use super::Handle;
 use super::auth::unavailable;
-use super::http::{RELOAD_PATH, with_answers_to_the_rest};
+use super::callers::{Callers, scoped};
+use super::http::with_answers_to_the_rest;
 use super::metrics::{self, Metrics};
 use super::origin;
 use super::problem::Problem;
 use super::protocol::{ShownMessage, rfc3339};
 use super::query::{self, QueryError};
 use super::traffic::Traffic;
+use crate::api_keys::Scope;
 use crate::driver::{Event, Query, UserView};
 use crate::store::SharedStore;
 
@@ -53,18 +55,23 @@ pub struct AdminDeps {
     pub reload: Arc<dyn reload::Reload>,
 }
 
-/// Who may ask: no web page of another origin, and on a loopback listener nobody who calls it by another name.
-#[derive(Clone, Copy, Debug)]
+/// Who may ask: whoever has a key, if there are keys; no web page of another origin; and on a loopback listener without
+/// keys nobody who calls it by another name.
+#[derive(Clone, Debug)]
 pub(super) struct Guard {
-    pub(super) loopback_host: bool,
+    pub(super) is_loopback: bool,
+    pub(super) callers: Arc<Callers>,
+    pub(super) traffic: Arc<Traffic>,
 }
 
 impl Guard {
-    pub(super) fn check(&self, request: &Parts) -> Result<(), Problem> {
-        let allowed = if self.loopback_host { origin::loopback_host(request) } else { Ok(()) };
+    pub(super) fn check(&self, request: &mut Parts) -> Result<(), Problem> {
+        let is_by_name = self.is_loopback && self.callers.are_free();
+        let allowed = if is_by_name { origin::loopback_host(request) } else { Ok(()) };
         allowed
             .and_then(|()| origin::same_origin(request))
-            .map_err(|foreign| Problem::new(StatusCode::FORBIDDEN, foreign.to_string()))
+            .map_err(|foreign| Problem::new(StatusCode::FORBIDDEN, foreign.to_string()))?;
+        self.callers.check(request, &self.traffic)
     }
 }
 
@@ -75,24 +82,48 @@ struct Desk {
     traffic: Arc<Traffic>,
 }
 
-/// The addresses of the admin listener.
+/// The addresses of the admin listener. Each route belongs to one scope, by which of these functions has it; only what is in
+/// [`open`] needs no key.
 pub(super) fn router(handle: Handle, deps: AdminDeps, traffic: Arc<Traffic>) -> Router {
-    let router = Router::new()
+    let router = open()
+        .merge(scoped(Scope::Read, reading(), &traffic))
+        .merge(scoped(Scope::Sessions, holding(), &traffic))
+        .merge(scoped(Scope::Admin, changing(), &traffic));
+    with_answers_to_the_rest(router).with_state(Desk { handle, deps, traffic })
+}
+
+/// What tells and changes nothing: scope `read`.
+fn reading() -> Router<Desk> {
+    Router::new()
         .route("/v1/users/{user}", get(user))
         .route("/v1/users/{user}/message", get(messages::show).put(messages::set).delete(messages::clear))
         .route("/v1/users", get(users))
         .route("/v1/plugins", get(plugins::plugins))
-        .route("/v1/dead-letters", get(letters::list).delete(letters::discard_many))
-        .route("/v1/dead-letters/replay", post(letters::replay_many))
-        .route("/v1/dead-letters/{number}", get(letters::show).delete(letters::discard))
-        .route("/v1/dead-letters/{number}/replay", post(letters::replay))
+        .route("/v1/dead-letters", get(letters::list))
+        .route("/v1/dead-letters/{number}", get(letters::show))
         .route("/v1/instances", get(cluster::instances))
         .route("/v1/partitions", get(cluster::partitions))
-        .route(RELOAD_PATH, post(reload::reload))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(print_metrics));
-    with_answers_to_the_rest(router).with_state(Desk { handle, deps, traffic })
+        .route("/metrics", get(print_metrics))
+}
+
+/// What holders do with their sessions: scope `sessions`.
+fn holding() -> Router<Desk> {
+    Router::new()
+}
+
+/// What changes plugins and dead letters: scope `admin`.
+fn changing() -> Router<Desk> {
+    Router::new()
+        .route("/v1/dead-letters", delete(letters::discard_many))
+        .route("/v1/dead-letters/replay", post(letters::replay_many))
+        .route("/v1/dead-letters/{number}", delete(letters::discard))
+        .route("/v1/dead-letters/{number}/replay", post(letters::replay))
+        .route("/v1/reload", post(reload::reload))
+}
+
+/// Whether the host lives and may be sent clients: for everybody. The paths are those of [`super::callers::OPEN_PATHS`].
+fn open() -> Router<Desk> {
+    Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz))
 }
 
 /// A user as the API shows it. Of a user never seen everything but the status is null or 0.

@@ -3,6 +3,7 @@
 
 mod admin;
 mod analytics;
+mod api_keys;
 mod chaos;
 mod clocks;
 mod cluster;
