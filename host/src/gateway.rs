@@ -12,13 +12,14 @@ use crate::traces::Traced;
 
 pub mod admin;
 mod auth;
+pub mod body;
 mod handshake;
 mod http;
 mod limits;
 mod listeners;
 pub mod metrics;
 mod origin;
-mod problem;
+pub mod problem;
 pub mod protocol;
 mod query;
 mod strikes;

@@ -50,8 +50,8 @@ const TURNED_AWAY_AT_ONCE: usize = 64;
 const STOP_WAIT: Duration = Duration::from_secs(3);
 
 const FULL: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 5\r\n\
-connection: close\r\ncontent-length: 116\r\n\r\n{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\
-\"status\":503,\"detail\":\"this host has as many clients as it may\"}";
+connection: close\r\ncontent-length: 137\r\n\r\n{\"type\":\"urn:presence:problem:unavailable\",\
+\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"this host has as many clients as it may\"}";
 
 /// Why a listener could not be set up. Nothing listens then.
 #[derive(Debug, thiserror::Error)]
