@@ -16,6 +16,7 @@ use crate::traces::Traced;
 
 mod clients;
 mod cluster;
+mod counts;
 mod engine;
 mod io;
 mod letters;
@@ -24,6 +25,7 @@ mod partition;
 mod partitions;
 mod traces;
 
+pub use counts::DeploymentCounts;
 pub use engine::{Driver, DriverConfig, Ending};
 pub use letters::{LetterCounts, LetterOrder, LetterOutcome, LetterReport, LetterVerb};
 
@@ -80,6 +82,8 @@ pub enum Query {
     Instances(oneshot::Sender<Vec<InstanceView>>),
     /// Every partition and its owner.
     Partitions(oneshot::Sender<Vec<PartitionView>>),
+    /// How many users and sessions the owners of all partitions count.
+    Counts(oneshot::Sender<DeploymentCounts>),
     /// Replay or drop a dead letter; the owner of its partition does it.
     Letter(LetterOrder, oneshot::Sender<LetterReport>),
     /// Numbers for `/metrics`.

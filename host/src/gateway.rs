@@ -11,8 +11,10 @@ use presence_core::ids::UserId;
 use crate::traces::Traced;
 
 pub mod admin;
+pub mod api;
 mod auth;
 pub mod body;
+pub mod events;
 mod handshake;
 mod http;
 mod limits;

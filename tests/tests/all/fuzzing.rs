@@ -1,0 +1,50 @@
+//! Schemathesis against a running daemon: whatever the OpenAPI document allows is answered as it says, and whatever it does not
+//! allow is refused.
+
+use std::process::Stdio;
+
+use presence_tests::{Daemon, Plugin, schemathesis};
+use tokio::process::Command;
+
+/// The same questions each time; another seed asks others.
+const SEED: &str = "20261125";
+
+/// Each operation is asked so often, as far as the time allows.
+const EXAMPLES: &str = "20";
+
+#[tokio::test]
+async fn the_api_stands_up_to_its_own_document() {
+    let rejecting = Plugin::hostile("hook = \"user-online\", act = \"reject\"");
+    let daemon = Daemon::with(rejecting).start().await;
+    let _client = daemon.client("alice").await;
+    daemon.until_status("alice", "online").await;
+    let url = format!("http://{}", daemon.admin());
+    let mut command = Command::new(schemathesis());
+    command.args(["run", &format!("{url}/v1/openapi.json"), "--url", &url, "--no-color"]);
+    command.args([
+        "--seed",
+        SEED,
+        "--max-examples",
+        EXAMPLES,
+        "--max-time",
+        "40",
+        "--phases",
+        "examples,coverage,fuzzing",
+    ]);
+    // It would wait for the end of a stream that has none.
+    command.args([
+        "--exclude-path",
+        "/v1/events",
+        "--generation-database",
+        "none",
+        "--request-timeout",
+        "10",
+    ]);
+    command.current_dir(daemon.folder().path()).stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(std::time::Duration::from_secs(100), command.output()).await;
+    let output = output.expect("schemathesis ends in time").expect("schemathesis can be started");
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("schemathesis with seed {SEED}:\n{said}");
+    assert!(output.status.success(), "{}\n{}", said, String::from_utf8_lossy(&output.stderr));
+    assert_eq!(daemon.get("/readyz").await.status, 200, "it lives");
+}
