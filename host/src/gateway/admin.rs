@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::Handle;
-use super::api::{Group, Operation, Routes, document};
+use super::api::{Group, Operation, Routes, document, words};
 use super::auth::unavailable;
 use super::events::Events;
 use super::http::with_answers_to_the_rest;
@@ -213,7 +213,9 @@ fn number_of(uri: &Uri, name: &'static str, most: u64) -> Result<Option<u64>, Pr
     let Some(text) = query::single(uri.query(), name)? else { return Ok(None) };
     match text.parse::<u64>() {
         Ok(number) if (1..=most).contains(&number) => Ok(Some(number)),
-        _ if most == u64::MAX => Err(bad_parameter(format!("`{name}` must be a number from 1 on"))),
+        _ if most == words::GREATEST_NUMBER => {
+            Err(bad_parameter(format!("`{name}` must be a number from 1 on")))
+        }
         _ => Err(bad_parameter(format!("`{name}` must be a number from 1 to {most}"))),
     }
 }

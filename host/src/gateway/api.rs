@@ -61,8 +61,8 @@ pub enum Place {
 pub struct Param {
     name: &'static str,
     place: Place,
-    /// In the query: may be given several times.
-    repeated: bool,
+    /// So often it may be given; more than once only in the query.
+    most: usize,
     required: bool,
     about: &'static str,
     schema: Schema,
@@ -72,7 +72,7 @@ pub struct Param {
 impl Param {
     /// A part of the path.
     pub fn path(name: &'static str, about: &'static str, schema: Schema) -> Param {
-        Param { name, place: Place::Path, repeated: false, required: true, about, schema, example: None }
+        Param { name, place: Place::Path, most: 1, required: true, about, schema, example: None }
     }
 
     /// A parameter of the query that may be given once, or left out.
@@ -85,9 +85,9 @@ impl Param {
         Param { place: Place::Header, required: false, ..Param::path(name, about, schema) }
     }
 
-    /// It may be given several times.
-    pub fn repeated(self) -> Param {
-        Param { repeated: true, ..self }
+    /// It may be given so many times.
+    pub fn repeated(self, most: usize) -> Param {
+        Param { most, ..self }
     }
 
     /// An example for the document.
@@ -213,21 +213,21 @@ impl Operation {
 
     /// Whether these are parameters that it takes.
     fn judge(&self, query: Option<&str>) -> Result<(), Problem> {
-        let mut seen: Vec<&str> = Vec::new();
+        let mut given = vec![0; self.parameters.len()];
+        let bad = |detail| Err(Problem::of(Kind::BadParameter, detail));
         for (name, value) in query::pairs(query) {
-            let known =
-                self.parameters.iter().find(|param| param.place == Place::Query && param.name == name);
-            let Some(param) = known else {
+            let known = |param: &Param| param.place == Place::Query && param.name == name;
+            let Some(at) = self.parameters.iter().position(known) else {
                 let name: String = name.chars().take(40).collect();
-                let detail = format!("the query parameter `{name}` is not known here");
-                return Err(Problem::of(Kind::BadParameter, detail));
+                return bad(format!("the query parameter `{name}` is not known here"));
             };
             value?;
-            if !param.repeated && seen.contains(&name) {
-                let detail = format!("the query parameter `{name}` is given more than once");
-                return Err(Problem::of(Kind::BadParameter, detail));
+            given[at] += 1;
+            match self.parameters[at].most {
+                most if given[at] <= most => {}
+                1 => return bad(format!("the query parameter `{name}` is given more than once")),
+                most => return bad(format!("the query parameter `{name}` is given more than {most} times")),
             }
-            seen.push(param.name);
         }
         Ok(())
     }

@@ -38,14 +38,14 @@ pub(super) fn reading() -> Routes<Desk> {
              missed. Ids are good for every host of the deployment. Who resumes hears of each user who changed meanwhile, \
              perhaps only the newest transition: `previous_revision` tells. A stream that lives says so every 15 s.",
         )
-        .takes(Param::query("user", "Only transitions of these users.", words::user_id()).repeated())
+        .takes(Param::query("user", "Only transitions of these users.", words::user_id()).repeated(MAX_USERS_PER_QUERY))
         .takes(
             Param::query(
                 "status",
                 "Only transitions to these statuses.",
                 words::one_of(words::STATUSES.map(Status::as_str)),
             )
-            .repeated(),
+            .repeated(words::STATUSES.len()),
         )
         .takes(Param::header("Last-Event-ID", "The `id` of the last event that came: it goes on from there.", words::text()))
         .answers_text(MEDIA_TYPE, "The stream, which ends with the host or the connection.", &String::from_utf8_lossy(&frames))
@@ -68,10 +68,6 @@ fn filter_of(uri: &Uri) -> Result<Filter, Problem> {
                 .statuses
                 .push(status.ok_or_else(|| bad_parameter("`status` must be `online`, `idle` or `offline`"))?);
         }
-    }
-    let found = filter.users.len();
-    if found > MAX_USERS_PER_QUERY {
-        return Err(bad_parameter(format!("name at most {MAX_USERS_PER_QUERY} users, not {found}")));
     }
     Ok(filter)
 }

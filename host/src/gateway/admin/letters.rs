@@ -130,7 +130,8 @@ fn filters(operation: Operation) -> Operation {
 }
 
 fn number_param() -> Param {
-    Param::path("number", "The number of the dead letter.", words::number(1, u64::MAX)).example(7)
+    Param::path("number", "The number of the dead letter.", words::number(1, words::GREATEST_NUMBER))
+        .example(7)
 }
 
 fn example() -> DeadLetterDocument {
@@ -170,7 +171,7 @@ pub(super) fn reading() -> Routes<Desk> {
         .takes(Param::query(
             "before",
             "Only letters of lower numbers: for the page before.",
-            words::number(1, u64::MAX),
+            words::number(1, words::GREATEST_NUMBER),
         ))
         .answers(
             StatusCode::OK,
@@ -217,8 +218,8 @@ pub(super) fn changing() -> Routes<Desk> {
                  with the last number as `after`.",
             )
             .takes(Param::query("all", "Must be `true`, if nothing else chooses.", words::one_of(["true"])))
-            .takes(Param::query("after", "Only letters of greater numbers.", words::number(1, u64::MAX)))
-            .takes(Param::query("up_to", "Only letters up to this number.", words::number(1, u64::MAX)))
+            .takes(Param::query("after", "Only letters of greater numbers.", words::number(1, words::GREATEST_NUMBER)))
+            .takes(Param::query("up_to", "Only letters up to this number.", words::number(1, words::GREATEST_NUMBER)))
             .takes(Param::query(
                 "limit",
                 "The most letters; 100 if it is not given.",
@@ -252,7 +253,7 @@ async fn list(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Prob
     let filter = Filter::of(&uri)?;
     let limit =
         number_of(&uri, "limit", MAX_DEAD_LETTERS_SHOWN as u64)?.map_or(SHOWN, |limit| limit as usize);
-    let before = number_of(&uri, "before", u64::MAX)?.unwrap_or(u64::MAX);
+    let before = number_of(&uri, "before", words::GREATEST_NUMBER)?.unwrap_or(u64::MAX);
     let letters = read(WHAT, desk.deps.store.dead_letters()).await?;
     let chosen = letters.into_iter().rev().filter(|letter| letter.number < before && filter.chooses(letter));
     let chosen = chosen.take(limit);
@@ -345,8 +346,8 @@ async fn many(desk: &Desk, uri: &Uri, verb: LetterVerb) -> Result<Response<Body>
     }
     let limit = number_of(uri, "limit", MAX_DEAD_LETTERS_AT_ONCE as u64)?;
     let limit = limit.map_or(MAX_DEAD_LETTERS_AT_ONCE, |limit| limit as usize);
-    let after = number_of(uri, "after", u64::MAX)?.unwrap_or(0);
-    let up_to = number_of(uri, "up_to", u64::MAX)?.unwrap_or(u64::MAX);
+    let after = number_of(uri, "after", words::GREATEST_NUMBER)?.unwrap_or(0);
+    let up_to = number_of(uri, "up_to", words::GREATEST_NUMBER)?.unwrap_or(u64::MAX);
     let letters = read(WHAT, desk.deps.store.dead_letters()).await?;
     let chosen = letters.iter().filter(|letter| filter.chooses(letter)).map(|letter| letter.number);
     let chosen: Vec<u64> = chosen.filter(|number| *number > after && *number <= up_to).collect();

@@ -107,10 +107,10 @@ pub(super) fn reading() -> Routes<Desk> {
              fixed order, which is not that of their names. Nobody is listed twice; who changes while pages are read may be \
              on none. A page may have fewer users than asked for, even none, and yet a `next`.",
         )
-        .takes(Param::query("user", "Whose status; in the order asked.", words::user_id()).repeated())
+        .takes(Param::query("user", "Whose status; in the order asked.", words::user_id()).repeated(MAX_USERS_PER_QUERY))
         .takes(
             Param::query("status", "Users of this status.", words::one_of(words::STATUSES.map(Status::as_str)))
-                .repeated()
+                .repeated(words::STATUSES.len())
                 .example(vec!["online", "idle"]),
         )
         .takes(Param::query(
@@ -158,10 +158,6 @@ async fn named(desk: &Desk, uri: &Uri) -> Result<Response<Body>, Problem> {
         let user = UserId::new(&value?)
             .map_err(|reason| bad_parameter(format!("user {}: {reason}", users.len() + 1)))?;
         users.push(user);
-    }
-    if users.len() > MAX_USERS_PER_QUERY {
-        let found = users.len();
-        return Err(bad_parameter(format!("name at most {MAX_USERS_PER_QUERY} users at once, not {found}")));
     }
     let users = views(desk, users).await?.into_iter().map(UserDocument::from).collect();
     Ok(json(&UsersDocument { users, next: None, as_of: None }))

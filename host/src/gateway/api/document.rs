@@ -129,6 +129,8 @@ fn described(group: Group, operation: &Operation) -> utoipa::openapi::path::Oper
     for (status, kinds) in problems(group, operation) {
         described = described.response(status.as_str(), problem(status, &kinds));
     }
+    // Answered before anybody knows what is asked.
+    described = described.response("431", Response::new("The head is larger than 16 KiB. There is no body."));
     match group.scope() {
         None => described.securities(Some([])).build(),
         Some(scope) => described
@@ -151,13 +153,13 @@ fn parameter(param: &Param) -> ParameterBuilder {
         Place::Header => ParameterIn::Header,
     };
     let schema =
-        if param.repeated { words::several(param.schema.clone(), 1000) } else { param.schema.clone() };
+        if param.most > 1 { words::several(param.schema.clone(), param.most) } else { param.schema.clone() };
     ParameterBuilder::new()
         .name(param.name)
         .parameter_in(place)
         .description(Some(param.about))
         .required(if param.required { Required::True } else { Required::False })
-        .explode(param.repeated.then_some(true))
+        .explode((param.most > 1).then_some(true))
         .schema(Some(schema))
         .example(param.example.clone())
 }

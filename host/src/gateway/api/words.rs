@@ -16,16 +16,19 @@ pub fn text() -> Schema {
 /// A user id.
 pub fn user_id() -> Schema {
     let object = ObjectBuilder::new().schema_type(Type::String);
-    // In characters, of which each has at least a byte.
-    object.min_length(Some(1)).max_length(Some(MAX_USER_ID_BYTES)).into()
+    // The length counts characters, of which each has at least a byte.
+    let object = object.min_length(Some(1)).max_length(Some(MAX_USER_ID_BYTES));
+    object.pattern(Some(r"^(?!\.{1,2}$)[^\u0000-\u001F\u007F-\u009F]+$")).into()
 }
 
-/// A whole number.
+/// The greatest number that every reader of JSON holds exactly.
+pub const GREATEST_NUMBER: u64 = (1 << 53) - 1;
+
+/// A whole number, no greater than [`GREATEST_NUMBER`].
 pub fn number(least: u64, most: u64) -> Schema {
     let object = ObjectBuilder::new().schema_type(Type::Integer);
     let object = object.minimum(Some(least as f64));
-    // What JSON readers hold exactly.
-    if most >= 1 << 53 { object.into() } else { object.maximum(Some(most as f64)).into() }
+    object.maximum(Some(most as f64)).into()
 }
 
 /// One of these words.
