@@ -66,6 +66,15 @@ pub async fn get<T: DeserializeOwned>(base: &str, path: &str) -> anyhow::Result<
     send(Method::GET, base, path).await
 }
 
+/// `GET {base}{path}`, as text.
+pub async fn text(base: &str, path: &str) -> anyhow::Result<String> {
+    let (base, status, body) = ask(Method::GET, base, path, PATIENCE).await?;
+    if !status.is_success() {
+        bail!("{base} answers {}", detail(status, &body));
+    }
+    String::from_utf8(body.into()).with_context(|| format!("{base}{path} is no text"))
+}
+
 /// Another method, without a body; any success is read as JSON.
 pub async fn send<T: DeserializeOwned>(method: Method, base: &str, path: &str) -> anyhow::Result<T> {
     let (base, status, body) = ask(method, base, path, PATIENCE).await?;

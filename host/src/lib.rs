@@ -3,6 +3,7 @@
 mod admin_client;
 pub mod app;
 pub mod authoring;
+pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

@@ -19,7 +19,7 @@ use crate::gateway::protocol::SUBPROTOCOL;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A checked address and who comes.
-pub(super) struct Target {
+pub(crate) struct Target {
     /// Without the query: what people see.
     shown: String,
     uri: Uri,
@@ -28,7 +28,7 @@ pub(super) struct Target {
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unreachable {
+pub(crate) enum Unreachable {
     #[error(
         "nothing answers at {at} (is `presence serve` running, with host.listen at this address?): {why}"
     )]
@@ -49,7 +49,7 @@ impl Unreachable {
 
 impl Target {
     /// `url` is a host's listener for clients, with or without `/v1/connect`.
-    pub(super) fn new(url: &str, user: Option<&str>, token: Option<&str>) -> anyhow::Result<Target> {
+    pub(crate) fn new(url: &str, user: Option<&str>, token: Option<&str>) -> anyhow::Result<Target> {
         let uri: Uri = url.parse().with_context(|| format!("--url {url} is no URL"))?;
         let (Some("ws"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
             bail!("--url {url}: give it as ws://HOST:PORT (TLS is for a proxy in front of the host)");
@@ -73,7 +73,7 @@ impl Target {
     }
 
     /// One attempt.
-    pub(super) async fn connect(&self) -> Result<Socket, Unreachable> {
+    pub(crate) async fn connect(&self) -> Result<Socket, Unreachable> {
         let nobody = |why: String| Unreachable::Nobody { at: self.shown.clone(), why };
         let mut request =
             self.uri.clone().into_client_request().map_err(|error| nobody(error.to_string()))?;

@@ -37,6 +37,7 @@ pub mod cluster;
 pub mod counts;
 mod events;
 pub mod letters;
+pub mod messages;
 mod paging;
 pub mod plugins;
 pub mod reload;
@@ -107,6 +108,7 @@ fn reading() -> Routes<Desk> {
         .and(users::reading())
         .and(sessions::reading())
         .and(transitions::reading())
+        .and(messages::reading())
         .and(counts::reading())
         .and(events::reading())
         .and(cluster::reading())
@@ -118,7 +120,7 @@ fn reading() -> Routes<Desk> {
 
 /// What holders do with their sessions.
 fn holding() -> Routes<Desk> {
-    Routes::new(Group::Sessions)
+    Routes::new(Group::Sessions).and(messages::changing())
 }
 
 /// What changes plugins and dead letters.

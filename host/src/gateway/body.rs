@@ -59,6 +59,11 @@ pub async fn read(headers: &HeaderMap, body: Body, max_bytes: usize) -> Result<B
 
 /// What the bytes say.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // Else a list would pass for an object, its items for the fields in their order.
+    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+    if first == Some(&b'[') && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok() {
+        return Err(Problem::of(Kind::BadBody, "the body must be a JSON object, not a list"));
+    }
     serde_json::from_slice(bytes).map_err(|error| match error.classify() {
         Category::Data => Problem::of(Kind::BadBody, format!("the body does not fit: {error}")),
         _ if bytes.is_empty() => Problem::of(Kind::NotJson, "a JSON body is needed, and there is none"),
@@ -134,6 +139,8 @@ mod tests {
             ("user=a", Kind::NotJson),
             ("{\"user\":\"a\"} {}", Kind::NotJson),
             ("[]", Kind::BadBody),
+            (r#"["a", 1]"#, Kind::BadBody),
+            ("[", Kind::NotJson),
             ("{}", Kind::BadBody),
             (r#"{"user":"a","more":1}"#, Kind::BadBody),
             (r#"{"user":"a","user":"b"}"#, Kind::BadBody),

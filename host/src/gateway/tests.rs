@@ -2,6 +2,7 @@
 
 mod admin;
 mod bad_input;
+mod details;
 pub(crate) mod driver;
 mod limits;
 mod sessions;

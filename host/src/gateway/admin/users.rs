@@ -9,6 +9,7 @@ use presence_core::ids::UserId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::messages;
 use super::paging::{self, Cursor, Statuses};
 use super::{Desk, Path, ask, bad_parameter, json, number_of, read, user_in, wall_clock};
 use crate::driver::{Query, UserView};
@@ -16,7 +17,7 @@ use crate::gateway::api::words::{self, StatusWord};
 use crate::gateway::api::{Group, Operation, Param, Routes};
 use crate::gateway::auth::unavailable;
 use crate::gateway::problem::{Kind, Problem};
-use crate::gateway::protocol::rfc3339;
+use crate::gateway::protocol::{ShownMessage, rfc3339};
 use crate::gateway::query;
 
 /// The most users of one question, and of one page.
@@ -46,6 +47,10 @@ pub struct UserDocument {
     /// Grows with every transition.
     #[schema(minimum = 0)]
     pub revision: u64,
+    /// The custom message, where one user was asked for; null: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ShownMessage>)]
+    pub message: Option<Option<ShownMessage>>,
 }
 
 /// Several users: those that were named, in the order asked; or a page.
@@ -74,6 +79,7 @@ impl From<UserView> for UserDocument {
             last_seen: record.and_then(|record| record.last_seen).map(rfc3339),
             sessions: record.map_or(0, |record| record.sessions),
             revision: record.map_or(0, |record| record.revision),
+            message: None,
         }
     }
 }
@@ -91,14 +97,16 @@ fn example() -> UserDocument {
         last_seen: None,
         sessions: 2,
         revision: 1_795_622_400_123,
+        message: None,
     }
 }
 
 pub(super) fn reading() -> Routes<Desk> {
+    let with_message = UserDocument { message: Some(Some(messages::example_message())), ..example() };
     let one = Operation::get("/v1/users/{user}", "get_user", "The status of a user")
         .about("A user who was never seen is offline, with nulls and revision 0.")
         .takes(user_param())
-        .answers(StatusCode::OK, "The user.", &example());
+        .answers(StatusCode::OK, "The user.", &with_message);
     let next = Some("AQEABwADYWxpY2U9nqHR0oWgLA".to_owned());
     let as_of = Some("2026-11-25T16:02:00.000Z".to_owned());
     let many = Operation::get("/v1/users", "get_users", "Named users, or a page of those of some statuses")
@@ -130,9 +138,11 @@ pub(super) async fn views(desk: &Desk, users: Vec<UserId>) -> Result<Vec<UserVie
 }
 
 async fn user(State(desk): State<Desk>, path: Path) -> Result<Response<Body>, Problem> {
-    let view = views(&desk, vec![user_in(path)?]).await?.pop();
-    view.map(|view| json(&UserDocument::from(view)))
-        .ok_or_else(|| unavailable("the answer is empty".to_owned(), 1))
+    let user = user_in(path)?;
+    let view = views(&desk, vec![user.clone()]).await?.pop();
+    let view = view.ok_or_else(|| unavailable("the answer is empty".to_owned(), 1))?;
+    let message = Some(messages::message_of(&desk, user).await?);
+    Ok(json(&UserDocument { message, ..UserDocument::from(view) }))
 }
 
 async fn users(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Problem> {
