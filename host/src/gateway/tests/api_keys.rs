@@ -1,12 +1,8 @@
 //! Keys of the admin listener, through the real socket: every route wants one, and one with its scope.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-
 use super::*;
 use crate::api_keys::{ApiKey, ApiKeys, KeyDigest, Scope};
-
-const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+use crate::gateway::admin::operations;
 
 /// The key that has this scope alone.
 fn sent(scope: Scope) -> String {
@@ -44,27 +40,6 @@ async fn ask(gateway: &Gateway, method: &str, path: &str, key: Option<&str>) -> 
     (head.split(' ').nth(1).unwrap().parse().unwrap(), head)
 }
 
-/// The paths in the source, with something in the place of each parameter: whoever adds a route writes it with its path,
-/// and has it tested here.
-fn paths() -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    let mut open = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gateway")];
-    while let Some(path) = open.pop() {
-        if path.is_dir() {
-            let entries = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
-            open.extend(entries.filter(|entry| !entry.ends_with("tests") && !entry.ends_with("http.rs")));
-        } else {
-            let text = std::fs::read_to_string(&path).unwrap();
-            for route in text.split(".route(").skip(1) {
-                let path = route.trim_start().strip_prefix('"').and_then(|rest| rest.split_once('"'));
-                let (path, _) = path.unwrap_or_else(|| panic!("a route without its path: {route}"));
-                found.insert(path.to_owned());
-            }
-        }
-    }
-    found
-}
-
 fn filled(path: &str) -> String {
     let segment = |segment: &str| if segment.starts_with('{') { "1".to_owned() } else { segment.to_owned() };
     path.split('/').map(segment).collect::<Vec<_>>().join("/")
@@ -73,33 +48,27 @@ fn filled(path: &str) -> String {
 #[tokio::test]
 async fn every_route_wants_a_key_with_its_scope() {
     let gateway = with_keys().await;
-    let paths = paths();
-    assert!(paths.contains("/v1/dead-letters/{number}") && paths.len() > 10, "{paths:?}");
-    for path in &paths {
-        let path = filled(path);
-        let is_open = ["/healthz", "/readyz"].contains(&path.as_str());
-        let mut scopes = BTreeSet::new();
-        for method in METHODS {
-            if ask(&gateway, method, &path, Some("pk_admin")).await.0 == 405 {
-                continue;
-            }
-            if is_open {
-                assert_eq!(ask(&gateway, method, &path, None).await.0, 200, "{method} {path}");
-                continue;
-            }
-            for key in [None, Some("pk_other"), Some("")] {
-                let (status, head) = ask(&gateway, method, &path, key).await;
-                assert_eq!(status, 401, "{method} {path} with {key:?}");
-                assert!(head.contains("www-authenticate: bearer"), "{head}");
-            }
-            let allowed = async |scope| ask(&gateway, method, &path, Some(&sent(scope))).await.0 != 403;
-            let reads = allowed(Scope::Read).await;
-            let holds = allowed(Scope::Sessions).await;
-            assert!(!(reads && holds), "{method} {path} is in one scope, so one key can't do it");
-            assert!(!reads || method == "GET" || method == "HEAD", "{method} {path} changes something");
-            scopes.insert((method, reads, holds));
+    let operations = operations();
+    assert!(operations.len() > 15, "{}", operations.len());
+    for (group, operation) in operations {
+        let (method, path) = (operation.method.as_str(), filled(operation.path));
+        let Some(wanted) = group.scope() else {
+            assert_eq!(ask(&gateway, method, &path, None).await.0, 200, "{method} {path}");
+            continue;
+        };
+        for key in [None, Some("pk_other"), Some("")] {
+            let (status, head) = ask(&gateway, method, &path, key).await;
+            assert_eq!(status, 401, "{method} {path} with {key:?}");
+            assert!(head.contains("www-authenticate: bearer"), "{head}");
         }
-        assert!(is_open || !scopes.is_empty(), "{path} answers no method");
+        for scope in Scope::ALL {
+            let status = ask(&gateway, method, &path, Some(&sent(scope))).await.0;
+            let allowed = scope == wanted || scope == Scope::Admin;
+            assert_eq!(status != 403, allowed, "{method} {path} with the scope {scope:?}: {status}");
+            assert_ne!(status, 401, "{method} {path} with the scope {scope:?}");
+        }
+        let reads = ["GET", "HEAD"].contains(&method);
+        assert_eq!(reads, wanted == Scope::Read, "{method} {path}: what reads changes nothing");
     }
     // Also what is nowhere.
     assert_eq!(ask(&gateway, "GET", "/v1/nothing", None).await.0, 401);
