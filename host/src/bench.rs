@@ -85,11 +85,7 @@ async fn resident(arguments: &BenchArguments) -> anyhow::Result<Option<u64>> {
 }
 
 /// `set_status` at an even pace over all sessions: how long the answers take.
-async fn changes(
-    report: &mut Report,
-    crowd: &mut Crowd,
-    arguments: &BenchArguments,
-) -> anyhow::Result<()> {
+async fn changes(report: &mut Report, crowd: &mut Crowd, arguments: &BenchArguments) -> anyhow::Result<()> {
     let began = Instant::now();
     let wanted = (arguments.rate * arguments.seconds as f64) as usize;
     let mut pending: BTreeMap<u64, Instant> = BTreeMap::new();

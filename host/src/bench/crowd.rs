@@ -54,8 +54,11 @@ impl Crowd {
         let (sender, notes) = mpsc::unbounded_channel();
         let room = Vec::with_capacity(sessions);
         let mut crowd = Crowd { sessions: room, idle: Vec::new(), notes, sender, requests: 0, ended: 0 };
-        let mut opened =
-            Opened { latencies: Vec::with_capacity(sessions), took: Duration::ZERO, refused: BTreeMap::new() };
+        let mut opened = Opened {
+            latencies: Vec::with_capacity(sessions),
+            took: Duration::ZERO,
+            refused: BTreeMap::new(),
+        };
         let began = Instant::now();
         let mut opening = FuturesUnordered::new();
         for number in 0..sessions {
@@ -164,9 +167,9 @@ impl Crowd {
     /// Closes all; how many had ended before.
     pub(super) async fn close(mut self) -> usize {
         drop(self.sender);
+        let asked = Instant::now();
         self.sessions.iter().for_each(Session::close);
         let (mut lost, mut open) = (self.ended, self.sessions.len() - self.ended);
-        let asked = Instant::now();
         let deadline = (asked + PATIENCE).into();
         while open > 0
             && let Some(note) = timeout_at(deadline, self.notes.recv()).await.ok().flatten()

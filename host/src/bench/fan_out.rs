@@ -62,12 +62,7 @@ async fn watch(crowd: &mut Crowd, watchers: usize) -> bool {
     true
 }
 
-async fn rounds(
-    report: &mut Report,
-    crowd: &mut Crowd,
-    watchers: usize,
-    rounds: usize,
-) -> Option<Latency> {
+async fn rounds(report: &mut Report, crowd: &mut Crowd, watchers: usize, rounds: usize) -> Option<Latency> {
     let star = crowd.user(0);
     let mut latencies = Vec::with_capacity(watchers * rounds);
     // Whatever it was before: what is measured begins with a change.
@@ -75,18 +70,17 @@ async fn rounds(
     crowd.done(request).await;
     let mut deaf = BTreeSet::new();
     for round in 0..rounds {
-        let (word, status) =
-            if round % 2 == 0 { ("idle", Status::Idle) } else { ("online", Status::Online) };
+        let (word, status) = if round % 2 == 0 { ("idle", Status::Idle) } else { ("online", Status::Online) };
         let began = Instant::now();
         crowd.set(0, word);
         let mut waiting: BTreeSet<usize> = (1..=watchers).filter(|at| !deaf.contains(at)).collect();
         while !waiting.is_empty() {
             let Some(note) = crowd.next_until(began + PATIENCE).await else { break };
             match note.heard {
-                Heard::Status(user, found) if user == star && found == status => {
-                    if waiting.remove(&note.session) {
-                        latencies.push(note.at.saturating_duration_since(began));
-                    }
+                Heard::Status(user, found)
+                    if user == star && found == status && waiting.remove(&note.session) =>
+                {
+                    latencies.push(note.at.saturating_duration_since(began));
                 }
                 Heard::Ended => {
                     waiting.remove(&note.session);
@@ -111,8 +105,9 @@ async fn slow_readers(
     let message = json!({"type": "watch", "users": users}).to_string();
     let mut slow = Vec::with_capacity(arguments.slow);
     for at in 0..arguments.slow {
-        // Of the users that have sessions already: tokens are not made for others.
-        let person = people.person(at % arguments.sessions)?;
+        // Of the users that have sessions already, as tokens are not made for others; but not of the first, whose
+        // status must be its own session's.
+        let person = people.person(arguments.sessions - 1 - at % (arguments.sessions - 1))?;
         let mut socket = targets[at % targets.len()].connect(&person).await?;
         for _ in 0..ASKED {
             let sent = timeout(FULL, socket.send(Message::text(message.clone()))).await;

@@ -125,21 +125,35 @@ impl Report {
     pub(super) fn text(&self) -> String {
         let mut rows = Vec::new();
         let mut row = |what: String, latency: Option<Latency>, figure: String| {
-            let cell = |of: fn(&Latency) -> f64| latency.as_ref().map_or("-".into(), |it| format!("{:.2} ms", of(it)));
+            let cell = |of: fn(&Latency) -> f64| {
+                latency.as_ref().map_or("-".into(), |it| format!("{:.2} ms", of(it)))
+            };
             rows.push(vec![what, cell(|it| it.p50_ms), cell(|it| it.p99_ms), cell(|it| it.max_ms), figure]);
         };
-        row(format!("open {} sessions", self.opened), self.open, format!("{:.0} a second", self.opens_a_second));
+        row(
+            format!("open {} sessions", self.opened),
+            self.open,
+            format!("{:.0} a second", self.opens_a_second),
+        );
         if let Some(bytes) = self.bytes_a_session {
             row("memory of the host".into(), None, format!("{bytes} bytes a session"));
         }
         row("set_status to ok".into(), self.changes, format!("{:.0} a second", self.changes_a_second));
         row("set_status, heard at the next address".into(), self.hearing, String::new());
         match self.fan_out_forbidden {
-            true => row("fan-out".into(), None, "not measured: sessions may watch only themselves here".into()),
-            false => row(format!("one transition to {} watchers", self.watchers), self.fan_out, String::new()),
+            true => {
+                row("fan-out".into(), None, "not measured: sessions may watch only themselves here".into())
+            }
+            false => {
+                row(format!("one transition to {} watchers", self.watchers), self.fan_out, String::new())
+            }
         }
         if self.slow > 0 {
-            row(format!("the same beside {} that do not read", self.slow), self.fan_out_beside_slow, String::new());
+            row(
+                format!("the same beside {} that do not read", self.slow),
+                self.fan_out_beside_slow,
+                String::new(),
+            );
         }
         row("close all".into(), None, format!("{:.0} ms", self.closed_ms));
         let mut text = format!("{}\n", self.urls.join(", "));
@@ -198,7 +212,12 @@ mod tests {
         report.lost = 3;
         report.refused.insert("429: too many".into(), 4);
         let text = report.text();
-        for part in ["ws://a:1, ws://b:1", "only themselves", "ended by themselves: 3", "not let in: 4 × 429: too many"] {
+        for part in [
+            "ws://a:1, ws://b:1",
+            "only themselves",
+            "ended by themselves: 3",
+            "not let in: 4 × 429: too many",
+        ] {
             assert!(text.contains(part), "{text}");
         }
     }

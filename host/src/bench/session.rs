@@ -73,7 +73,12 @@ impl Target {
 
 impl Session {
     /// Goes on in a task of its own; it ends when this value is dropped.
-    pub(super) fn start(number: usize, user: String, socket: Socket, notes: UnboundedSender<Note>) -> Session {
+    pub(super) fn start(
+        number: usize,
+        user: String,
+        socket: Socket,
+        notes: UnboundedSender<Note>,
+    ) -> Session {
         let (messages, outbox) = mpsc::unbounded_channel();
         tokio::spawn(carry(number, socket, outbox, notes));
         Session { user, messages }

@@ -15,6 +15,7 @@ mod imports;
 mod keyvalue_file;
 mod keyvalue_nats;
 mod languages;
+mod load;
 mod nats_daemon;
 mod nats_store;
 mod outage;

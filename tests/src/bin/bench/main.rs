@@ -17,7 +17,10 @@ const ALL: [&str; 6] = ["core", "hooks", "nats", "websocket", "front", "cluster"
 fn main() -> anyhow::Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     if wanted == [front::RAW] {
-        return tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(front::serve_raw());
+        return tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?
+            .block_on(front::serve_raw());
     }
     for name in &wanted {
         anyhow::ensure!(ALL.contains(&name.as_str()), "no benchmark `{name}`; there are {}", ALL.join(", "));

@@ -57,8 +57,11 @@ pub async fn run() -> anyhow::Result<()> {
     let raw_p99 = percentile(&mut raw, 0.99);
     line("front: raw writes to 10,000 sockets, p99", time(raw_p99), "the yardstick");
 
-    let daemon =
-        Daemon::with("[auth]\nmode = \"none\"\n").section(NO_LIMITS).presence("heartbeat = \"10m\"").start().await;
+    let daemon = Daemon::with("[auth]\nmode = \"none\"\n")
+        .section(NO_LIMITS)
+        .presence("heartbeat = \"10m\"")
+        .start()
+        .await;
     let (heard, mut times) = mpsc::unbounded_channel();
     let mut watching = FuturesUnordered::new();
     for at in 0..WATCHERS {
@@ -77,7 +80,11 @@ pub async fn run() -> anyhow::Result<()> {
     let p99 = percentile(&mut all, 0.99);
     let ratio = p99.as_secs_f64() / raw_p99.as_secs_f64();
     line("front: one transition to 10,000 watchers, p50", time(percentile(&mut all, 0.5)), "");
-    line("front: one transition to 10,000 watchers, p99", time(p99), &format!("{ratio:.2} times the raw p99"));
+    line(
+        "front: one transition to 10,000 watchers, p99",
+        time(p99),
+        &format!("{ratio:.2} times the raw p99"),
+    );
 
     let mut slow = Vec::new();
     for at in 0..SLOW {
@@ -203,7 +210,10 @@ async fn slow_reader(address: SocketAddr, at: usize) -> anyhow::Result<Socket> {
     let message = json!({"type": "watch", "users": users}).to_string();
     for _ in 0..ASKED {
         // Whoever is sent away already was slow enough.
-        if tokio::time::timeout(Duration::from_millis(50), socket.send(Message::text(message.clone()))).await.is_err() {
+        if tokio::time::timeout(Duration::from_millis(50), socket.send(Message::text(message.clone())))
+            .await
+            .is_err()
+        {
             break;
         }
     }

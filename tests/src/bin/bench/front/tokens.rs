@@ -24,7 +24,8 @@ const CONNECTING_AT_ONCE: usize = 64;
 const CHECKS: usize = 20_000;
 
 /// Sessions of whoever asks, from one address: the limits of a browser's host are in the way.
-pub const NO_LIMITS: &str = "[limits]\nconnects_per_second = 0\nsessions_per_user = 0\nwatched_users = 100000";
+pub const NO_LIMITS: &str =
+    "[limits]\nconnects_per_second = 0\nsessions_per_user = 0\nwatched_users = 100000";
 
 const SECRET: &str = "a secret of at least thirty-two bytes";
 
@@ -80,8 +81,7 @@ async fn one_way(way: &Way) -> anyhow::Result<()> {
     let check = bare_check(&auth, &tokens)?;
     line(&format!("front: check of one {name} token, bare"), time(check), "the yardstick");
 
-    let daemon =
-        Daemon::with(auth).section(NO_LIMITS).presence("heartbeat = \"10m\"").start().await;
+    let daemon = Daemon::with(auth).section(NO_LIMITS).presence("heartbeat = \"10m\"").start().await;
     for token in &tokens[..200] {
         connect(&daemon, token).await?.close(None).await?;
     }
