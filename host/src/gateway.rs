@@ -11,14 +11,17 @@ use presence_core::ids::UserId;
 use crate::traces::Traced;
 
 pub mod admin;
+pub mod api;
 mod auth;
+pub mod body;
+pub mod events;
 mod handshake;
 mod http;
 mod limits;
 mod listeners;
 pub mod metrics;
 mod origin;
-mod problem;
+pub mod problem;
 pub mod protocol;
 mod query;
 mod strikes;

@@ -9,6 +9,9 @@ pub(crate) const PLUGINS: &str = include_str!("../../docs/plugins.md");
 /// The same for languages without a template.
 pub(crate) const LANGUAGES: &str = include_str!("../../docs/plugin-languages.md");
 
+/// What is said of the HTTP API.
+pub(crate) const HTTP_API: &str = include_str!("../../docs/http-api.md");
+
 /// The cells of a row of a table, trimmed.
 pub(crate) type Row = Vec<String>;
 

@@ -11,7 +11,7 @@ const MAX_QUERY_BYTES: usize = 8 * 1024;
 
 /// Prints the users in the order given, as a table or as JSON. Answers the exit code.
 pub async fn run(admin: &str, users: &[String], json: bool) -> anyhow::Result<u8> {
-    let mut found = UsersDocument { users: Vec::with_capacity(users.len()) };
+    let mut found = UsersDocument { users: Vec::with_capacity(users.len()), next: None, as_of: None };
     for query in queries(users) {
         found.users.extend(get::<UsersDocument>(admin, &format!("/v1/users?{query}")).await?.users);
     }

@@ -31,9 +31,6 @@ use crate::traces::Traceparent;
 /// The longest `user-agent` attribute, in bytes.
 const MAX_USER_AGENT_BYTES: usize = 256;
 
-/// The one address that is asked with POST.
-pub(super) const RELOAD_PATH: &str = "/v1/reload";
-
 /// What the client listener needs.
 #[derive(Clone)]
 pub(super) struct Door {

@@ -1,5 +1,6 @@
 //! What the gateway counts. Plain numbers: how they are printed is for `metrics.rs`.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::protocol::ErrorCode;
@@ -73,6 +74,19 @@ pub struct Traffic {
     errors: [AtomicU64; ErrorCode::ALL.len()],
     tokens_renewed: AtomicU64,
     key_readings: [AtomicU64; 2],
+    event_streams: AtomicU64,
+    event_streams_cut: AtomicU64,
+    event_resets: AtomicU64,
+}
+
+/// An event stream that is open, as long as this is kept.
+#[derive(Debug)]
+pub struct OpenStream(Arc<Traffic>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.event_streams.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Traffic {
@@ -109,6 +123,28 @@ impl Traffic {
     /// The key set was read, or could not be.
     pub fn count_key_reading(&self, succeeded: bool) {
         self.key_readings[usize::from(!succeeded)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An event stream begins.
+    pub fn event_stream(self: &Arc<Traffic>) -> OpenStream {
+        self.event_streams.fetch_add(1, Ordering::Relaxed);
+        OpenStream(self.clone())
+    }
+
+    /// The reader of an event stream took nothing, and was cut off.
+    pub fn count_event_stream_cut(&self) {
+        self.event_streams_cut.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The reader of an event stream was told to begin anew.
+    pub fn count_event_reset(&self) {
+        self.event_resets.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Event streams: open now, cut off so far, resets told so far.
+    pub fn event_streams(&self) -> [u64; 3] {
+        [&self.event_streams, &self.event_streams_cut, &self.event_resets]
+            .map(|count| count.load(Ordering::Relaxed))
     }
 
     /// Fresh tokens so far.
