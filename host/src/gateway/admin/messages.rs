@@ -42,7 +42,7 @@ struct Written {
         pattern = r"^[^\u0000-\u001F\u007F-\u009F]*[^\s\u0000-\u001F\u007F-\u009F][^\u0000-\u001F\u007F-\u009F]*$"
     )]
     message: String,
-    /// After so long it is gone by itself; a year if it is not given.
+    /// After so long it is gone by itself; if it is not given, after `presence.offline_retention`, a year at most.
     #[schema(minimum = 1000, maximum = 31_536_000_000_u64)]
     expires_in_ms: Option<u64>,
 }

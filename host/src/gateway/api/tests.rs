@@ -104,8 +104,9 @@ fn shown() -> BTreeMap<String, (String, String)> {
     let mut rest = HTTP_API;
     while let Some((_, after)) = rest.split_once("\n```http\n") {
         let (block, after) = after.split_once("\n```").unwrap();
-        let (request, answer) =
-            block.split_once("\n\n").unwrap_or_else(|| panic!("no empty line in {block}"));
+        // A request may have a body.
+        let at = block.find("\n\nHTTP/").unwrap_or_else(|| panic!("no answer in {block}"));
+        let (request, answer) = (&block[..at], &block[at + 2..]);
         let line = request.lines().next().unwrap();
         let mut words = line.split(' ');
         let (method, target) = (words.next().unwrap(), words.next().unwrap_or_else(|| panic!("{line}")));
