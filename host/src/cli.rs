@@ -264,6 +264,9 @@ pub struct AdminArgument {
     /// A file with a key for it, where presence.toml has [[api.key]]; without it, the key in PRESENCE_API_KEY
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
+    /// A PEM file with the authority that has signed its certificate, for https; without it, those of the system
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `presence connect`
@@ -278,6 +281,9 @@ pub struct ConnectArguments {
     /// The host's listener for clients
     #[arg(long, default_value = "ws://127.0.0.1:7070", value_name = "URL")]
     pub url: String,
+    /// A PEM file with the authority that has signed its certificate, for wss; without it, those of the system
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Reads the arguments of this process; on a mistake prints what would be right and exits with 64.

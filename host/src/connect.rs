@@ -45,6 +45,7 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 /// Reads commands from standard input until `q` or its end. Answers the exit code.
 pub async fn run(arguments: ConnectArguments) -> anyhow::Result<u8> {
     let target = Target::new(&arguments.url, arguments.user.as_deref(), arguments.token.as_deref())?;
+    let target = target.trusting(arguments.ca_file.as_deref())?;
     let (typed, commands) = mpsc::channel(TYPED_AHEAD);
     // A thread of its own that nobody waits for: reading from a terminal can't be interrupted.
     std::thread::Builder::new().name("stdin".into()).spawn(move || {

@@ -12,17 +12,23 @@ use crate::traces::Traced;
 
 pub mod admin;
 mod auth;
+mod body;
+mod bounds;
 mod callers;
 mod handshake;
 mod http;
+mod lag;
 mod limits;
 mod listeners;
 pub mod metrics;
 mod origin;
 mod problem;
 pub mod protocol;
+mod proxies;
 mod query;
+mod stream;
 mod strikes;
+mod tls;
 mod traffic;
 mod ws;
 

@@ -63,6 +63,41 @@ impl Refusal {
     }
 }
 
+/// Why a connection was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The TLS handshake failed, or took too long.
+    Handshake,
+    /// No head of a request came in time.
+    Head,
+    /// The client does not read what it is sent.
+    SlowReader,
+    /// Errors without end.
+    Abuse,
+    /// A message that is too large.
+    TooLarge,
+    /// Not WebSocket.
+    Protocol,
+}
+
+impl Cut {
+    /// All of them, in the order of the counters.
+    pub const ALL: [Cut; 6] =
+        [Cut::Handshake, Cut::Head, Cut::SlowReader, Cut::Abuse, Cut::TooLarge, Cut::Protocol];
+
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cut::Handshake => "handshake",
+            Cut::Head => "head",
+            Cut::SlowReader => "slow_reader",
+            Cut::Abuse => "abuse",
+            Cut::TooLarge => "too_large",
+            Cut::Protocol => "protocol",
+        }
+    }
+}
+
 /// Why a request to the admin listener was refused for its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiRefusal {
@@ -112,6 +147,8 @@ pub struct Traffic {
     tokens_renewed: AtomicU64,
     key_readings: [AtomicU64; 2],
     api_refused: [AtomicU64; ApiRefusal::ALL.len()],
+    cut: [AtomicU64; Cut::ALL.len()],
+    certificate_readings: [AtomicU64; 2],
 }
 
 impl Traffic {
@@ -159,6 +196,26 @@ impl Traffic {
     pub fn api_refused(&self) -> impl Iterator<Item = (ApiRefusal, u64)> {
         let count = |reason: ApiRefusal| self.api_refused[reason as usize].load(Ordering::Relaxed);
         ApiRefusal::ALL.into_iter().map(move |reason| (reason, count(reason)))
+    }
+
+    /// A connection was cut.
+    pub fn count_cut(&self, reason: Cut) {
+        self.cut[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Such connections so far, by reason.
+    pub fn cut(&self) -> impl Iterator<Item = (Cut, u64)> {
+        Cut::ALL.into_iter().map(|reason| (reason, self.cut[reason as usize].load(Ordering::Relaxed)))
+    }
+
+    /// A certificate was read again, or could not be.
+    pub fn count_certificate_reading(&self, succeeded: bool) {
+        self.certificate_readings[usize::from(!succeeded)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Such readings so far: that succeeded, that failed.
+    pub fn certificate_readings(&self) -> [u64; 2] {
+        self.certificate_readings.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
     /// Fresh tokens so far.
