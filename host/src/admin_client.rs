@@ -108,6 +108,15 @@ impl AdminClient {
         self.send(Method::GET, path).await
     }
 
+    /// `GET {path}`, as text.
+    pub async fn text(&self, path: &str) -> anyhow::Result<String> {
+        let (status, body) = self.ask(Method::GET, path, PATIENCE).await?;
+        if !status.is_success() {
+            bail!("{} answers {}", self.base, detail(status, &body));
+        }
+        String::from_utf8(body.into()).with_context(|| format!("{}{path} is no text", self.base))
+    }
+
     /// Another method, without a body; any success is read as JSON.
     pub async fn send<T: DeserializeOwned>(&self, method: Method, path: &str) -> anyhow::Result<T> {
         let (status, body) = self.ask(method, path, PATIENCE).await?;

@@ -11,7 +11,7 @@ use crate::plugins::{self, CompileMode};
 use crate::reload::Source;
 use crate::settings::Settings;
 use crate::telemetry;
-use crate::{authoring, cluster, config, connect, dead_letters, plugin_list, users};
+use crate::{authoring, bench, cluster, config, connect, dead_letters, plugin_list, users};
 
 mod check;
 mod keys;
@@ -39,6 +39,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Check { config } => with_settings(&config.path, check::run),
         Command::Reload { admin, json } => block_on(reload::run(&admin, json)).unwrap_or_else(unavailable),
         Command::Connect(arguments) => block_on(connect::run(arguments)).unwrap_or_else(unavailable),
+        Command::Bench(arguments) => block_on(bench::run(arguments)).unwrap_or_else(unavailable),
         Command::Users { admin, json, users } => {
             block_on(users::run(&admin, &users, json)).unwrap_or_else(unavailable)
         }

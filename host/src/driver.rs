@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use presence_core::documents::StatusRecord;
-use presence_core::events::Status;
+use presence_core::events::{Attributes, Status};
 use presence_core::ids::{InstanceId, PartitionId, SessionId, UserId};
 use presence_core::membership::{InstanceView, MembershipCounters};
+use presence_core::message::Wanted;
 use presence_core::time::Timestamp;
+use presence_core::watchers::{Shown, With};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::gateway::NewSession;
@@ -16,6 +18,7 @@ use crate::traces::Traced;
 
 mod clients;
 mod cluster;
+mod details;
 mod engine;
 mod io;
 mod letters;
@@ -24,6 +27,7 @@ mod partition;
 mod partitions;
 mod traces;
 
+pub use details::MessageOutcome;
 pub use engine::{Driver, DriverConfig, Ending};
 pub use letters::{LetterCounts, LetterOrder, LetterOutcome, LetterReport, LetterVerb};
 
@@ -42,8 +46,14 @@ pub enum Event {
     Activity(Connection),
     /// `set_status`. Implies `Activity`. The driver answers `ok` with the id.
     SetStatus(Connection, Status, Option<String>, Traced),
-    /// `watch`, already allowed. Implies `Activity`. The driver answers a `presence` for each, then `ok`.
-    Watch(Connection, Vec<UserId>, Option<String>),
+    /// `set_metadata`: the session's attributes with its metadata, already checked. Implies `Activity`. The driver answers
+    /// `ok`.
+    SetMetadata(Connection, Attributes, Option<String>),
+    /// `set_message`; none clears it. Implies `Activity`. The driver answers `ok` once it is in the store, or `unavailable`.
+    SetMessage(Connection, Option<Wanted>, Option<String>),
+    /// `watch`, already allowed, and what is to be seen besides the status. Implies `Activity`. The driver answers a
+    /// `presence` for each, then `ok`.
+    Watch(Connection, Vec<UserId>, With, Option<String>),
     /// `unwatch`. Implies `Activity`. The driver answers `ok`.
     Unwatch(Connection, Vec<UserId>, Option<String>),
     /// The client has a fresh token, already checked: the session ends with that one, `expires_at` milliseconds since
@@ -74,6 +84,10 @@ pub enum Event {
 pub enum Query {
     /// The recorded statuses of users, in the order asked.
     Users(Vec<UserId>, oneshot::Sender<Result<Vec<UserView>, String>>),
+    /// The custom message of a user.
+    Message(UserId, oneshot::Sender<MessageOutcome>),
+    /// Set or (none) clear the custom message of a user.
+    SetMessage(UserId, Option<Wanted>, oneshot::Sender<MessageOutcome>),
     /// How the host is.
     Health(oneshot::Sender<Health>),
     /// All known instances.
@@ -181,6 +195,10 @@ pub enum Outgoing {
     Ok(Option<String>),
     /// `presence`; newer ones of a user replace those not yet sent.
     Presence(UserId, Status, Timestamp, u64),
+    /// The same with what the client has asked to see besides.
+    Detailed(Box<(UserId, Status, Timestamp, u64, Shown)>),
+    /// `error` with the code `unavailable`: why, and the id of the message it answers.
+    Unavailable(String, Option<String>),
     /// `welcome`, again, after the host took a new instance id.
     Welcome(SessionId, InstanceId, Status),
     /// `goodbye`, then a close with this code.
@@ -194,6 +212,17 @@ pub enum Outgoing {
     },
     /// A WebSocket Ping.
     Ping,
+}
+
+impl Outgoing {
+    /// Whose status it tells.
+    fn of(&self) -> Option<&UserId> {
+        match self {
+            Outgoing::Presence(user, ..) => Some(user),
+            Outgoing::Detailed(news) => Some(&news.0),
+            _ => None,
+        }
+    }
 }
 
 /// The frames waiting for one client. Bounded: a `presence` replaces an unsent one of the same user, so that there
@@ -221,7 +250,7 @@ impl Outbox {
     pub fn push(&self, frame: Outgoing) {
         let mut waiting = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let position = waiting.first + waiting.frames.len() as u64;
-        if let Outgoing::Presence(user, ..) = &frame {
+        if let Some(user) = frame.of() {
             if let Some(unsent) = waiting.presences.get(user) {
                 let index = (unsent - waiting.first) as usize;
                 waiting.frames[index] = frame;
@@ -239,7 +268,7 @@ impl Outbox {
         let mut waiting = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let frame = waiting.frames.pop_front()?;
         waiting.first += 1;
-        if let Outgoing::Presence(user, ..) = &frame {
+        if let Some(user) = frame.of() {
             waiting.presences.remove(user);
         }
         if waiting.frames.is_empty() {

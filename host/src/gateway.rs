@@ -12,7 +12,6 @@ use crate::traces::Traced;
 
 pub mod admin;
 mod auth;
-mod body;
 mod bounds;
 mod callers;
 mod handshake;
@@ -28,6 +27,7 @@ mod proxies;
 mod query;
 mod stream;
 mod strikes;
+mod timed_body;
 mod tls;
 mod traffic;
 mod ws;

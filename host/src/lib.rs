@@ -4,6 +4,7 @@ mod admin_client;
 pub mod api_keys;
 pub mod app;
 pub mod authoring;
+pub mod bench;
 pub mod certificates;
 pub mod cli;
 pub mod clock;

@@ -189,7 +189,11 @@ pub trait Store: Send + Sync + 'static {
     /// Tells watchers everywhere of a changed status. Best effort; readers re-read.
     fn notify(&self, notice: Notice);
 
-    /// Notices from now on of the users that somebody watches (see [`Store::watch`]), perhaps of others too; a slow
+    /// Tells watchers everywhere who ask for it that a user's custom message or the metadata of a session may have changed.
+    /// Best effort; readers re-read.
+    fn notify_details(&self, user: &UserId);
+
+    /// Notices from now on of the users that somebody watches (see [`Store::watch`] and [`Store::watch_details`]), perhaps of others too; a slow
     /// reader misses some and is told so by [`Noticed::Missed`].
     fn notices(&self) -> Notices;
 
@@ -200,6 +204,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Notices of this user are no longer wanted.
     fn unwatch(&self, user: &UserId);
+
+    /// [`Noticed::Details`] of this user are wanted, until [`Store::unwatch_details`]; with the same promise.
+    fn watch_details(&self, user: &UserId);
+
+    /// They are no longer wanted.
+    fn unwatch_details(&self, user: &UserId);
 
     /// The store's wall clock, to be compared with one's own; none for a store in this process.
     fn clock(&self) -> BoxFuture<'static, Result<Option<Timestamp>, StoreError>>;

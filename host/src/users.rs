@@ -85,6 +85,7 @@ mod tests {
             last_seen: None,
             sessions: 0,
             revision: 7,
+            message: None,
         };
         let expected = "USER  STATUS   SINCE                     LAST SEEN  SESSIONS  REVISION\n\
                         bob   offline  2025-11-24T16:00:00.123Z  -          0         7\n";

@@ -1,7 +1,7 @@
 //! What the store holds: keys, documents, and the conditions of a write.
 //!
 //! Two buckets, one document a key, the newest wins. The words are those of DESIGN section 4: `s` sessions,
-//! `o` owner's claim, `u` status record, `d` checkpoint; `i` instance, `boot`, `meta`.
+//! `o` owner's claim, `u` status record and custom message, `d` checkpoint; `i` instance, `boot`, `meta`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,12 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::events::{Attributes, Label, Status};
 use crate::ids::{InstanceId, LeafId, PartitionId, Sequence, SessionId, UserId};
+use crate::message::CustomMessage;
 use crate::time::Timestamp;
 
 /// A store has two buckets; writes are ordered within one, not between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Bucket {
-    /// Sessions, claims, status records, checkpoints.
+    /// Sessions, claims, status records, custom messages, checkpoints.
     Sessions,
     /// Instances, boot, meta.
     Instances,
@@ -30,6 +31,8 @@ pub enum Key {
     Owner(PartitionId),
     /// `u.<p>.<leaf>.<user>`: the user's status.
     User(PartitionId, LeafId, UserId),
+    /// `u.<p>.<leaf>.<user>.message`: the user's custom message, under a lease.
+    Message(PartitionId, LeafId, UserId),
     /// `d.<p>`: what each plugin was delivered.
     Checkpoint(PartitionId),
     /// `i.<instance>`: an instance and its lease.
@@ -44,7 +47,9 @@ impl Key {
     /// The bucket that holds it.
     pub fn bucket(&self) -> Bucket {
         match self {
-            Key::Sessions(..) | Key::Owner(_) | Key::User(..) | Key::Checkpoint(_) => Bucket::Sessions,
+            Key::Sessions(..) | Key::Owner(_) | Key::User(..) | Key::Message(..) | Key::Checkpoint(_) => {
+                Bucket::Sessions
+            }
             Key::Instance(_) | Key::Boot | Key::Meta => Bucket::Instances,
         }
     }
@@ -55,6 +60,7 @@ impl Key {
             Key::Sessions(partition, ..)
             | Key::Owner(partition)
             | Key::User(partition, ..)
+            | Key::Message(partition, ..)
             | Key::Checkpoint(partition) => Some(*partition),
             Key::Instance(_) | Key::Boot | Key::Meta => None,
         }
@@ -70,6 +76,8 @@ pub enum Document {
     Owner(Claim),
     /// Under [`Key::User`].
     User(StatusRecord),
+    /// Under [`Key::Message`].
+    Message(CustomMessage),
     /// Under [`Key::Checkpoint`].
     Checkpoint(Arc<CheckpointDocument>),
     /// Under [`Key::Instance`].

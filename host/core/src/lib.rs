@@ -22,6 +22,8 @@ pub mod events;
 pub mod ids;
 mod index;
 pub mod membership;
+pub mod message;
+pub mod metadata;
 pub mod retry;
 pub mod sessions;
 pub mod ticks;

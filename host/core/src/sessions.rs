@@ -145,6 +145,18 @@ impl LocalSessions {
         self.set(now, place, mode);
     }
 
+    /// The client says other things of the session: its attributes with its metadata.
+    pub fn handle_attributes(&mut self, key: SessionKey, attributes: Attributes) {
+        let place = Place::of(key);
+        let Some(record) = self.table.live(place) else {
+            return;
+        };
+        if record.attributes != attributes {
+            record.attributes = attributes;
+            self.touch(place);
+        }
+    }
+
     /// The client has shown a fresh token: the session ends with that one, sooner or later than before.
     pub fn handle_renew(&mut self, now: Now, key: SessionKey, expires_at: Timestamp) {
         let place = Place::of(key);

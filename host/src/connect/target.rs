@@ -22,7 +22,7 @@ use crate::gateway::protocol::SUBPROTOCOL;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A checked address and who comes.
-pub(super) struct Target {
+pub(crate) struct Target {
     /// Without the query: what people see.
     shown: String,
     uri: Uri,
@@ -32,7 +32,7 @@ pub(super) struct Target {
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unreachable {
+pub(crate) enum Unreachable {
     #[error(
         "nothing answers at {at} (is `presence serve` running, with host.listen at this address?): {why}"
     )]
@@ -51,9 +51,18 @@ impl Unreachable {
     }
 }
 
+/// How to check the server of a `wss` address: by the authorities in this file, or by the system's. None for others.
+pub(crate) fn connector(url: &str, ca_file: Option<&Path>) -> anyhow::Result<Option<Connector>> {
+    if !url.starts_with("wss:") {
+        return Ok(None);
+    }
+    let config = ca_file.map_or_else(native_authorities, authorities)?;
+    Ok(Some(Connector::Rustls(Arc::new(config))))
+}
+
 impl Target {
     /// `url` is a host's listener for clients, with or without `/v1/connect`.
-    pub(super) fn new(url: &str, user: Option<&str>, token: Option<&str>) -> anyhow::Result<Target> {
+    pub(crate) fn new(url: &str, user: Option<&str>, token: Option<&str>) -> anyhow::Result<Target> {
         let uri: Uri = url.parse().with_context(|| format!("--url {url} is no URL"))?;
         let (Some(scheme @ ("ws" | "wss")), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
             bail!("--url {url}: give it as ws://HOST:PORT or wss://HOST:PORT");
@@ -76,17 +85,13 @@ impl Target {
         Ok(Target { shown, uri, authorization: authorization.transpose()?, tls: None })
     }
 
-    /// Checks a server with TLS by the authorities in this file, or by the system's.
-    pub(super) fn trusting(self, ca_file: Option<&Path>) -> anyhow::Result<Target> {
-        if self.uri.scheme_str() != Some("wss") {
-            return Ok(self);
-        }
-        let config = ca_file.map_or_else(native_authorities, authorities)?;
-        Ok(Target { tls: Some(Connector::Rustls(Arc::new(config))), ..self })
+    /// With what [`connector`] says of the address.
+    pub(crate) fn over(self, tls: Option<Connector>) -> Target {
+        Target { tls, ..self }
     }
 
     /// One attempt.
-    pub(super) async fn connect(&self) -> Result<Socket, Unreachable> {
+    pub(crate) async fn connect(&self) -> Result<Socket, Unreachable> {
         let nobody = |why: String| Unreachable::Nobody { at: self.shown.clone(), why };
         let mut request =
             self.uri.clone().into_client_request().map_err(|error| nobody(error.to_string()))?;

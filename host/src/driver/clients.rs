@@ -8,6 +8,7 @@ use presence_core::time::{Now, Timestamp};
 use presence_core::watchers::{WatchEffect, Watcher};
 
 use super::cluster::new_session_id;
+use super::details::Setter;
 use super::engine::{Drain, Driver};
 use super::partition::Partition;
 use super::{Census, Connection, Event, Health, Opened, Outgoing, PartitionView, Query, Refused};
@@ -57,10 +58,18 @@ impl Driver {
                 self.note_set_status(trace, key, before);
                 self.answer(connection, request);
             }
-            Event::Watch(connection, users, request) => {
+            Event::SetMetadata(connection, attributes, request) => {
+                self.set_metadata(now, SessionKey(connection.0), attributes);
+                self.answer(connection, request);
+            }
+            Event::SetMessage(connection, wanted, request) => {
+                self.sessions.handle_activity(now, SessionKey(connection.0));
+                self.set_own_message(now, connection, wanted.as_ref(), request);
+            }
+            Event::Watch(connection, users, with, request) => {
                 self.sessions.handle_activity(now, SessionKey(connection.0));
                 if self.connections.contains_key(&SessionKey(connection.0)) {
-                    self.watchers.handle_watch(Watcher(connection.0), users, request);
+                    self.watchers.handle_watch(Watcher(connection.0), users, with, request);
                 }
             }
             Event::Unwatch(connection, users, request) => {
@@ -76,7 +85,7 @@ impl Driver {
                 self.answer(connection, request);
             }
             Event::Closed(connection, reason) => self.close(now, SessionKey(connection.0), reason),
-            Event::Query(query) => self.handle_query(query),
+            Event::Query(query) => self.handle_query(now, query),
             Event::SwitchPlugins(silent, done) => {
                 self.switch_plugins(now, silent);
                 // Who asked may have gone away; the switch is made.
@@ -111,16 +120,20 @@ impl Driver {
         }
     }
 
-    fn answer(&self, connection: Connection, request: Option<String>) {
+    pub(super) fn answer(&self, connection: Connection, request: Option<String>) {
         if let Some(outbox) = self.connections.get(&SessionKey(connection.0)) {
             outbox.push(Outgoing::Ok(request));
         }
     }
 
-    fn handle_query(&mut self, query: Query) {
+    fn handle_query(&mut self, now: Now, query: Query) {
         // Whoever asked may have gone away: then the answer has no reader.
         match query {
             Query::Users(users, answer) => self.view_users(users, answer),
+            Query::Message(user, answer) => self.view_message(now, user, answer),
+            Query::SetMessage(user, wanted, answer) => {
+                self.set_message(now, user, wanted.as_ref(), Setter::Api(answer));
+            }
             Query::Health(answer) => {
                 let reason = self.not_ready();
                 let ready = reason.is_none();
@@ -240,15 +253,29 @@ impl Driver {
                 }
                 WatchEffect::Unwatch(user) => self.store.unwatch(&user),
                 WatchEffect::Read(user) => self.reads.push_back(user),
-                WatchEffect::Tell { watcher, user, status, since, revision } => {
+                WatchEffect::WatchDetails(user) => {
+                    self.store.watch_details(&user);
+                    if self.config.shared && self.second_reads.len() < MAX_SECOND_READS {
+                        self.second_reads.push_back((now.tick + SECOND_READ, user));
+                    }
+                }
+                WatchEffect::UnwatchDetails(user) => self.store.unwatch_details(&user),
+                WatchEffect::ReadDetails(user) => self.detail_reads.push_back(user),
+                WatchEffect::Tell { watcher, user, status, since, revision, shown } => {
                     if let Some(outbox) = self.connections.get(&SessionKey(watcher.0)) {
-                        outbox.push(Outgoing::Presence(user, status, since, revision));
+                        outbox.push(match shown {
+                            None => Outgoing::Presence(user, status, since, revision),
+                            Some(shown) => {
+                                Outgoing::Detailed(Box::new((user, status, since, revision, shown)))
+                            }
+                        });
                     }
                 }
                 WatchEffect::Done { watcher, request } => self.answer(Connection(watcher.0), request),
             }
         }
         self.read_records();
+        self.read_details(now);
         quiet
     }
 

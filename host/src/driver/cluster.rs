@@ -100,6 +100,9 @@ impl Driver {
                 self.reads.push_back(user);
                 self.read_records();
             }
+            Completion::Details(found) => self.details_read(now, found),
+            Completion::DetailsUnread(user) => self.details_unread(now, user),
+            Completion::MessageSet(user, setter, written) => self.message_set(&user, setter, written),
             Completion::Clock(offset) => self.handle_clock(now, offset),
             Completion::LetterFound(order, partition, answer) => self.letter_found(order, partition, answer),
             Completion::LetterRead(order, asker, read) => self.letter_read(order, asker, read),
@@ -249,6 +252,7 @@ impl Driver {
             partition.tracker.handle_instance_lost(now, instance, heard);
             self.touched.insert(*id);
         }
+        self.watchers.handle_instance_lost(instance);
     }
 
     /// This host was declared dead: it goes on as another instance, its clients stay connected.
@@ -262,6 +266,7 @@ impl Driver {
         self.life = std::sync::Arc::new(());
         self.era = std::sync::Arc::new(());
         self.cleanups_begun.clear();
+        self.metadata_dropped.clear();
         self.held_acks.clear();
         self.doubts.clear();
         let nonce = self.random.u64(..);
@@ -367,12 +372,17 @@ impl Driver {
     }
 
     fn document_written(&mut self, now: Now, written: DocumentWritten) {
-        let DocumentWritten { instance, user, result, unclear } = written;
+        let DocumentWritten { instance, user, result, unclear, details } = written;
         if instance != self.sessions.instance() {
             return;
         }
         if unclear {
             self.doubt(now, &user);
+        }
+        if details && result.is_ok() {
+            self.store.notify_details(&user);
+        } else if details {
+            self.metadata_dropped.insert(user.clone());
         }
         match result {
             // Without the lease this instance may have been declared dead and cleaned up after before the document was
@@ -439,6 +449,7 @@ impl Driver {
             let (partition, leaf) = self.config.layout.place(&write.user);
             let key = Key::Sessions(partition, leaf, write.user.clone(), instance);
             let (store, life) = (self.store.clone(), std::sync::Arc::downgrade(&self.life));
+            let details = self.shows_details(&write.user, write.document.as_deref());
             let traced = self.traces.begin_put(&write.user, self.config.shared);
             let operation = async move {
                 let written = match write.document {
@@ -463,7 +474,7 @@ impl Driver {
                     tokio::time::sleep(REFUSED_PAUSE).await;
                 }
                 let result = result.map(|_| ());
-                Completion::Document(DocumentWritten { instance, user: write.user, result, unclear })
+                Completion::Document(DocumentWritten { instance, user: write.user, result, unclear, details })
             };
             self.start(operation.boxed());
         }

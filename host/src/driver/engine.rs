@@ -139,6 +139,13 @@ pub struct Driver {
     /// Records to be read for watchers, and how many are on their way.
     pub(super) reads: VecDeque<UserId>,
     pub(super) reads_in_flight: usize,
+    /// The same of messages and metadata.
+    pub(super) detail_reads: VecDeque<UserId>,
+    pub(super) detail_reads_in_flight: usize,
+    /// Custom messages on their way to the store.
+    pub(super) messages_in_flight: usize,
+    /// Users with a session here that has no metadata any more, which is still to be told.
+    pub(super) metadata_dropped: BTreeSet<UserId>,
     /// Users to be read once more, since notices may not have reached this host yet when they were read first.
     pub(super) second_reads: VecDeque<(Tick, UserId)>,
     pub(super) notices: Notices,
@@ -257,6 +264,10 @@ impl Driver {
             doubts: BTreeSet::new(),
             reads: VecDeque::new(),
             reads_in_flight: 0,
+            detail_reads: VecDeque::new(),
+            detail_reads_in_flight: 0,
+            messages_in_flight: 0,
+            metadata_dropped: BTreeSet::new(),
             second_reads: VecDeque::new(),
             notices,
             questions,
@@ -364,6 +375,7 @@ impl Driver {
     fn handle_notice(&mut self, noticed: Noticed) {
         match noticed {
             Noticed::Notice(notice) => self.watchers.handle_record(&notice.user, Some(notice.record)),
+            Noticed::Details(user) => self.watchers.handle_details_changed(&user),
             Noticed::Missed => self.watchers.handle_missed(),
         }
     }
@@ -393,6 +405,7 @@ impl Driver {
     fn handle_timeout(&mut self, now: Now) {
         self.sessions.handle_timeout(now);
         self.membership.handle_timeout(now);
+        self.watchers.handle_timeout(now);
         let acts = self.membership.may_act(now);
         self.note_absence(now, acts);
         if acts {
@@ -438,6 +451,9 @@ impl Driver {
         for tick in
             [self.sessions.poll_timeout(), self.membership.poll_timeout(now), drain].into_iter().flatten()
         {
+            due = due.min(tick);
+        }
+        if let Some(tick) = self.watchers.poll_timeout(now) {
             due = due.min(tick);
         }
         if let Some(tick) = self.ticks.poll_timeout(now).filter(|_| acts) {
@@ -515,6 +531,8 @@ impl Driver {
             && *due <= now.tick
             && let Some((_, user)) = self.second_reads.pop_front()
         {
+            // Where nobody asks for them this does nothing.
+            self.watchers.handle_details_changed(&user);
             self.reads.push_back(user);
         }
     }

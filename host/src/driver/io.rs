@@ -11,9 +11,11 @@ use presence_core::documents::{Claim, Document, Expect, InstanceRecord, Key, Sta
 use presence_core::events::Session;
 use presence_core::ids::{InstanceId, PartitionId, Sequence, UserId};
 use presence_core::membership::NotWritten;
+use presence_core::message::CustomMessage;
 use presence_core::time::Now;
 use tokio::sync::oneshot;
 
+use super::details::{DetailsRead, Setter};
 use super::engine::Driver;
 use super::letters::{Asker, Because};
 use super::{LetterOrder, LetterReport, UserView};
@@ -70,6 +72,12 @@ pub(super) enum Completion {
     Record(UserId, Option<StatusRecord>),
     /// It was not read: this host has another life now.
     Unread(UserId),
+    /// What a watcher asks for besides.
+    Details(DetailsRead),
+    /// It was not read: this host has another life now.
+    DetailsUnread(UserId),
+    /// A custom message is in the store, or not.
+    MessageSet(UserId, Setter, Result<Option<CustomMessage>, StoreError>),
     /// A dead letter that something is to be done with belongs to this partition.
     LetterFound(LetterOrder, PartitionId, oneshot::Sender<LetterReport>),
     /// One that is in hand.
@@ -92,6 +100,8 @@ pub(super) struct DocumentWritten {
     pub(super) result: Result<(), StoreError>,
     /// Some answer was unclear: a copy of the write may still take effect.
     pub(super) unclear: bool,
+    /// Watchers that ask for metadata are to be told.
+    pub(super) details: bool,
 }
 
 /// What became of a batch of status records.

@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, State};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode, Uri};
@@ -25,7 +25,7 @@ use super::http::with_answers_to_the_rest;
 use super::metrics::{self, Metrics};
 use super::origin;
 use super::problem::Problem;
-use super::protocol::rfc3339;
+use super::protocol::{ShownMessage, rfc3339};
 use super::query::{self, QueryError};
 use super::traffic::Traffic;
 use crate::api_keys::Scope;
@@ -34,6 +34,7 @@ use crate::store::SharedStore;
 
 pub mod cluster;
 pub mod letters;
+pub mod messages;
 pub mod plugins;
 pub mod reload;
 
@@ -95,6 +96,7 @@ pub(super) fn router(handle: Handle, deps: AdminDeps, traffic: Arc<Traffic>) -> 
 fn reading() -> Router<Desk> {
     Router::new()
         .route("/v1/users/{user}", get(user))
+        .route("/v1/users/{user}/message", get(messages::show))
         .route("/v1/users", get(users))
         .route("/v1/plugins", get(plugins::plugins))
         .route("/v1/dead-letters", get(letters::list))
@@ -104,9 +106,9 @@ fn reading() -> Router<Desk> {
         .route("/metrics", get(print_metrics))
 }
 
-/// What holders do with their sessions: scope `sessions`.
+/// What backends say of their users and of the sessions that they hold: scope `sessions`.
 fn holding() -> Router<Desk> {
-    Router::new()
+    Router::new().route("/v1/users/{user}/message", put(messages::set).delete(messages::clear))
 }
 
 /// What changes plugins and dead letters: scope `admin`.
@@ -139,6 +141,9 @@ pub struct UserDocument {
     pub sessions: u32,
     /// Grows with every transition.
     pub revision: u64,
+    /// The custom message, where one user was asked for; null: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<Option<ShownMessage>>,
 }
 
 /// Several users, in the order asked.
@@ -158,6 +163,7 @@ impl From<UserView> for UserDocument {
             last_seen: record.and_then(|record| record.last_seen).map(rfc3339),
             sessions: record.map_or(0, |record| record.sessions),
             revision: record.map_or(0, |record| record.revision),
+            message: None,
         }
     }
 }
@@ -211,12 +217,19 @@ async fn user(
     uri: Uri,
 ) -> Result<Response<Body>, Problem> {
     known_parameters(&uri, &[])?;
+    let user = user_in(path)?;
+    let document = views(&desk, vec![user.clone()]).await?.pop();
+    let mut document = document.ok_or_else(|| unavailable("the answer is empty".to_owned(), 1))?;
+    document.message = Some(messages::message_of(&desk, user).await?);
+    Ok(json(&document))
+}
+
+/// The user that an address names.
+fn user_in(path: Result<RawPathParams, RawPathParamsRejection>) -> Result<UserId, Problem> {
     let path = path.map_err(|_| bad_request("the user id is not percent-encoded UTF-8"))?;
     // The decoded segment, not the path: an encoded slash belongs to the user id.
     let segment = path.iter().find(|(name, _)| *name == "user").map(|(_, value)| value).unwrap_or_default();
-    let user = UserId::new(segment).map_err(|reason| bad_request(reason.to_string()))?;
-    let document = views(&desk, vec![user]).await?.pop();
-    document.map(|document| json(&document)).ok_or_else(|| unavailable("the answer is empty".to_owned(), 1))
+    UserId::new(segment).map_err(|reason| bad_request(reason.to_string()))
 }
 
 async fn users(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Problem> {

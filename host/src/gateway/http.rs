@@ -13,6 +13,7 @@ use http::header::{ALLOW, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use presence_core::events::Attributes;
+use presence_core::metadata::{METADATA_PREFIX, Metadata};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +22,7 @@ use super::handshake::Handshake;
 use super::limits::Limit;
 use super::listeners::{Gate, Slot};
 use super::problem::Problem;
+use super::query;
 use super::traffic::Refusal;
 use super::ws::{self, Arrival, NotOpened};
 use super::{Handle, Refused};
@@ -101,6 +103,7 @@ async fn admit(door: &Door, mut request: Request<Body>) -> Result<Response<Body>
     let (parts, _) = request.into_parts();
     let identity = door.gate.authenticator.identify(&parts, now_in_seconds()).await.map_err(Problem::from)?;
     let handshake = Handshake::read(&parts).map_err(Problem::from)?;
+    let metadata = metadata_of(&parts)?;
     let slot = parts.extensions.get::<Arc<Slot>>().cloned().ok_or_else(|| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the request came without a connection")
     })?;
@@ -110,7 +113,7 @@ async fn admit(door: &Door, mut request: Request<Body>) -> Result<Response<Body>
     let arrival = Box::new(Arrival {
         trace: door.gate.tracer.root("session.connect", sender),
         identity,
-        attributes: attributes(&parts, client),
+        attributes: attributes(&parts, client).with_metadata(&metadata),
         upgrade,
         slot,
         seat,
@@ -143,6 +146,18 @@ fn attributes(request: &Parts, client: IpAddr) -> Attributes {
         pairs.push(("user-agent".to_owned(), agent[..end.unwrap_or(0)].to_owned()));
     }
     Attributes::new(pairs)
+}
+
+/// The query parameters `meta.<key>`, each of which may be given once.
+fn metadata_of(request: &Parts) -> Result<Metadata, Problem> {
+    let bad = |why: String| Problem::new(StatusCode::BAD_REQUEST, why);
+    let mut pairs = Vec::new();
+    for (name, value) in query::pairs(request.uri.query()) {
+        if let Some(key) = name.strip_prefix(METADATA_PREFIX) {
+            pairs.push((key.to_owned(), value.map_err(|error| bad(error.to_string()))?));
+        }
+    }
+    Metadata::new(pairs).map_err(|error| bad(error.to_string()))
 }
 
 /// Seconds since 1970; 0 on a machine whose clock is before that.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
@@ -14,6 +14,8 @@ use super::traffic::Traffic;
 use crate::driver::Census;
 use crate::plugins::PluginSet;
 use crate::plugins::metrics::{HookMetrics, PluginMetrics};
+
+mod process;
 
 /// Where the figures of the plugins come from.
 pub trait Metrics: Send + Sync + 'static {
@@ -63,8 +65,12 @@ pub(super) fn render(
         reloads,
         traces_dropped,
     }));
+    let mut system = Registry::default();
+    system.register_collector(Box::new(process::Process));
     let mut text = String::new();
-    encode(&mut text, &registry)?;
+    encode_registry(&mut text, &registry)?;
+    encode_registry(&mut text, &system)?;
+    encode_eof(&mut text)?;
     Ok(text)
 }
 

@@ -4,6 +4,7 @@ mod admin;
 mod api_keys;
 mod attacks;
 mod bad_input;
+mod details;
 pub(crate) mod driver;
 pub(crate) mod limits;
 mod sessions;

@@ -35,6 +35,7 @@ use super::{Handle, NewSession, Outbox, Refused};
 use crate::driver::{Connection as ConnectionId, Event, Outgoing, Stopped};
 use crate::traces::Traced;
 
+mod metadata;
 mod renewal;
 
 /// So many frames are sent in a row before a client is listened to again.
@@ -81,7 +82,7 @@ async fn open(
     let outbox = Arc::new(Outbox::default());
     let session = NewSession {
         user: identity.user.clone(),
-        attributes,
+        attributes: attributes.clone(),
         outbox: outbox.clone(),
         expires_at: identity.expires_at,
         trace,
@@ -125,6 +126,7 @@ async fn open(
         gate,
         user: identity.user,
         watching: identity.watching,
+        attributes,
         watched: HashSet::default(),
         strikes: Strikes::default(),
         rate: Rate::default(),
@@ -238,6 +240,8 @@ struct Connection {
     gate: Arc<Gate>,
     user: UserId,
     watching: Watching,
+    /// The driver has the same: changes of metadata are checked here.
+    attributes: Attributes,
     /// Only to keep to `limits.watched_users`; the driver knows who watches whom.
     watched: HashSet<UserId, RandomState>,
     strikes: Strikes,
@@ -303,12 +307,18 @@ impl Connection {
     async fn send(&mut self, frame: Outgoing) -> Result<(), Ending> {
         let message = match &frame {
             Outgoing::Ok(id) => HostMessage::Ok { id: id.as_deref().map(Into::into) },
-            Outgoing::Presence(user, status, since, revision) => HostMessage::Presence {
-                user: user.as_str().into(),
-                status: *status,
-                since: HostMessage::since(*since, *revision),
-                revision: *revision,
-            },
+            Outgoing::Presence(user, status, since, revision) => {
+                HostMessage::presence(user, *status, *since, *revision, None)
+            }
+            Outgoing::Detailed(news) => {
+                let (user, status, since, revision, shown) = &**news;
+                HostMessage::presence(user, *status, *since, *revision, Some(shown))
+            }
+            Outgoing::Unavailable(why, id) => {
+                self.gate.traffic.count_error(ErrorCode::Unavailable);
+                let id = id.as_deref().map(Into::into);
+                HostMessage::Error { code: ErrorCode::Unavailable, message: why.into(), id }
+            }
             Outgoing::Welcome(session, instance, status) => {
                 let (session, instance) = (session.to_string(), instance.to_string());
                 HostMessage::Welcome {
@@ -384,8 +394,12 @@ impl Connection {
                 let trace = self.gate.tracer.root("session.set_status", traceparent);
                 Ok(self.handle.send(Event::SetStatus(self.id, status, id, trace)).await?)
             }
-            ClientMessage::Watch { users, id } => match self.may_watch(&users) {
-                Ok(()) => Ok(self.handle.send(Event::Watch(self.id, users, id)).await?),
+            ClientMessage::SetMetadata { changes, id } => self.set_metadata(changes, id).await,
+            ClientMessage::SetMessage { wanted, id } => {
+                Ok(self.handle.send(Event::SetMessage(self.id, wanted, id)).await?)
+            }
+            ClientMessage::Watch { users, with, id } => match self.may_watch(&users) {
+                Ok(()) => Ok(self.handle.send(Event::Watch(self.id, users, with, id)).await?),
                 Err((code, explanation)) => {
                     self.handle.send(Event::Activity(self.id)).await?;
                     self.complain(code, explanation, id).await

@@ -202,6 +202,18 @@ impl Store for LetterBox {
         unreachable!("{NEVER_ASKED}")
     }
 
+    fn notify_details(&self, _: &UserId) {
+        unreachable!("{NEVER_ASKED}")
+    }
+
+    fn watch_details(&self, _: &UserId) {
+        unreachable!("{NEVER_ASKED}")
+    }
+
+    fn unwatch_details(&self, _: &UserId) {
+        unreachable!("{NEVER_ASKED}")
+    }
+
     fn clock(&self) -> BoxFuture<'static, Result<Option<Timestamp>, StoreError>> {
         unreachable!("{NEVER_ASKED}")
     }

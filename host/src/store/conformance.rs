@@ -14,6 +14,7 @@ use presence_core::documents::{
 };
 use presence_core::events::{Attributes, Status};
 use presence_core::ids::{InstanceId, Layout, PartitionId, Sequence, SessionId, UserId};
+use presence_core::message::CustomMessage;
 use presence_core::time::Timestamp;
 
 use super::{Coverage, Followed, Follower, Purge, Put, SharedStore, StoreError};
@@ -48,6 +49,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("renewal_after_the_end_fails", |store| Box::pin(leases::renewal_after_the_end_fails(store))),
     ("no_lease_is_immortal", |store| Box::pin(leases::no_lease_is_immortal(store))),
     ("a_write_ends_the_lease_before_it", |store| Box::pin(leases::a_write_ends_the_lease_before_it(store))),
+    ("a_message_ends_like_a_lease", |store| Box::pin(leases::a_message_ends_like_a_lease(store))),
     ("a_coverage_and_nothing_else", |store| Box::pin(reading::a_coverage_and_nothing_else(store))),
     ("snapshot_and_updates_miss_nothing", |store| {
         Box::pin(reading::snapshot_and_updates_miss_nothing(store))
@@ -62,6 +64,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("followers_of_instances", |store| Box::pin(following::followers_of_instances(store))),
     ("a_lagging_follower", |store| Box::pin(following::a_lagging_follower(store))),
     ("notices_reach_all_readers", |store| Box::pin(letters::notices_reach_all_readers(store))),
+    ("notices_of_details", |store| Box::pin(letters::notices_of_details(store))),
     ("a_slow_reader_of_notices", |store| Box::pin(letters::a_slow_reader_of_notices(store))),
     ("a_dead_letter_is_removed_once", |store| Box::pin(letters::a_dead_letter_is_removed_once(store))),
     ("a_question_is_answered_by_whom_it_concerns", |store| {
@@ -99,6 +102,15 @@ fn sessions_key(partition: u16, of: &str, instance: u128) -> Key {
 fn user_key(partition: u16, of: &str) -> Key {
     let of = user(of);
     Key::User(PartitionId(partition), LAYOUT.place(&of).1, of)
+}
+
+fn message_key(partition: u16, of: &str) -> Key {
+    let of = user(of);
+    Key::Message(PartitionId(partition), LAYOUT.place(&of).1, of)
+}
+
+fn message(text: &str) -> Document {
+    Document::Message(CustomMessage { text: text.into(), until: Timestamp(3_000) })
 }
 
 fn owner_key(partition: u16) -> Key {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use presence_core::events::{Attributes, Status};
 use presence_core::ids::{InstanceId, SessionId, UserId};
+use presence_core::watchers::With;
 use presence_host::driver::{Connection, Event, Outbox, Outgoing};
 use presence_host::gateway::NewSession;
 
@@ -189,7 +190,7 @@ impl Client {
                     sleep(Duration::from_millis(retry_after_ms.unwrap_or(0))).await;
                     return true;
                 }
-                Outgoing::Ping | Outgoing::Ok(_) => {}
+                Outgoing::Ping | Outgoing::Ok(_) | Outgoing::Detailed(..) | Outgoing::Unavailable(..) => {}
             }
         }
         false
@@ -283,7 +284,7 @@ impl Client {
                 live.watched.entry(user.clone()).or_insert(None);
             }
         }
-        self.send(connected, Event::Watch(connected.connection, users, None)).await;
+        self.send(connected, Event::Watch(connected.connection, users, With::default(), None)).await;
     }
 
     /// False: the host is gone, or its queue is full for too long.

@@ -417,3 +417,31 @@ fn a_recreated_store_gets_every_document_again() {
     sessions.handle_document_acked(Now::at(1001), &user("alice"));
     assert_eq!(sessions.poll_document(), put("alice", vec![entry(1, Status::Online, 1000, None)]));
 }
+
+#[test]
+fn metadata_that_changes_is_written_and_later_hooks_tell_it() {
+    let mut sessions = LocalSessions::new(config(), HERE);
+    let said = |device: &str| {
+        let device = ("device".to_owned(), device.to_owned());
+        Attributes::default().with_metadata(&crate::metadata::Metadata::new([device]).unwrap())
+    };
+    let key = sessions.handle_open(Now::at(1), SessionId::Hosted(1), user("alice"), said("phone"), None);
+    let of =
+        |attributes| put("alice", vec![SessionEntry { attributes, ..entry(1, Status::Online, 1, None) }]);
+    assert_eq!(sessions.poll_document(), of(said("phone")));
+    sessions.handle_document_acked(Now::at(2), &user("alice"));
+    effects(&mut sessions);
+    sessions.handle_attributes(key, said("phone"));
+    assert_eq!(sessions.poll_document(), None, "nothing is new");
+    sessions.handle_attributes(key, said("desk"));
+    assert_eq!(sessions.poll_document(), of(said("desk")));
+    sessions.handle_document_acked(Now::at(3), &user("alice"));
+    assert_eq!(effects(&mut sessions), []);
+    sessions.handle_close(Now::at(9), key, "closed".into());
+    match &effects(&mut sessions)[..] {
+        [SessionEffect::Hook(event)] => assert_eq!(event.session.attributes, said("desk")),
+        other => panic!("{other:?}"),
+    }
+    sessions.handle_attributes(key, said("late"));
+    assert_eq!(sessions.poll_document().unwrap().document.unwrap().sessions[0].attributes, said("desk"));
+}

@@ -36,7 +36,7 @@ pub(super) enum NotRead {
 /// One place.
 pub(super) enum Source {
     File(PathBuf),
-    Url(Uri, Requester),
+    Url(Uri, Box<Requester>),
 }
 
 impl fmt::Display for Source {
@@ -58,7 +58,8 @@ impl Source {
         Ok(match settings {
             KeySetSource::File(path) => Source::File(path.clone()),
             KeySetSource::Url(address) => {
-                Source::Url(address.clone(), Requester::new(address.scheme_str() == Some("https"))?)
+                let requester = Requester::new(address.scheme_str() == Some("https"))?;
+                Source::Url(address.clone(), Box::new(requester))
             }
         })
     }

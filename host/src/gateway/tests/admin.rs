@@ -18,9 +18,16 @@ async fn users_are_told_by_their_encoded_ids() {
                "sessions": 2, "revision": 7})
     };
     let unknown = |user: &str| json!({"user": user, "status": "offline", "since": null, "last_seen": null, "sessions": 0, "revision": 0});
-    assert_eq!(get_json(&gateway, "/v1/users/bob").await, (200, seen("bob")));
-    assert_eq!(get_json(&gateway, "/v1/users/b%2F..%2Fc%20%F0%9F%A6%80").await, (200, seen("b/../c 🦀")));
-    assert_eq!(get_json(&gateway, "/v1/users/alice").await, (200, unknown("alice")));
+    // Who asks for one user is told the message too.
+    let one = |mut user: Value, message: Value| {
+        user["message"] = message;
+        (200, user)
+    };
+    let message = json!({"text": "in a meeting", "until": "2025-11-24T16:00:00.123Z"});
+    assert_eq!(get_json(&gateway, "/v1/users/bob").await, one(seen("bob"), message.clone()));
+    let crab = get_json(&gateway, "/v1/users/b%2F..%2Fc%20%F0%9F%A6%80").await;
+    assert_eq!(crab, one(seen("b/../c 🦀"), message));
+    assert_eq!(get_json(&gateway, "/v1/users/alice").await, one(unknown("alice"), Value::Null));
     let (status, list) = get_json(&gateway, "/v1/users?user=x&user=b%26&user=x").await;
     assert_eq!((status, list), (200, json!({"users": [unknown("x"), seen("b&"), unknown("x")]})));
 }

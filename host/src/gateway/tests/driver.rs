@@ -2,11 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use presence_core::documents::StatusRecord;
-use presence_core::events::Status;
+use presence_core::events::{Attributes, Status};
 use presence_core::ids::{InstanceId, SessionId, UserId};
-use presence_core::time::Timestamp;
+use presence_core::message::{CustomMessage, Wanted};
+use presence_core::metadata::Metadata;
+use presence_core::time::{Now, Timestamp};
+use presence_core::watchers::{Details, SessionDetails, Shown};
 use tokio::sync::mpsc;
 
 use super::soon;
@@ -25,6 +29,8 @@ pub(crate) enum Heard {
     Frame,
     Activity,
     SetStatus(Status, Option<String>),
+    SetMetadata(Metadata),
+    SetMessage(Option<Wanted>),
     Watch(Vec<String>),
     Unwatch(Vec<String>),
     /// Until when, and who is not watched any more.
@@ -116,7 +122,23 @@ impl Running {
                 self.hear(Heard::SetStatus(status, id.clone()));
                 self.answer(connection, Outgoing::Ok(id));
             }
-            Event::Watch(connection, users, id) => {
+            Event::SetMetadata(connection, attributes, id) => {
+                self.hear(Heard::SetMetadata(Metadata::of(&attributes)));
+                self.answer(connection, Outgoing::Ok(id));
+            }
+            Event::SetMessage(connection, wanted, id) => {
+                self.hear(Heard::SetMessage(wanted));
+                self.answer(connection, Outgoing::Unavailable("there is no store".into(), id));
+            }
+            Event::Watch(connection, users, with, id) if !with.is_nothing() => {
+                for user in users {
+                    let shown = Shown { with, details: Arc::new(details()) };
+                    let news = Box::new((user, Status::Online, Timestamp(1000), 1, shown));
+                    self.answer(connection, Outgoing::Detailed(news));
+                }
+                self.answer(connection, Outgoing::Ok(id));
+            }
+            Event::Watch(connection, users, _, id) => {
                 self.hear(Heard::Watch(texts(&users)));
                 for (at, user) in users.into_iter().enumerate() {
                     let presence = Outgoing::Presence(user, Status::Online, Timestamp(1000), at as u64);
@@ -160,6 +182,16 @@ impl Running {
                 let views = users.into_iter().map(|user| UserView { record: record(&user), user }).collect();
                 let _ = answer.send(if mood.users_fail { Err("it is away".to_owned()) } else { Ok(views) });
             }
+            Query::Message(user, answer) => {
+                let found = Ok(details().message.filter(|_| user.as_str().starts_with('b')));
+                let _ = answer.send(if mood.users_fail { Err("it is away".to_owned()) } else { found });
+            }
+            Query::SetMessage(_, wanted, answer) => {
+                self.hear(Heard::SetMessage(wanted.clone()));
+                let now = Now::at(1_764_000_000_123);
+                let set = wanted.map(|wanted| wanted.kept(now, Duration::from_secs(60)).0);
+                let _ = answer.send(if mood.users_fail { Err("it is away".to_owned()) } else { Ok(set) });
+            }
             Query::Health(answer) => {
                 let ready = mood.unready.is_none();
                 let _ = answer.send(Health { ready, reason: mood.unready, instance: InstanceId(7) });
@@ -178,6 +210,15 @@ impl Running {
             }
         }
     }
+}
+
+/// What there is to see of everybody.
+fn details() -> Details {
+    let metadata = Metadata::new([("device".to_owned(), "phone".to_owned())]).unwrap();
+    let attributes = Attributes::default().with_metadata(&metadata);
+    let session = SessionDetails { instance: InstanceId(7), status: Status::Idle, attributes };
+    let message = CustomMessage { text: "in a meeting".into(), until: Timestamp(1_764_000_000_123) };
+    Details { message: Some(message), sessions: vec![session] }
 }
 
 /// Only users whose name starts with `b` were ever seen.

@@ -2,6 +2,7 @@
 //! and no timer; its caller brings both.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::mem::{Discriminant, discriminant};
 
 use presence_core::documents::{Change, Document, Expect, Key, Update};
 use presence_core::ids::{InstanceId, PartitionId, Sequence};
@@ -167,15 +168,15 @@ impl Contents {
 
     /// Removes what is due and answers when the next lease ends.
     pub(super) fn expire(&mut self) -> Option<Instant> {
-        let next = self.leases.next?;
+        let next = self.leases.next()?;
         let now = Instant::now();
         if next > now {
             return Some(next);
         }
-        for key in self.leases.take_due(now) {
+        while let Some(key) = self.leases.take_due(now) {
             self.remove(key, Removal::Expired);
         }
-        self.leases.next
+        self.leases.next()
     }
 
     /// Removes a document as if its lease were over.
@@ -298,32 +299,46 @@ impl Removed {
     }
 }
 
-/// When leased documents end. Few: instances.
+/// When leased documents end: instances, and custom messages of users.
 #[derive(Default)]
 struct Leases {
-    ends: BTreeMap<Key, Instant>,
-    next: Option<Instant>,
+    /// By kind of key, so that writes of kinds without leases, which are most, look nothing up.
+    by_kind: Vec<(Discriminant<Key>, ByKey<Instant>)>,
+    /// The same, the next first.
+    order: BTreeSet<(Instant, Key)>,
 }
 
 impl Leases {
     fn set(&mut self, key: &Key, end: Option<Instant>) {
-        let before = match end {
-            Some(end) => self.ends.insert(key.clone(), end),
-            None if self.ends.is_empty() => None,
-            None => self.ends.remove(key),
+        let kind = discriminant(key);
+        let at = self.by_kind.iter().position(|(other, _)| *other == kind);
+        let at = match (at, end) {
+            (Some(at), _) => at,
+            (None, None) => return,
+            (None, Some(_)) => {
+                self.by_kind.push((kind, ByKey::default()));
+                self.by_kind.len() - 1
+            }
         };
-        if before.is_some() || end.is_some() {
-            self.next = self.ends.values().min().copied();
+        let of_kind = &mut self.by_kind[at].1;
+        let before = match end {
+            Some(end) => of_kind.insert(key.clone(), end),
+            None => of_kind.remove(key),
+        };
+        if let Some(before) = before {
+            self.order.remove(&(before, key.clone()));
         }
+        self.order.extend(end.map(|end| (end, key.clone())));
     }
 
-    /// The keys whose lease has ended, in the order in which it did.
-    fn take_due(&mut self, now: Instant) -> Vec<Key> {
-        let mut due: Vec<(Instant, Key)> =
-            self.ends.iter().filter(|(_, end)| **end <= now).map(|(key, end)| (*end, key.clone())).collect();
-        due.sort_unstable();
-        self.ends.retain(|_, end| *end > now);
-        self.next = self.ends.values().min().copied();
-        due.into_iter().map(|(_, key)| key).collect()
+    fn next(&self) -> Option<Instant> {
+        self.order.first().map(|(end, _)| *end)
+    }
+
+    /// The next key whose lease has ended, in the order in which they do.
+    fn take_due(&mut self, now: Instant) -> Option<Key> {
+        let key = self.order.first().filter(|(end, _)| *end <= now).map(|(_, key)| key.clone())?;
+        self.set(&key, None);
+        Some(key)
     }
 }

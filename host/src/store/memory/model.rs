@@ -8,6 +8,7 @@ use std::time::Duration;
 use presence_core::documents::{Change, CheckpointDocument, Claim, SessionDocument, StatusRecord, Update};
 use presence_core::events::Status;
 use presence_core::ids::{LeafId, PartitionId, UserId};
+use presence_core::message::CustomMessage;
 use presence_core::time::Timestamp;
 use proptest::prelude::*;
 use tokio::time::Instant;
@@ -53,6 +54,7 @@ fn keys() -> Vec<Key> {
         for name in ["alice", "b.o.b"] {
             let user = UserId::new(name).unwrap();
             keys.push(Key::User(partition, LeafId(0), user.clone()));
+            keys.push(Key::Message(partition, LeafId(0), user.clone()));
             keys.extend([7, 8].map(|i| Key::Sessions(partition, LeafId(0), user.clone(), InstanceId(i))));
         }
     }
@@ -75,6 +77,7 @@ fn document(key: &Key, nonce: u64) -> Document {
             generation: 1,
             previous: None,
         }),
+        Key::Message(..) => Document::Message(CustomMessage { text: "away".into(), until: Timestamp(nonce) }),
         Key::Checkpoint(_) => {
             Document::Checkpoint(Arc::new(CheckpointDocument { epoch: nonce, ..Default::default() }))
         }
