@@ -2,6 +2,7 @@
 //! documents, not what the answers mean.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -10,6 +11,10 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -90,7 +95,11 @@ impl AdminClient {
             None => std::env::var(KEY_VARIABLE).ok().filter(|key| !key.is_empty()),
         };
         let authorization = key.map(|key| bearer(key.trim())).transpose()?;
-        let requester = Requester::new(is_https).context("no root certificates to check the host with")?;
+        let requester = match &arguments.ca_file {
+            Some(path) if is_https => Requester::trusting(authorities(path)?),
+            _ => Requester::new(is_https)
+                .context("no root certificates to check the host with: name them with --ca-file")?,
+        };
         Ok(AdminClient { base, authorization, requester })
     }
 
@@ -178,6 +187,40 @@ fn read_key(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("--key-file {} can't be read", path.display()))
 }
 
+/// TLS with whoever has a certificate that is signed by one of these.
+pub fn authorities(path: &Path) -> anyhow::Result<ClientConfig> {
+    let shown = path.display();
+    let certificates =
+        CertificateDer::pem_file_iter(path).with_context(|| format!("--ca-file {shown} can't be read"))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        let certificate = certificate.with_context(|| format!("--ca-file {shown} is no good PEM"))?;
+        roots
+            .add(certificate)
+            .with_context(|| format!("--ca-file {shown} has a certificate that can't be used"))?;
+    }
+    if roots.is_empty() {
+        bail!("--ca-file {shown} has no certificate");
+    }
+    Ok(trusting(roots)?)
+}
+
+/// TLS with whoever the system trusts.
+pub fn native_authorities() -> anyhow::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        bail!("this system has no root certificates to check the host with: name them with --ca-file");
+    }
+    Ok(trusting(roots)?)
+}
+
+fn trusting(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
 /// Never tells the key.
 fn bearer(key: &str) -> anyhow::Result<HeaderValue> {
     let mut value = HeaderValue::from_str(&format!("Bearer {key}"))
@@ -191,7 +234,7 @@ mod tests {
     use super::*;
 
     fn client(url: &str) -> anyhow::Result<AdminClient> {
-        AdminClient::new(&AdminArgument { url: url.to_owned(), key_file: None })
+        AdminClient::new(&AdminArgument { url: url.to_owned(), key_file: None, ca_file: None })
     }
 
     #[test]

@@ -23,7 +23,7 @@ const DIGEST_PREFIX: &str = "sha256:";
 pub enum Scope {
     /// Ask for statuses, plugins, metrics and whatever else changes nothing.
     Read,
-    /// Report the sessions that a holder has.
+    /// Report the sessions that a holder has, and the messages of users.
     Sessions,
     /// Change plugins and dead letters; and everything that the others may.
     Admin,

@@ -34,7 +34,7 @@ pub async fn run(arguments: BenchArguments) -> anyhow::Result<u8> {
         "--sessions {}: give 2 to {MAX_SESSIONS}",
         arguments.sessions
     );
-    let targets = session::targets(&arguments.urls)?;
+    let targets = session::targets(&arguments.urls, arguments.ca_file.as_deref())?;
     let people = People::new(&arguments)?;
     let sessions = arguments.sessions.min(people.count());
     if sessions < arguments.sessions {
@@ -78,8 +78,8 @@ fn rate(count: usize, took: Duration) -> f64 {
 /// Resident bytes of the host's process, where an admin listener was named.
 async fn resident(arguments: &BenchArguments) -> anyhow::Result<Option<u64>> {
     let Some(admin) = &arguments.admin else { return Ok(None) };
-    let client =
-        AdminClient::new(&AdminArgument { url: admin.clone(), key_file: arguments.key_file.clone() })?;
+    let (url, key_file, ca_file) = (admin.clone(), arguments.key_file.clone(), arguments.ca_file.clone());
+    let client = AdminClient::new(&AdminArgument { url, key_file, ca_file })?;
     let metrics = client.text("/metrics").await?;
     let line = metrics.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
     let bytes = line.with_context(|| format!("{admin} does not tell process_resident_memory_bytes"))?;

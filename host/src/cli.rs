@@ -276,6 +276,9 @@ pub struct AdminArgument {
     /// A file with a key for it, where presence.toml has [[api.key]]; without it, the key in PRESENCE_API_KEY
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
+    /// A PEM file with the authority that has signed its certificate, for https; without it, those of the system
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `presence connect`
@@ -290,6 +293,9 @@ pub struct ConnectArguments {
     /// The host's listener for clients
     #[arg(long, default_value = "ws://127.0.0.1:7070", value_name = "URL")]
     pub url: String,
+    /// A PEM file with the authority that has signed its certificate, for wss; without it, those of the system
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `presence bench`
@@ -343,6 +349,9 @@ pub struct BenchArguments {
     /// A file with the key for it; or PRESENCE_API_KEY in the environment
     #[arg(long, requires = "admin", value_name = "FILE")]
     pub key_file: Option<PathBuf>,
+    /// A PEM file with the authority that has signed the certificates; without it, those of the system
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

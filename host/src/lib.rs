@@ -5,6 +5,7 @@ pub mod api_keys;
 pub mod app;
 pub mod authoring;
 pub mod bench;
+pub mod certificates;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

@@ -26,7 +26,7 @@ use crate::plugins::{Changes, PluginSet};
 use crate::settings::{ClusterSettings, Initial, PluginSettings, Settings};
 
 mod watch;
-use watch::Watch;
+pub(crate) use watch::Watch;
 
 /// So many ask at once before the next has to wait.
 const MAX_ASKING: usize = 64;

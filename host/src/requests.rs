@@ -32,6 +32,15 @@ impl Requester {
         Ok(Requester::Tls(builder.build(connector)))
     }
 
+    /// With `https`, and a server that this trusts.
+    pub(crate) fn trusting(config: rustls::ClientConfig) -> Requester {
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(config).https_only().enable_http1().build();
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder.pool_timer(TokioTimer::new()).pool_max_idle_per_host(1);
+        Requester::Tls(builder.build(connector))
+    }
+
     pub(crate) async fn request(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
         match self {
             Requester::Plain(client) => client.request(request).await,

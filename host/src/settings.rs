@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::api_keys::ApiKeys;
+use crate::certificates::TlsFiles;
 use crate::tokens::Key;
 
 /// Everything presence.toml says.
@@ -45,6 +48,24 @@ pub struct HostSettings {
     pub unready_after: Duration,
     /// Whether presence.toml and the plugins' files are watched.
     pub watch_files: bool,
+    /// Who is believed when it names the client that it speaks for.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header that these write.
+    pub proxy_header: ProxyHeader,
+    /// `[host.tls]`: what clients are shown; none: they speak without TLS.
+    pub tls: Option<TlsFiles>,
+    /// `[host.admin_tls]`: the same, of the admin listener.
+    pub admin_tls: Option<TlsFiles>,
+}
+
+/// `host.proxy_header`: where trusted proxies write whom they speak for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyHeader {
+    /// `X-Forwarded-For`, which most proxies write.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded`, RFC 7239.
+    Forwarded,
 }
 
 /// `[presence]`
@@ -167,6 +188,16 @@ pub struct ClientLimits {
     pub sessions_per_address: Option<u32>,
     /// Users that one session watches.
     pub watched_users: u32,
+    /// Frames that one session sends in a second.
+    pub messages_per_second: Option<u32>,
+    /// For the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// For the head of a request.
+    pub header_timeout: Duration,
+    /// For the body of a request.
+    pub body_timeout: Duration,
+    /// For a client to take what it is sent.
+    pub read_timeout: Duration,
 }
 
 /// `[cluster]`

@@ -1,5 +1,6 @@
 //! One session of a run: a task that has the socket. What it hears goes into one channel, with the time.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
@@ -7,10 +8,11 @@ use futures_util::{SinkExt, StreamExt};
 use presence_core::events::Status;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::timeout;
+use tokio_tungstenite::Connector;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::people::Person;
-use crate::connect::{Socket, Target as Address};
+use crate::connect::{Socket, Target as Address, connector};
 use crate::gateway::protocol::{ErrorCode, HostMessage};
 
 /// How long the welcome may take.
@@ -19,11 +21,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// One address where sessions are opened.
 pub(super) struct Target {
     url: String,
+    tls: Option<Connector>,
 }
 
 /// The addresses of `--url`, checked before anything is opened.
-pub(super) fn targets(urls: &[String]) -> anyhow::Result<Vec<Target>> {
-    urls.iter().map(|url| Address::new(url, None, None).map(|_| Target { url: url.clone() })).collect()
+pub(super) fn targets(urls: &[String], ca_file: Option<&Path>) -> anyhow::Result<Vec<Target>> {
+    let target = |url: &String| {
+        Address::new(url, None, None)?;
+        Ok(Target { url: url.clone(), tls: connector(url, ca_file)? })
+    };
+    urls.iter().map(target).collect()
 }
 
 /// What a session hears.
@@ -58,7 +65,7 @@ impl Target {
     /// Connects and takes the welcome.
     pub(super) async fn connect(&self, person: &Person) -> anyhow::Result<Socket> {
         let user = person.token.is_none().then_some(person.user.as_str());
-        let address = Address::new(&self.url, user, person.token.as_deref())?;
+        let address = Address::new(&self.url, user, person.token.as_deref())?.over(self.tls.clone());
         let mut socket = address.connect().await?;
         let welcome = timeout(PATIENCE, socket.next()).await;
         let welcome = welcome.map_err(|_| anyhow!("no welcome within {} s", PATIENCE.as_secs()))?;

@@ -107,12 +107,13 @@ async fn admit(door: &Door, mut request: Request<Body>) -> Result<Response<Body>
     let slot = parts.extensions.get::<Arc<Slot>>().cloned().ok_or_else(|| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the request came without a connection")
     })?;
-    let seat = door.gate.limits.seat(&identity.user, slot.peer).map_err(over)?;
+    let client = door.gate.proxies.client(slot.peer, &parts);
+    let seat = door.gate.limits.seat(&identity.user, client).map_err(over)?;
     let sender = parts.headers.get("traceparent").and_then(|value| Traceparent::parse(value.to_str().ok()?));
     let arrival = Box::new(Arrival {
         trace: door.gate.tracer.root("session.connect", sender),
         identity,
-        attributes: attributes(&parts, slot.peer).with_metadata(&metadata),
+        attributes: attributes(&parts, client).with_metadata(&metadata),
         upgrade,
         slot,
         seat,
@@ -137,8 +138,8 @@ fn retry_after_seconds(refused: NotOpened) -> u32 {
     }
 }
 
-fn attributes(request: &Parts, peer: IpAddr) -> Attributes {
-    let mut pairs = vec![("remote-address".to_owned(), peer.to_canonical().to_string())];
+fn attributes(request: &Parts, client: IpAddr) -> Attributes {
+    let mut pairs = vec![("remote-address".to_owned(), client.to_canonical().to_string())];
     if let Some(agent) = request.headers.get(USER_AGENT) {
         let agent = String::from_utf8_lossy(agent.as_bytes());
         let end = (0..=agent.len().min(MAX_USER_AGENT_BYTES)).rev().find(|at| agent.is_char_boundary(*at));

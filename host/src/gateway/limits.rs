@@ -61,6 +61,11 @@ impl Limits {
         self.settings.watched_users as usize
     }
 
+    /// Whether one more frame may come from a session that has sent at this rate.
+    pub fn message(&self, rate: &mut Rate, now: Instant) -> bool {
+        self.settings.messages_per_second.is_none_or(|most| rate.admits(most, now))
+    }
+
     /// Somebody connects.
     pub fn connect(&self, now: Instant) -> Result<(), Limit> {
         let Some(most) = self.settings.connects_per_second else { return Ok(()) };
@@ -124,9 +129,9 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Connections of the last second, as the time until which they would have taken at an even pace.
+/// What came in the last second, as the time until which they would have taken at an even pace.
 #[derive(Debug, Default)]
-struct Rate {
+pub struct Rate {
     until: Option<Instant>,
 }
 
@@ -150,7 +155,7 @@ mod tests {
             connects_per_second: Some(4),
             sessions_per_user: user,
             sessions_per_address: address,
-            watched_users: 10,
+            ..crate::gateway::tests::limits::NONE
         })
     }
 

@@ -49,16 +49,19 @@ pub(super) fn render(
     let mut registry = Registry::with_prefix("presence");
     let [frames_in, frames_out] = traffic.frames();
     let [keys_read, keys_not_read] = traffic.key_readings();
+    let [certificates_read, certificates_not_read] = traffic.certificate_readings();
     registry.register_collector(Box::new(Figures {
         census: census.cloned(),
         accepted: traffic.accepted(),
         refused: traffic.refused().map(|(reason, count)| (reason.as_str(), count)).collect(),
         frames: vec![("in", frames_in), ("out", frames_out)],
+        cut: traffic.cut().map(|(reason, count)| (reason.as_str(), count)).collect(),
         api_refused: traffic.api_refused().map(|(reason, count)| (reason.as_str(), count)).collect(),
         errors: traffic.errors().map(|(code, count)| (code.as_str(), count)).collect(),
         event_streams: traffic.event_streams(),
         tokens_renewed: traffic.tokens_renewed(),
         key_readings: [("read", keys_read), ("failed", keys_not_read)],
+        certificate_readings: [("read", certificates_read), ("failed", certificates_not_read)],
         plugins: plugins.to_vec(),
         reloads,
         traces_dropped,
@@ -77,12 +80,14 @@ struct Figures {
     census: Option<Census>,
     accepted: u64,
     refused: Vec<(&'static str, u64)>,
+    cut: Vec<(&'static str, u64)>,
     api_refused: Vec<(&'static str, u64)>,
     frames: Vec<(&'static str, u64)>,
     errors: Vec<(&'static str, u64)>,
     event_streams: [u64; 3],
     tokens_renewed: u64,
     key_readings: [(&'static str, u64); 2],
+    certificate_readings: [(&'static str, u64); 2],
     plugins: Vec<PluginMetrics>,
     reloads: ReloadFigures,
     traces_dropped: Option<u64>,
@@ -109,6 +114,8 @@ impl Collector for Figures {
             "reason",
             &self.refused,
         )?;
+        let help = "Connections that were cut for what came over them, or did not";
+        labelled(&mut encoder, "gateway_connections_cut", help, "reason", &self.cut)?;
         let help = "Requests to the admin listener that were refused for their key";
         labelled(&mut encoder, "gateway_api_requests_refused", help, "reason", &self.api_refused)?;
         labelled(&mut encoder, "gateway_frames", "WebSocket frames of clients", "direction", &self.frames)?;
@@ -120,6 +127,8 @@ impl Collector for Figures {
         write_event_streams(&mut encoder, self.event_streams)?;
         let help = "Readings of the set of keys for tokens";
         labelled(&mut encoder, "gateway_key_readings", help, "result", &self.key_readings)?;
+        let help = "Certificates whose files have changed and were read again";
+        labelled(&mut encoder, "gateway_certificate_readings", help, "result", &self.certificate_readings)?;
         write_reloads(&mut encoder, self.reloads)?;
         if let Some(dropped) = self.traces_dropped {
             let help = "Spans that were not sent: no room, or a collector that is away";

@@ -52,6 +52,8 @@ pub mod close_codes {
     pub const TIMEOUT: u16 = 4000;
     /// The token expired; connect again with a new one.
     pub const EXPIRED: u16 = 4001;
+    /// The client reads slower than it is sent what it asked for.
+    pub const SLOW: u16 = 4002;
 }
 
 /// Reasons in `goodbye`.
@@ -62,6 +64,8 @@ pub mod goodbyes {
     pub const TIMEOUT: &str = "timeout";
     /// The token expired.
     pub const EXPIRED: &str = "expired";
+    /// The client reads too slowly.
+    pub const SLOW: &str = "slow";
     /// Too many errors in a short time.
     pub const ABUSE: &str = "abuse";
     /// A message was too large.
@@ -86,16 +90,19 @@ pub enum ErrorCode {
     InvalidToken,
     /// What is needed for this message is away for now.
     Unavailable,
+    /// One of more messages than a session may send in a second.
+    TooFast,
 }
 
 impl ErrorCode {
     /// All of them, in the order of the counters.
-    pub const ALL: [ErrorCode; 5] = [
+    pub const ALL: [ErrorCode; 6] = [
         ErrorCode::InvalidMessage,
         ErrorCode::Forbidden,
         ErrorCode::TooMany,
         ErrorCode::InvalidToken,
         ErrorCode::Unavailable,
+        ErrorCode::TooFast,
     ];
 
     /// The word in the message.
@@ -106,6 +113,7 @@ impl ErrorCode {
             ErrorCode::TooMany => "too_many",
             ErrorCode::InvalidToken => "invalid_token",
             ErrorCode::Unavailable => "unavailable",
+            ErrorCode::TooFast => "too_fast",
         }
     }
 }
@@ -247,6 +255,19 @@ enum SettableStatus {
 }
 
 impl ClientMessage {
+    /// What the answer echoes.
+    pub fn into_id(self) -> Option<String> {
+        match self {
+            ClientMessage::SetStatus { id, .. }
+            | ClientMessage::SetMetadata { id, .. }
+            | ClientMessage::SetMessage { id, .. }
+            | ClientMessage::Watch { id, .. }
+            | ClientMessage::Unwatch { id, .. }
+            | ClientMessage::Token { id, .. }
+            | ClientMessage::Ping { id } => id,
+        }
+    }
+
     /// Reads one text frame.
     pub fn parse(text: &str) -> Result<ClientMessage, Invalid> {
         let written = serde_json::from_str::<Written>(text).map_err(|error| explain(text, &error))?;

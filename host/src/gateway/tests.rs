@@ -2,11 +2,13 @@
 
 mod admin;
 mod api_keys;
+mod attacks;
 mod bad_input;
 mod details;
 pub(crate) mod driver;
-mod limits;
+pub(crate) mod limits;
 mod sessions;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,8 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::driver::{Driver, store_with_dead_letters};
 use super::admin::reload::{NotReloaded, Reload, ReloadDocument, ReloadFigures};
+use super::bounds::Bounds;
 use super::metrics::Metrics;
-use super::ws::Bounds;
 use super::*;
 use crate::api_keys::ApiKeys;
 use crate::plugins::metrics::PluginMetrics;
@@ -59,6 +61,10 @@ fn settings(auth: AuthSettings) -> Settings {
             drain_timeout: second,
             unready_after: second,
             watch_files: false,
+            trusted_proxies: Vec::new(),
+            proxy_header: Default::default(),
+            tls: None,
+            admin_tls: None,
         },
         presence: PresenceSettings {
             offline_grace: second,
@@ -72,12 +78,7 @@ fn settings(auth: AuthSettings) -> Settings {
         },
         auth,
         api: ApiKeys::default(),
-        limits: ClientLimits {
-            connects_per_second: None,
-            sessions_per_user: None,
-            sessions_per_address: None,
-            watched_users: 10_000,
-        },
+        limits: limits::NONE,
         cluster: ClusterSettings {
             store: StoreKind::Memory,
             partitions: 1,
@@ -109,6 +110,13 @@ pub(crate) fn jwt() -> JwtSettings {
 
 fn with_watch(watch: WatchPolicy) -> AuthSettings {
     AuthSettings { mode: AuthMode::Jwt(Box::new(jwt())), watch, query_token: false }
+}
+
+/// The usual ones, but for what `change` does.
+fn bounds(change: impl FnOnce(&mut Bounds)) -> Bounds {
+    let mut bounds = Bounds::of(&limits::NONE);
+    change(&mut bounds);
+    bounds
 }
 
 struct NoPlugins;
@@ -155,7 +163,7 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) async fn start(auth: AuthSettings) -> Gateway {
-        Gateway::with_limits(auth, 1000, Bounds::default()).await
+        Gateway::with_limits(auth, 1000, bounds(|_| ())).await
     }
 
     async fn with_limits(auth: AuthSettings, max_clients: usize, bounds: Bounds) -> Gateway {

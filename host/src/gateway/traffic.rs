@@ -64,6 +64,41 @@ impl Refusal {
     }
 }
 
+/// Why a connection was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The TLS handshake failed, or took too long.
+    Handshake,
+    /// No head of a request came in time.
+    Head,
+    /// The client does not read what it is sent.
+    SlowReader,
+    /// Errors without end.
+    Abuse,
+    /// A message that is too large.
+    TooLarge,
+    /// Not WebSocket.
+    Protocol,
+}
+
+impl Cut {
+    /// All of them, in the order of the counters.
+    pub const ALL: [Cut; 6] =
+        [Cut::Handshake, Cut::Head, Cut::SlowReader, Cut::Abuse, Cut::TooLarge, Cut::Protocol];
+
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cut::Handshake => "handshake",
+            Cut::Head => "head",
+            Cut::SlowReader => "slow_reader",
+            Cut::Abuse => "abuse",
+            Cut::TooLarge => "too_large",
+            Cut::Protocol => "protocol",
+        }
+    }
+}
+
 /// Why a request to the admin listener was refused for its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiRefusal {
@@ -116,6 +151,8 @@ pub struct Traffic {
     event_streams: AtomicU64,
     event_streams_cut: AtomicU64,
     event_resets: AtomicU64,
+    cut: [AtomicU64; Cut::ALL.len()],
+    certificate_readings: [AtomicU64; 2],
 }
 
 /// An event stream that is open, as long as this is kept.
@@ -195,6 +232,26 @@ impl Traffic {
     pub fn event_streams(&self) -> [u64; 3] {
         [&self.event_streams, &self.event_streams_cut, &self.event_resets]
             .map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// A connection was cut.
+    pub fn count_cut(&self, reason: Cut) {
+        self.cut[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Such connections so far, by reason.
+    pub fn cut(&self) -> impl Iterator<Item = (Cut, u64)> {
+        Cut::ALL.into_iter().map(|reason| (reason, self.cut[reason as usize].load(Ordering::Relaxed)))
+    }
+
+    /// A certificate was read again, or could not be.
+    pub fn count_certificate_reading(&self, succeeded: bool) {
+        self.certificate_readings[usize::from(!succeeded)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Such readings so far: that succeeded, that failed.
+    pub fn certificate_readings(&self) -> [u64; 2] {
+        self.certificate_readings.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
     /// Fresh tokens so far.

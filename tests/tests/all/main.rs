@@ -30,6 +30,7 @@ mod secrets;
 mod simulation;
 mod statuses;
 mod stopping;
+mod tls;
 mod tokens;
 mod traces;
 mod watching;

@@ -3,11 +3,16 @@
 use super::*;
 use crate::settings::ClientLimits;
 
-const NONE: ClientLimits = ClientLimits {
+pub(crate) const NONE: ClientLimits = ClientLimits {
     connects_per_second: None,
     sessions_per_user: None,
     sessions_per_address: None,
     watched_users: 10_000,
+    messages_per_second: None,
+    handshake_timeout: Duration::from_secs(10),
+    header_timeout: Duration::from_secs(10),
+    body_timeout: Duration::from_secs(30),
+    read_timeout: Duration::from_secs(30),
 };
 
 async fn refusals(gateway: &Gateway, reason: &str) -> u64 {
@@ -97,4 +102,21 @@ async fn how_many_a_session_watches_is_a_setting() {
     assert!(error["message"].as_str().unwrap().contains("more than 2"), "{error}");
     client.send(r#"{"type":"watch","users":["a","b"]}"#).await;
     assert_eq!(client.next().await["type"], "presence");
+}
+
+#[tokio::test]
+async fn behind_trusted_proxies_the_client_counts_and_not_the_proxy() {
+    let mut settings = settings(open_to_all());
+    settings.limits.sessions_per_address = Some(1);
+    settings.host.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    let mut gateway = Gateway::serve(bind(&settings).await.unwrap()).await;
+    let path = "/v1/connect?user=alice";
+    let _first = gateway.try_connect(path, &[("x-forwarded-for", "203.0.113.7")]).await.unwrap();
+    let (_, session) = gateway.driver.opened().await;
+    let address = session.attributes.pairs().iter().find(|(name, _)| name == "remote-address");
+    assert_eq!(address.map(|(_, value)| value.as_str()), Some("203.0.113.7"));
+    // What the client adds before it makes it no other.
+    let forged = [("x-forwarded-for", "198.51.100.1, 203.0.113.7"), ("forwarded", "for=198.51.100.1")];
+    assert_eq!(gateway.refused(path, &forged).await.0, 429);
+    let _other = gateway.try_connect(path, &[("x-forwarded-for", "203.0.113.8")]).await.unwrap();
 }

@@ -225,7 +225,7 @@ async fn a_host_that_is_not_ready_refuses_sessions() {
 
 #[tokio::test]
 async fn a_slow_reader_gets_the_newest_and_is_dropped_in_the_end_i8() {
-    let bounds = Bounds { write: Duration::from_millis(300), ..Bounds::default() };
+    let bounds = bounds(|bounds| bounds.write = Duration::from_millis(300));
     let mut gateway = Gateway::with_limits(open_to_all(), 10, bounds).await;
     let _client = gateway.connect("alice").await;
     let (connection, session) = gateway.driver.opened().await;
@@ -247,11 +247,16 @@ async fn a_slow_reader_gets_the_newest_and_is_dropped_in_the_end_i8() {
         () = tokio::time::sleep(BOUND) => panic!("the slow reader is still there"),
     }
     assert_eq!(gateway.driver.closed().await, "timeout");
+    let (_, metrics) = get(gateway.admin, "/metrics").await;
+    assert!(
+        metrics.contains("presence_gateway_connections_cut_total{reason=\"slow_reader\"} 1\n"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
 async fn answers_do_not_pile_up_when_they_are_not_read_i8() {
-    let bounds = Bounds { write: Duration::from_millis(500), ..Bounds::default() };
+    let bounds = bounds(|bounds| bounds.write = Duration::from_millis(500));
     let mut gateway = Gateway::with_limits(open_to_all(), 10, bounds).await;
     let mut client = gateway.connect("alice").await;
     let (_, session) = gateway.driver.opened().await;
