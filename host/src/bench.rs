@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::admin_client;
-use crate::cli::BenchArguments;
+use crate::admin_client::AdminClient;
+use crate::cli::{AdminArgument, BenchArguments};
 
 mod crowd;
 mod fan_out;
@@ -78,7 +78,9 @@ fn rate(count: usize, took: Duration) -> f64 {
 /// Resident bytes of the host's process, where an admin listener was named.
 async fn resident(arguments: &BenchArguments) -> anyhow::Result<Option<u64>> {
     let Some(admin) = &arguments.admin else { return Ok(None) };
-    let metrics = admin_client::text(admin, "/metrics").await?;
+    let client =
+        AdminClient::new(&AdminArgument { url: admin.clone(), key_file: arguments.key_file.clone() })?;
+    let metrics = client.text("/metrics").await?;
     let line = metrics.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
     let bytes = line.with_context(|| format!("{admin} does not tell process_resident_memory_bytes"))?;
     Ok(Some(bytes.trim().parse::<f64>().context("process_resident_memory_bytes is no number")? as u64))

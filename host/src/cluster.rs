@@ -2,21 +2,22 @@
 
 use std::io::Write;
 
-use crate::admin_client::get;
+use crate::admin_client::AdminClient;
+use crate::cli::AdminArgument;
 use crate::gateway::admin::cluster::{
     InstanceDocument, InstancesDocument, PartitionDocument, PartitionsDocument,
 };
 use crate::table::{printable, table};
 
 /// Prints the instances, as a table or as JSON. Answers the exit code.
-pub async fn instances(admin: &str, json: bool) -> anyhow::Result<u8> {
-    let found: InstancesDocument = get(admin, "/v1/instances").await?;
+pub async fn instances(admin: &AdminArgument, json: bool) -> anyhow::Result<u8> {
+    let found: InstancesDocument = AdminClient::new(admin)?.get("/v1/instances").await?;
     print(if json { serde_json::to_string_pretty(&found)? + "\n" } else { instance_table(&found.instances) })
 }
 
 /// Prints the partitions, as a table or as JSON. Answers the exit code.
-pub async fn partitions(admin: &str, json: bool) -> anyhow::Result<u8> {
-    let found: PartitionsDocument = get(admin, "/v1/partitions").await?;
+pub async fn partitions(admin: &AdminArgument, json: bool) -> anyhow::Result<u8> {
+    let found: PartitionsDocument = AdminClient::new(admin)?.get("/v1/partitions").await?;
     print(if json {
         serde_json::to_string_pretty(&found)? + "\n"
     } else {

@@ -6,8 +6,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::settings::{ClusterSettings, HostSettings, PresenceSettings, Settings, StoreKind};
+use crate::api_keys::ApiKeys;
+use crate::settings::{AuthMode, ClusterSettings, HostSettings, PresenceSettings, Settings, StoreKind};
 
+mod api;
 mod auth;
 mod cluster;
 mod differences;
@@ -21,6 +23,7 @@ mod secrets;
 mod telemetry;
 mod values;
 
+pub use api::is_key_name;
 pub use differences::differences;
 pub use local::{plain_plugin, plugin_config, plugin_name};
 pub use scenario::read as scenario;
@@ -135,11 +138,15 @@ fn read(
     let presence = read_presence(&mut root.table("presence"));
     let cluster = cluster::read(&mut root.table("cluster"), folder);
     let auth = auth::read(&mut root.table("auth"), &host, folder);
+    let api = api::read(&mut root.table("api"));
+    if matches!(auth.mode, AuthMode::Jwt(_)) {
+        refuse_open_admin(&mut host_table, &host, &api);
+    }
     let limits = limits::read(&mut root.table("limits"));
     let telemetry = telemetry::read(&mut root.table("telemetry"));
     let plugins = plugin::read(root.tables("plugin"), folder, running.unwrap_or(&cluster));
     drop(host_table);
-    Some(Settings { host, presence, auth, limits, cluster, telemetry, plugins })
+    Some(Settings { host, presence, auth, api, limits, cluster, telemetry, plugins })
 }
 
 fn read_host(table: &mut Table<'_, '_>, folder: &Path) -> HostSettings {
@@ -166,6 +173,20 @@ fn read_host(table: &mut Table<'_, '_>, folder: &Path) -> HostSettings {
         drain_timeout: table.duration("drain_timeout", Duration::from_secs(30)).value,
         unready_after: table.duration("unready_after", Duration::from_secs(30)).value,
         watch_files: table.boolean("watch_files", true),
+    }
+}
+
+/// Whoever reaches the API may read and change everything, unless they need a key. (`auth.mode = "none"` has its own rule.)
+fn refuse_open_admin(table: &mut Table<'_, '_>, host: &HostSettings, keys: &ApiKeys) {
+    let is_open = !host.admin.ip().to_canonical().is_loopback() && keys.is_empty();
+    if let Some(admin) = table.any("admin").filter(|_| is_open) {
+        let message = format!(
+            "is {}, and there is no [[api.key]]: whoever reaches it could read and change everything; add a key \
+             (`presence keys new` makes one), or use a loopback address, such as \"127.0.0.1:{}\"",
+            host.admin,
+            host.admin.port()
+        );
+        table.wrong(&admin, &message);
     }
 }
 

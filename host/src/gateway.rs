@@ -1,7 +1,7 @@
 //! Clients: WebSocket sessions in, statuses out; and the admin API. Knows the driver only through [`Handle`].
 //!
 //! `listeners` accepts connections, `http` and `admin` answer requests, `ws` serves one session. The rest is free of
-//! sockets: `origin`, `auth`, `handshake` judge the head of a request, `limits` counts who is there, `protocol` reads and writes messages.
+//! sockets: `origin`, `auth`, `callers`, `handshake` judge the head of a request, `limits` counts who is there, `protocol` reads and writes messages.
 
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ pub mod admin;
 pub mod api;
 mod auth;
 pub mod body;
+mod callers;
 pub mod events;
 mod handshake;
 mod http;
@@ -30,6 +31,7 @@ mod ws;
 
 pub use crate::driver::{Handle, Opened, Outbox, Refused};
 pub use admin::AdminDeps;
+pub use callers::Callers;
 pub use listeners::{BindError, Listeners, bind};
 
 /// What a connection asks of the driver when it opens.

@@ -1,6 +1,7 @@
 //! The Presence daemon as a library: `main.rs` only reads arguments, tests and benchmarks use the rest.
 
 mod admin_client;
+pub mod api_keys;
 pub mod app;
 pub mod authoring;
 pub mod bench;

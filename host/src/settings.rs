@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::api_keys::ApiKeys;
 use crate::tokens::Key;
 
 /// Everything presence.toml says.
@@ -15,6 +16,8 @@ pub struct Settings {
     pub presence: PresenceSettings,
     /// `[auth]`
     pub auth: AuthSettings,
+    /// `[[api.key]]`: who may use the admin listener's API; none: whoever reaches it.
+    pub api: ApiKeys,
     /// `[limits]`
     pub limits: ClientLimits,
     /// `[cluster]`

@@ -29,20 +29,34 @@ impl Answer {
 
 /// Sends one request without a body; `Err` if nobody listens.
 pub async fn ask(method: &str, address: SocketAddr, path: &str) -> std::io::Result<Answer> {
-    within(format!("the answer to {method} {path}"), exchange(method, address, path)).await
+    ask_with(method, address, path, &[]).await
 }
 
-async fn exchange(method: &str, address: SocketAddr, path: &str) -> std::io::Result<Answer> {
+/// The same, with these headers.
+pub async fn ask_with(
+    method: &str,
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> std::io::Result<Answer> {
+    within(format!("the answer to {method} {path}"), exchange(method, address, path, headers)).await
+}
+
+async fn exchange(
+    method: &str,
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> std::io::Result<Answer> {
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
     let driving = tokio::spawn(connection);
-    let request = http::Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", address.to_string())
-        .body(Empty::<Bytes>::new())
-        .expect("tests ask for valid paths");
+    let mut request = http::Request::builder().method(method).uri(path).header("host", address.to_string());
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Empty::<Bytes>::new()).expect("tests ask for valid paths");
     let response = sender.send_request(request).await.map_err(std::io::Error::other)?;
     let status = response.status().as_u16();
     let header = response.headers().get("content-type").and_then(|value| value.to_str().ok());

@@ -28,7 +28,7 @@ pub fn test(tree: &Tree, arguments: &[String]) -> anyhow::Result<()> {
     test.env("PRESENCE_BIN", tree.dev_binary("presence"));
     test.env("PRESENCE_PLUGINS", tree.plugins_out());
     test.env(schemathesis::VARIABLE, fuzzer);
-    test.env("PRESENCE_LANGUAGES", languages::folder(tree));
+    test.env("PRESENCE_LANGUAGES", languages::folder(tree)).env("PRESENCE_NODE", languages::node(tree)?);
     test.env("PRESENCE_GUESTS", tree.guests_out()).env(nats::VARIABLE, server);
     Err(become_program(&mut test))
 }

@@ -23,6 +23,7 @@ use utoipa::ToSchema;
 use super::Handle;
 use super::api::{Group, Operation, Routes, document, words};
 use super::auth::unavailable;
+use super::callers::{Callers, scoped};
 use super::events::Events;
 use super::http::with_answers_to_the_rest;
 use super::metrics::{self, Metrics};
@@ -61,18 +62,23 @@ pub struct AdminDeps {
     pub reload: Arc<dyn reload::Reload>,
 }
 
-/// Who may ask: no web page of another origin, and on a loopback listener nobody who calls it by another name.
-#[derive(Clone, Copy, Debug)]
+/// Who may ask: whoever has a key, if there are keys; no web page of another origin; and on a loopback listener without
+/// keys nobody who calls it by another name.
+#[derive(Clone, Debug)]
 pub(super) struct Guard {
-    pub(super) loopback_host: bool,
+    pub(super) is_loopback: bool,
+    pub(super) callers: Arc<Callers>,
+    pub(super) traffic: Arc<Traffic>,
 }
 
 impl Guard {
-    pub(super) fn check(&self, request: &Parts) -> Result<(), Problem> {
-        let allowed = if self.loopback_host { origin::loopback_host(request) } else { Ok(()) };
+    pub(super) fn check(&self, request: &mut Parts) -> Result<(), Problem> {
+        let is_by_name = self.is_loopback && self.callers.are_free();
+        let allowed = if is_by_name { origin::loopback_host(request) } else { Ok(()) };
         allowed
             .and_then(|()| origin::same_origin(request))
-            .map_err(|foreign| Problem::new(StatusCode::FORBIDDEN, foreign.to_string()))
+            .map_err(|foreign| Problem::new(StatusCode::FORBIDDEN, foreign.to_string()))?;
+        self.callers.check(request, &self.traffic)
     }
 }
 
@@ -93,11 +99,18 @@ pub(super) fn router(
 ) -> Router {
     let events = Events::new(deps.store.clone(), traffic.clone(), closing);
     let groups = [open(), reading(), holding(), changing()];
-    let router = groups.into_iter().fold(Router::new(), |router, group| router.merge(group.into_parts().0));
+    let router = groups.into_iter().fold(Router::new(), |router, group| {
+        let scope = group.group().scope();
+        let routes = group.into_parts().0;
+        router.merge(match scope {
+            Some(scope) => scoped(scope, routes, &traffic),
+            None => routes,
+        })
+    });
     with_answers_to_the_rest(router).with_state(Desk { handle, deps, traffic, events })
 }
 
-/// Whether the host lives and may be sent clients.
+/// Whether the host lives and may be sent clients. The paths are those of [`super::callers::OPEN_PATHS`].
 fn open() -> Routes<Desk> {
     Routes::new(Group::Open).add(healthz_operation(), healthz).add(readyz_operation(), readyz)
 }

@@ -16,6 +16,7 @@ use utoipa::openapi::{RefOr, Schema};
 
 use super::problem::{Kind, Problem};
 use super::query;
+use crate::api_keys::Scope;
 
 pub mod document;
 pub mod words;
@@ -35,12 +36,12 @@ pub enum Group {
 
 impl Group {
     /// The scope that a key needs.
-    pub fn scope(self) -> Option<&'static str> {
+    pub fn scope(self) -> Option<Scope> {
         match self {
             Group::Open => None,
-            Group::Read => Some("read"),
-            Group::Sessions => Some("sessions"),
-            Group::Admin => Some("admin"),
+            Group::Read => Some(Scope::Read),
+            Group::Sessions => Some(Scope::Sessions),
+            Group::Admin => Some(Scope::Admin),
         }
     }
 }
@@ -101,7 +102,8 @@ impl Param {
 struct Answer {
     status: StatusCode,
     about: &'static str,
-    media_type: &'static str,
+    /// None: no body.
+    media_type: Option<&'static str>,
     /// The schema's name.
     schema: Option<String>,
     example: Value,
@@ -181,14 +183,22 @@ impl Operation {
     ) -> Operation {
         let schema = Some(self.with_schema::<T>());
         let example = value_of(example);
-        self.answers.push(Answer { status, about, media_type: "application/json", schema, example });
+        let media_type = Some("application/json");
+        self.answers.push(Answer { status, about, media_type, schema, example });
         self
     }
 
     /// It answers with text.
     pub fn answers_text(mut self, media_type: &'static str, about: &'static str, example: &str) -> Operation {
         let example = Value::from(example);
-        self.answers.push(Answer { status: StatusCode::OK, about, media_type, schema: None, example });
+        let (status, media_type) = (StatusCode::OK, Some(media_type));
+        self.answers.push(Answer { status, about, media_type, schema: None, example });
+        self
+    }
+
+    /// It answers without a body.
+    pub fn answers_nothing(mut self, status: StatusCode, about: &'static str) -> Operation {
+        self.answers.push(Answer { status, about, media_type: None, schema: None, example: Value::Null });
         self
     }
 
@@ -248,6 +258,11 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
     /// None.
     pub fn new(group: Group) -> Routes<S> {
         Routes { group, router: Router::new(), operations: Vec::new() }
+    }
+
+    /// For whom.
+    pub fn group(&self) -> Group {
+        self.group
     }
 
     /// One more. The handler is only asked with parameters of the query that the operation takes.

@@ -24,6 +24,7 @@ use tower_service::Service;
 use super::Handle;
 use super::admin::{self, AdminDeps, Guard};
 use super::auth::Authenticator;
+use super::callers::Callers;
 use super::http::{self as client_side, Door};
 use super::limits::Limits;
 use super::traffic::{Refusal, Traffic};
@@ -79,6 +80,11 @@ pub enum BindError {
         /// As configured.
         address: SocketAddr,
     },
+    /// Whoever reaches the API could change everything.
+    #[error(
+        "host.admin is {0}, and there is no [[api.key]]: add a key (`presence keys new`), or use a loopback address"
+    )]
+    OpenAdmin(SocketAddr),
 }
 
 /// What all connections of clients share.
@@ -107,6 +113,7 @@ pub struct Listeners {
     client_address: SocketAddr,
     admin_address: SocketAddr,
     authenticator: Authenticator,
+    callers: Arc<Callers>,
     heartbeat_ms: u64,
     limits: ClientLimits,
     max_clients: usize,
@@ -125,6 +132,9 @@ pub async fn bind(settings: &Settings) -> Result<Listeners, BindError> {
             }
         }
     }
+    if settings.api.is_empty() && !host.admin.ip().to_canonical().is_loopback() {
+        return Err(BindError::OpenAdmin(host.admin));
+    }
     if let AuthMode::Jwt(jwt) = &settings.auth.mode {
         jwt.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     }
@@ -137,6 +147,7 @@ pub async fn bind(settings: &Settings) -> Result<Listeners, BindError> {
         client_address,
         admin_address,
         authenticator,
+        callers: Callers::new(settings.api.clone()),
         heartbeat_ms: u64::try_from(settings.presence.heartbeat.as_millis()).unwrap_or(u64::MAX),
         limits: settings.limits,
         max_clients: client_share(raise_open_files()),
@@ -184,6 +195,11 @@ impl Listeners {
         self.admin_address
     }
 
+    /// Who may ask the admin listener; other keys can take the place of these.
+    pub fn callers(&self) -> Arc<Callers> {
+        self.callers.clone()
+    }
+
     /// At most so many clients are connected at once.
     pub fn max_clients(&self) -> usize {
         self.max_clients
@@ -215,7 +231,11 @@ impl Listeners {
         let (keeping, closing) = (gate.clone(), shutdown.clone());
         tasks.spawn(async move { keeping.authenticator.keep_keys(&keeping.traffic, &closing).await });
         let door = Door { gate, handle: handle.clone(), sessions: tasks.clone() };
-        let guard = Guard { loopback_host: self.admin_address.ip().to_canonical().is_loopback() };
+        let guard = Guard {
+            is_loopback: self.admin_address.ip().to_canonical().is_loopback(),
+            callers: self.callers,
+            traffic: traffic.clone(),
+        };
         let closing = shutdown.clone();
         let shared = Shared { tasks: tasks.clone(), shutdown, traffic: traffic.clone(), bounds: self.bounds };
         let clients = Counter {
@@ -339,8 +359,8 @@ impl Counter {
         slot: Arc<Slot>,
     ) -> Result<Response<Body>, std::convert::Infallible> {
         request.extensions_mut().insert(slot);
-        let (parts, body) = request.into_parts();
-        if let Some(Err(foreign)) = self.guard.as_ref().map(|guard| guard.check(&parts)) {
+        let (mut parts, body) = request.into_parts();
+        if let Some(Err(foreign)) = self.guard.as_ref().map(|guard| guard.check(&mut parts)) {
             return Ok(foreign.into());
         }
         // A router is always ready.

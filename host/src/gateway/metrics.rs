@@ -54,6 +54,7 @@ pub(super) fn render(
         accepted: traffic.accepted(),
         refused: traffic.refused().map(|(reason, count)| (reason.as_str(), count)).collect(),
         frames: vec![("in", frames_in), ("out", frames_out)],
+        api_refused: traffic.api_refused().map(|(reason, count)| (reason.as_str(), count)).collect(),
         errors: traffic.errors().map(|(code, count)| (code.as_str(), count)).collect(),
         event_streams: traffic.event_streams(),
         tokens_renewed: traffic.tokens_renewed(),
@@ -76,6 +77,7 @@ struct Figures {
     census: Option<Census>,
     accepted: u64,
     refused: Vec<(&'static str, u64)>,
+    api_refused: Vec<(&'static str, u64)>,
     frames: Vec<(&'static str, u64)>,
     errors: Vec<(&'static str, u64)>,
     event_streams: [u64; 3],
@@ -107,6 +109,8 @@ impl Collector for Figures {
             "reason",
             &self.refused,
         )?;
+        let help = "Requests to the admin listener that were refused for their key";
+        labelled(&mut encoder, "gateway_api_requests_refused", help, "reason", &self.api_refused)?;
         labelled(&mut encoder, "gateway_frames", "WebSocket frames of clients", "direction", &self.frames)?;
         labelled(&mut encoder, "gateway_errors", "Errors told to clients", "code", &self.errors)?;
         let help = "Sessions that went on with a fresh token";

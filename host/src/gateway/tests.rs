@@ -1,6 +1,7 @@
 //! Both listeners over real sockets, with a driver that only writes down what it hears.
 
 mod admin;
+mod api_keys;
 mod bad_input;
 mod details;
 pub(crate) mod driver;
@@ -29,6 +30,7 @@ use super::admin::reload::{NotReloaded, Reload, ReloadDocument, ReloadFigures};
 use super::metrics::Metrics;
 use super::ws::Bounds;
 use super::*;
+use crate::api_keys::ApiKeys;
 use crate::plugins::metrics::PluginMetrics;
 use crate::settings::{
     AuthKey, AuthMode, AuthSettings, ClientLimits, ClusterSettings, HostSettings, JwtSettings,
@@ -69,6 +71,7 @@ fn settings(auth: AuthSettings) -> Settings {
             boot_timeout: second,
         },
         auth,
+        api: ApiKeys::default(),
         limits: ClientLimits {
             connects_per_second: None,
             sessions_per_user: None,

@@ -64,6 +64,44 @@ impl Refusal {
     }
 }
 
+/// Why a request to the admin listener was refused for its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApiRefusal {
+    /// 401: it has none.
+    NoKey,
+    /// 401: it has one that is none of ours.
+    UnknownKey,
+    /// 403: its key may do other things.
+    Scope,
+}
+
+impl ApiRefusal {
+    /// All of them, in the order of the counters.
+    pub const ALL: [ApiRefusal; 3] = [ApiRefusal::NoKey, ApiRefusal::UnknownKey, ApiRefusal::Scope];
+
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ApiRefusal::NoKey => "no_key",
+            ApiRefusal::UnknownKey => "unknown_key",
+            ApiRefusal::Scope => "scope",
+        }
+    }
+
+    /// The sentence for whoever asked.
+    pub fn detail(self) -> &'static str {
+        match self {
+            ApiRefusal::NoKey => {
+                "this host wants a key: send `Authorization: Bearer pk_…` (`presence keys new` makes one)"
+            }
+            ApiRefusal::UnknownKey => {
+                "this is no key of this host: send `Authorization: Bearer pk_…` with one of its [[api.key]], once"
+            }
+            ApiRefusal::Scope => "the key may do other things",
+        }
+    }
+}
+
 /// Counters of one gateway; they only grow.
 #[derive(Debug, Default)]
 pub struct Traffic {
@@ -74,6 +112,7 @@ pub struct Traffic {
     errors: [AtomicU64; ErrorCode::ALL.len()],
     tokens_renewed: AtomicU64,
     key_readings: [AtomicU64; 2],
+    api_refused: [AtomicU64; ApiRefusal::ALL.len()],
     event_streams: AtomicU64,
     event_streams_cut: AtomicU64,
     event_resets: AtomicU64,
@@ -145,6 +184,17 @@ impl Traffic {
     pub fn event_streams(&self) -> [u64; 3] {
         [&self.event_streams, &self.event_streams_cut, &self.event_resets]
             .map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// A request to the admin listener was refused for its key.
+    pub fn count_api_refused(&self, reason: ApiRefusal) {
+        self.api_refused[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Such refusals so far, by reason.
+    pub fn api_refused(&self) -> impl Iterator<Item = (ApiRefusal, u64)> {
+        let count = |reason: ApiRefusal| self.api_refused[reason as usize].load(Ordering::Relaxed);
+        ApiRefusal::ALL.into_iter().map(move |reason| (reason, count(reason)))
     }
 
     /// Fresh tokens so far.

@@ -3,6 +3,7 @@
 
 mod admin;
 mod analytics;
+mod api_keys;
 mod chaos;
 mod clocks;
 mod cluster;
@@ -11,6 +12,7 @@ mod compat;
 mod dead_letters;
 mod details;
 mod events;
+mod first_steps;
 mod fuzzing;
 mod hostile;
 mod http_api;
