@@ -149,6 +149,11 @@ impl Operation {
         }
     }
 
+    /// With its parameters in braces.
+    pub fn path(&self) -> &'static str {
+        self.path
+    }
+
     /// One that reads.
     pub fn get(path: &'static str, id: &'static str, summary: &'static str) -> Operation {
         Operation::new(Method::GET, path, id, summary)
