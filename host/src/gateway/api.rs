@@ -102,7 +102,8 @@ impl Param {
 struct Answer {
     status: StatusCode,
     about: &'static str,
-    media_type: &'static str,
+    /// None: no body.
+    media_type: Option<&'static str>,
     /// The schema's name.
     schema: Option<String>,
     example: Value,
@@ -148,6 +149,11 @@ impl Operation {
         }
     }
 
+    /// With its parameters in braces.
+    pub fn path(&self) -> &'static str {
+        self.path
+    }
+
     /// One that reads.
     pub fn get(path: &'static str, id: &'static str, summary: &'static str) -> Operation {
         Operation::new(Method::GET, path, id, summary)
@@ -182,14 +188,22 @@ impl Operation {
     ) -> Operation {
         let schema = Some(self.with_schema::<T>());
         let example = value_of(example);
-        self.answers.push(Answer { status, about, media_type: "application/json", schema, example });
+        let media_type = Some("application/json");
+        self.answers.push(Answer { status, about, media_type, schema, example });
         self
     }
 
     /// It answers with text.
     pub fn answers_text(mut self, media_type: &'static str, about: &'static str, example: &str) -> Operation {
         let example = Value::from(example);
-        self.answers.push(Answer { status: StatusCode::OK, about, media_type, schema: None, example });
+        let (status, media_type) = (StatusCode::OK, Some(media_type));
+        self.answers.push(Answer { status, about, media_type, schema: None, example });
+        self
+    }
+
+    /// It answers without a body.
+    pub fn answers_nothing(mut self, status: StatusCode, about: &'static str) -> Operation {
+        self.answers.push(Answer { status, about, media_type: None, schema: None, example: Value::Null });
         self
     }
 
@@ -249,6 +263,11 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
     /// None.
     pub fn new(group: Group) -> Routes<S> {
         Routes { group, router: Router::new(), operations: Vec::new() }
+    }
+
+    /// For whom.
+    pub fn group(&self) -> Group {
+        self.group
     }
 
     /// One more. The handler is only asked with parameters of the query that the operation takes.

@@ -165,12 +165,13 @@ fn parameter(param: &Param) -> ParameterBuilder {
 }
 
 fn answered(answer: &Answer) -> Response {
+    let Some(media_type) = answer.media_type else { return Response::new(answer.about) };
     let schema: RefOr<Schema> = match &answer.schema {
         Some(name) => RefOr::Ref(Ref::from_schema_name(name)),
         None => RefOr::T(words::text()),
     };
     let content = ContentBuilder::new().schema(Some(schema)).example(Some(answer.example.clone()));
-    ResponseBuilder::new().description(answer.about).content(answer.media_type, content.build()).build()
+    ResponseBuilder::new().description(answer.about).content(media_type, content.build()).build()
 }
 
 /// The problems of an operation, by status.

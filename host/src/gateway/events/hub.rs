@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use presence_core::documents::{Change, Document, Key, Update};
 use presence_core::ids::Sequence;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -224,9 +225,8 @@ impl Seat {
     }
 
     /// Ends when there may be more to read than when this was called.
-    pub(super) fn changed(&self) -> impl Future<Output = ()> + '_ {
-        let notified = self.hub.changed.notified();
-        async move { notified.await }
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.hub.changed.notified()
     }
 
     /// A turn to read the store.
