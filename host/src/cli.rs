@@ -83,6 +83,11 @@ pub enum Command {
         #[arg(required = true, value_name = "USER")]
         users: Vec<String>,
     },
+    /// Print the OpenAPI document of the admin listener
+    #[command(
+        after_help = "Example:\n  presence openapi > openapi.json\n\nA running host serves the same at /v1/openapi.json."
+    )]
+    Openapi,
     /// Print who lives: the instances that a host knows
     #[command(after_help = "Example:\n  presence instances --admin http://127.0.0.1:7071")]
     Instances {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use crate::app::{App, BuildError};
 use crate::cli::{Command, KeysCommand, PluginCommand};
 use crate::driver::Ending;
+use crate::gateway;
 use crate::plugins::{self, CompileMode};
 use crate::reload::Source;
 use crate::settings::Settings;
@@ -42,6 +43,10 @@ pub fn run(command: Command) -> ExitCode {
         Command::Bench(arguments) => block_on(bench::run(arguments)).unwrap_or_else(unavailable),
         Command::Users { admin, json, users } => {
             block_on(users::run(&admin, &users, json)).unwrap_or_else(unavailable)
+        }
+        Command::Openapi => {
+            println!("{}", gateway::admin::openapi());
+            0
         }
         Command::Instances { admin, json } => {
             block_on(cluster::instances(&admin, json)).unwrap_or_else(unavailable)

@@ -18,6 +18,7 @@ use crate::traces::Traced;
 
 mod clients;
 mod cluster;
+mod counts;
 mod details;
 mod engine;
 mod io;
@@ -27,6 +28,7 @@ mod partition;
 mod partitions;
 mod traces;
 
+pub use counts::DeploymentCounts;
 pub use details::MessageOutcome;
 pub use engine::{Driver, DriverConfig, Ending};
 pub use letters::{LetterCounts, LetterOrder, LetterOutcome, LetterReport, LetterVerb};
@@ -94,6 +96,8 @@ pub enum Query {
     Instances(oneshot::Sender<Vec<InstanceView>>),
     /// Every partition and its owner.
     Partitions(oneshot::Sender<Vec<PartitionView>>),
+    /// How many users and sessions the owners of all partitions count.
+    Counts(oneshot::Sender<DeploymentCounts>),
     /// Replay or drop a dead letter; the owner of its partition does it.
     Letter(LetterOrder, oneshot::Sender<LetterReport>),
     /// Numbers for `/metrics`.

@@ -12,6 +12,9 @@ pub(crate) const GETTING_STARTED: &str = include_str!("../../docs/getting-starte
 /// The same for languages without a template.
 pub(crate) const LANGUAGES: &str = include_str!("../../docs/plugin-languages.md");
 
+/// What is said of the HTTP API.
+pub(crate) const HTTP_API: &str = include_str!("../../docs/http-api.md");
+
 /// The cells of a row of a table, trimmed.
 pub(crate) type Row = Vec<String>;
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use presence_core::documents::{Bucket, Document, Expect, Key, StatusRecord};
-use presence_core::ids::{InstanceId, PartitionId, Sequence, UserId};
+use presence_core::ids::{InstanceId, LeafId, PartitionId, Sequence, UserId};
 use presence_core::time::Timestamp;
 
 pub mod conformance;
@@ -95,6 +95,12 @@ pub enum Coverage {
     Partitions(BTreeSet<PartitionId>),
     /// These partitions, and besides them the claims (`o.<p>`) of all others: what an instance follows.
     PartitionsAndClaims(BTreeSet<PartitionId>),
+    /// The status records of a partition, or of one leaf of it: for listing users.
+    Records(PartitionId, Option<LeafId>),
+    /// The status records of all partitions: for telling everybody's transitions.
+    AllRecords,
+    /// The session documents of one user, who has this place.
+    SessionsOf(PartitionId, LeafId, UserId),
 }
 
 /// All documents of a coverage at one point.
@@ -246,6 +252,10 @@ pub type SharedStore = Arc<dyn Store>;
 pub fn bucket_of(coverage: &Coverage) -> Bucket {
     match coverage {
         Coverage::Instances => Bucket::Instances,
-        Coverage::Partitions(_) | Coverage::PartitionsAndClaims(_) => Bucket::Sessions,
+        Coverage::Partitions(_)
+        | Coverage::PartitionsAndClaims(_)
+        | Coverage::Records(..)
+        | Coverage::AllRecords
+        | Coverage::SessionsOf(..) => Bucket::Sessions,
     }
 }

@@ -13,7 +13,7 @@ const MAX_QUERY_BYTES: usize = 8 * 1024;
 /// Prints the users in the order given, as a table or as JSON. Answers the exit code.
 pub async fn run(admin: &AdminArgument, users: &[String], json: bool) -> anyhow::Result<u8> {
     let client = AdminClient::new(admin)?;
-    let mut found = UsersDocument { users: Vec::with_capacity(users.len()) };
+    let mut found = UsersDocument { users: Vec::with_capacity(users.len()), next: None, as_of: None };
     for query in queries(users) {
         found.users.extend(client.get::<UsersDocument>(&format!("/v1/users?{query}")).await?.users);
     }

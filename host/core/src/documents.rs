@@ -12,6 +12,7 @@ use crate::events::{Attributes, Label, Status};
 use crate::ids::{InstanceId, LeafId, PartitionId, Sequence, SessionId, UserId};
 use crate::message::CustomMessage;
 use crate::time::Timestamp;
+pub use crate::trail::{Moment, Past, Reason, Trail};
 
 /// A store has two buckets; writes are ordered within one, not between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -152,6 +153,9 @@ pub struct StatusRecord {
     /// The status before, so that a later owner repeats the transition as it was told; none: unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Status>,
+    /// Why it was decided, and what was before. Other versions may leave it out; nothing is decided by it.
+    #[serde(default, skip_serializing_if = "Trail::is_empty")]
+    pub trail: Trail,
 }
 
 /// What the plugins were told of one partition.

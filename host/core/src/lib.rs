@@ -30,5 +30,6 @@ pub mod ticks;
 pub mod time;
 pub mod timers;
 pub mod tracker;
+pub mod trail;
 mod users;
 pub mod watchers;

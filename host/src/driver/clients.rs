@@ -146,6 +146,7 @@ impl Driver {
             Query::Partitions(answer) => {
                 let _ = answer.send(self.owners());
             }
+            Query::Counts(answer) => self.count_all(answer),
             Query::Letter(order, answer) => self.handle_letter(order, answer),
             Query::Census(answer) => {
                 let _ = answer.send(self.census());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use presence_core::checkpoint::{Backlog, Checkpoints};
 use presence_core::documents::{
-    Change, CheckpointDocument, Document, Expect, Key, SessionDocument, StatusRecord, Update,
+    Change, CheckpointDocument, Document, Expect, Key, SessionDocument, StatusRecord, Trail, Update,
 };
 use presence_core::events::Transition;
 use presence_core::ids::{InstanceId, PartitionId, Sequence, UserId};
@@ -428,6 +428,7 @@ impl Driver {
             sessions: transition.sessions,
             generation: self.membership.generation(),
             previous: transition.previous,
+            trail: Trail::default(),
         };
         self.store.notify(Notice { user: transition.user.clone(), record });
         self.traces.tell(&transition);
@@ -537,6 +538,7 @@ impl Driver {
                 sessions: transition.sessions,
                 generation: self.membership.generation(),
                 previous: transition.previous,
+                trail: Trail::default(),
             };
             self.store.notify(Notice { user: transition.user.clone(), record });
         }

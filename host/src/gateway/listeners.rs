@@ -57,8 +57,8 @@ const TURNED_AWAY_AT_ONCE: usize = 64;
 const STOP_WAIT: Duration = Duration::from_secs(3);
 
 const FULL: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 5\r\n\
-connection: close\r\ncontent-length: 116\r\n\r\n{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\
-\"status\":503,\"detail\":\"this host has as many clients as it may\"}";
+connection: close\r\ncontent-length: 137\r\n\r\n{\"type\":\"urn:presence:problem:unavailable\",\
+\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"this host has as many clients as it may\"}";
 
 /// Why a listener could not be set up. Nothing listens then.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +119,8 @@ pub(super) struct Slot {
     pub(super) peer: IpAddr,
     /// Whether any request came over it.
     asked: AtomicBool,
+    /// Ends the connection at once: it takes nothing.
+    pub(super) cut: CancellationToken,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -265,6 +267,7 @@ impl Listeners {
             callers: self.callers,
             traffic: traffic.clone(),
         };
+        let closing = shutdown.clone();
         let shared = Shared { tasks: tasks.clone(), shutdown, traffic: traffic.clone(), bounds: self.bounds };
         let clients = Counter {
             shared: shared.clone(),
@@ -275,7 +278,7 @@ impl Listeners {
         };
         let admin = Counter {
             shared,
-            router: admin::router(handle, deps, traffic),
+            router: admin::router(handle, deps, traffic, closing),
             guard: Some(guard),
             tls: self.admin_tls,
             is_for: "the admin API",
@@ -337,7 +340,12 @@ impl Counter {
                 }
             };
             if let Ok(permit) = places.clone().try_acquire_owned() {
-                let slot = Arc::new(Slot { peer: peer.ip(), asked: AtomicBool::new(false), _permit: permit });
+                let slot = Arc::new(Slot {
+                    peer: peer.ip(),
+                    asked: AtomicBool::new(false),
+                    cut: CancellationToken::new(),
+                    _permit: permit,
+                });
                 self.shared.tasks.spawn(self.clone().converse(stream, slot));
                 continue;
             }
@@ -389,6 +397,7 @@ impl Counter {
             }
         };
         let asked = slot.clone();
+        let cut = slot.cut.clone();
         let service = hyper::service::service_fn(move |request| self.clone().answer(request, slot.clone()));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -400,6 +409,7 @@ impl Counter {
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
+            () = cut.cancelled() => Ok(()),
             () = shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 timeout(bounds.close, connection).await.unwrap_or(Ok(()))

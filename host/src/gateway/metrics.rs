@@ -58,6 +58,7 @@ pub(super) fn render(
         cut: traffic.cut().map(|(reason, count)| (reason.as_str(), count)).collect(),
         api_refused: traffic.api_refused().map(|(reason, count)| (reason.as_str(), count)).collect(),
         errors: traffic.errors().map(|(code, count)| (code.as_str(), count)).collect(),
+        event_streams: traffic.event_streams(),
         tokens_renewed: traffic.tokens_renewed(),
         key_readings: [("read", keys_read), ("failed", keys_not_read)],
         certificate_readings: [("read", certificates_read), ("failed", certificates_not_read)],
@@ -83,6 +84,7 @@ struct Figures {
     api_refused: Vec<(&'static str, u64)>,
     frames: Vec<(&'static str, u64)>,
     errors: Vec<(&'static str, u64)>,
+    event_streams: [u64; 3],
     tokens_renewed: u64,
     key_readings: [(&'static str, u64); 2],
     certificate_readings: [(&'static str, u64); 2],
@@ -122,6 +124,7 @@ impl Collector for Figures {
         let mut renewed =
             encoder.encode_descriptor("gateway_tokens_renewed", help, None, MetricType::Counter)?;
         write_count(&mut renewed, self.tokens_renewed)?;
+        write_event_streams(&mut encoder, self.event_streams)?;
         let help = "Readings of the set of keys for tokens";
         labelled(&mut encoder, "gateway_key_readings", help, "result", &self.key_readings)?;
         let help = "Certificates whose files have changed and were read again";
@@ -134,6 +137,18 @@ impl Collector for Figures {
         }
         write_plugins(&mut encoder, &self.plugins)
     }
+}
+
+fn write_event_streams(encoder: &mut DescriptorEncoder<'_>, [open, cut, resets]: [u64; 3]) -> fmt::Result {
+    let help = "Streams of /v1/events that are open";
+    encoder.encode_descriptor("event_streams", help, None, MetricType::Gauge)?.encode_gauge(&open)?;
+    let help = "Streams of /v1/events cut off because their reader was too slow";
+    write_count(&mut encoder.encode_descriptor("event_streams_cut", help, None, MetricType::Counter)?, cut)?;
+    let help = "Readers of /v1/events told that transitions may have been missed";
+    write_count(
+        &mut encoder.encode_descriptor("event_stream_resets", help, None, MetricType::Counter)?,
+        resets,
+    )
 }
 
 fn write_reloads(encoder: &mut DescriptorEncoder<'_>, reloads: ReloadFigures) -> fmt::Result {

@@ -276,6 +276,13 @@ async fn raw(address: SocketAddr, request: &str) -> (String, String) {
     (head.to_ascii_lowercase(), body.to_owned())
 }
 
+/// A request to the admin listener, whatever it answers.
+pub(crate) async fn ask_admin(gateway: &Gateway, method: &str, target: &str) -> (String, String) {
+    let address = gateway.admin;
+    let request = format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    raw(address, &request).await
+}
+
 async fn get(address: SocketAddr, path: &str) -> (String, String) {
     raw(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).await
 }

@@ -1,5 +1,6 @@
 //! What the gateway counts. Plain numbers: how they are printed is for `metrics.rs`.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::protocol::ErrorCode;
@@ -149,6 +150,19 @@ pub struct Traffic {
     api_refused: [AtomicU64; ApiRefusal::ALL.len()],
     cut: [AtomicU64; Cut::ALL.len()],
     certificate_readings: [AtomicU64; 2],
+    event_streams: AtomicU64,
+    event_streams_cut: AtomicU64,
+    event_resets: AtomicU64,
+}
+
+/// An event stream that is open, as long as this is kept.
+#[derive(Debug)]
+pub struct OpenStream(Arc<Traffic>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.event_streams.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Traffic {
@@ -216,6 +230,28 @@ impl Traffic {
     /// Such readings so far: that succeeded, that failed.
     pub fn certificate_readings(&self) -> [u64; 2] {
         self.certificate_readings.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// An event stream begins.
+    pub fn event_stream(self: &Arc<Traffic>) -> OpenStream {
+        self.event_streams.fetch_add(1, Ordering::Relaxed);
+        OpenStream(self.clone())
+    }
+
+    /// The reader of an event stream took nothing, and was cut off.
+    pub fn count_event_stream_cut(&self) {
+        self.event_streams_cut.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The reader of an event stream was told to begin anew.
+    pub fn count_event_reset(&self) {
+        self.event_resets.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Event streams: open now, cut off so far, resets told so far.
+    pub fn event_streams(&self) -> [u64; 3] {
+        [&self.event_streams, &self.event_streams_cut, &self.event_resets]
+            .map(|count| count.load(Ordering::Relaxed))
     }
 
     /// Fresh tokens so far.

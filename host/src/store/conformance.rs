@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use presence_core::documents::{
     Change, Claim, Document, Expect, InstanceRecord, InstanceState, Key, SessionDocument, SessionEntry,
-    StatusRecord, Update,
+    StatusRecord, Trail, Update,
 };
 use presence_core::events::{Attributes, Status};
 use presence_core::ids::{InstanceId, Layout, PartitionId, Sequence, SessionId, UserId};
@@ -51,6 +51,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("a_write_ends_the_lease_before_it", |store| Box::pin(leases::a_write_ends_the_lease_before_it(store))),
     ("a_message_ends_like_a_lease", |store| Box::pin(leases::a_message_ends_like_a_lease(store))),
     ("a_coverage_and_nothing_else", |store| Box::pin(reading::a_coverage_and_nothing_else(store))),
+    ("records_and_a_users_sessions", |store| Box::pin(reading::records_and_a_users_sessions(store))),
     ("snapshot_and_updates_miss_nothing", |store| {
         Box::pin(reading::snapshot_and_updates_miss_nothing(store))
     }),
@@ -62,6 +63,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("live_updates_of_some_partitions", |store| Box::pin(following::live_updates_of_some_partitions(store))),
     ("following_again", |store| Box::pin(following::following_again(store))),
     ("followers_of_instances", |store| Box::pin(following::followers_of_instances(store))),
+    ("what_was_before_has_an_end", |store| Box::pin(following::what_was_before_has_an_end(store))),
     ("a_lagging_follower", |store| Box::pin(following::a_lagging_follower(store))),
     ("notices_reach_all_readers", |store| Box::pin(letters::notices_reach_all_readers(store))),
     ("notices_of_details", |store| Box::pin(letters::notices_of_details(store))),
@@ -147,6 +149,7 @@ fn status(revision: u64) -> StatusRecord {
         sessions: 1,
         generation: 1,
         previous: None,
+        trail: Trail::default(),
     }
 }
 

@@ -320,7 +320,8 @@ mod tests {
 
     use presence_core::documents::{
         BootPhase, BootRecord, CheckpointDocument, Claim, Cleanup, CleanupPhase, Ended, InstanceRecord,
-        InstanceState, MetaRecord, PluginCheckpoint, SessionDocument, SessionEntry, StatusRecord,
+        InstanceState, MetaRecord, Moment, Past, PluginCheckpoint, Reason, SessionDocument, SessionEntry,
+        StatusRecord, Trail,
     };
     use presence_core::events::{Attributes, Status};
     use presence_core::ids::{Layout, Sequence, SessionId};
@@ -521,6 +522,11 @@ mod tests {
         );
     }
 
+    fn moment(at: u64) -> Moment {
+        let (since, revision) = (Timestamp(at), Some(at));
+        Moment { status: Status::Online, since, revision, reason: Reason::Connected }
+    }
+
     fn documents() -> Vec<Document> {
         let entry = SessionEntry {
             id: SessionId::Hosted(INSTANCE.0),
@@ -540,6 +546,7 @@ mod tests {
             sessions: 0,
             generation: 3,
             previous: Some(Status::Idle),
+            trail: Trail { reason: Reason::Timeout, past: Past::NONE.and(moment(3)).and(moment(4)) },
         };
         let webhook = PluginCheckpoint {
             up_to: Sequence(8),
@@ -620,6 +627,31 @@ mod tests {
         assert_eq!(serde_json::to_string(&said).unwrap(), r#"{"device":"phone"}"#);
         for wrong in [r#"{"Bad":"1"}"#, r#"{"a":1}"#, r#"["a"]"#, r#"{"a":"\u0000"}"#] {
             assert!(serde_json::from_str::<Metadata>(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_without_its_trail_and_with_words_of_other_versions() {
+        let key = Key::User(PartitionId(1), LeafId(2), user("alice"));
+        let old = r#"{"status":"idle","since":6,"revision":6,"sessions":1,"generation":1}"#;
+        let Ok(Document::User(record)) = decode_document(&key, old.as_bytes()) else { panic!("unreadable") };
+        assert_eq!(record.trail, Trail::default());
+        assert_eq!(encode_document(&key, &Document::User(record)).unwrap(), old.as_bytes());
+        let new = old
+            .replace("}", r#","trail":{"reason":"teleported","past":[["idle",5,null,"beamed"]],"more":1}}"#);
+        let Ok(Document::User(record)) = decode_document(&key, new.as_bytes()) else { panic!("unreadable") };
+        let past: Vec<Moment> = record.trail.past.moments().collect();
+        assert_eq!(record.trail.reason, Reason::Unknown);
+        assert_eq!(
+            past,
+            [Moment { status: Status::Idle, revision: None, reason: Reason::Unknown, ..moment(5) }]
+        );
+        let written = encode_document(&key, &documents()[2]).unwrap();
+        let trail =
+            r#""trail":{"reason":"timeout","past":[["online",4,4,"connected"],["online",3,3,"connected"]]}"#;
+        assert!(String::from_utf8(written).unwrap().contains(trail));
+        for reason in Reason::ALL {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
     }
 

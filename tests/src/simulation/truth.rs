@@ -12,6 +12,7 @@ use presence_core::documents::{
     BootPhase, BootRecord, Document, Expect, InstanceRecord, InstanceState, Key, StatusRecord,
 };
 use presence_core::ids::{InstanceId, PartitionId, Sequence, SessionId, UserId};
+use presence_core::time::Timestamp;
 use presence_host::store::memory::MemoryStore;
 use presence_host::store::{Coverage, Purge, Put, Store, StoreError};
 use tokio::time::Instant;
@@ -423,6 +424,15 @@ impl Truth {
         let (partition, leaf) = LAYOUT.place(user);
         match now(self.store.get(Key::User(partition, leaf, user.clone()))) {
             Ok(Some((_, Document::User(record)))) => Some(record),
+            _ => None,
+        }
+    }
+
+    /// The text of the custom message, if its time is not over.
+    pub(super) fn message(&self, user: &UserId, at: Timestamp) -> Option<Arc<str>> {
+        let (partition, leaf) = LAYOUT.place(user);
+        match now(self.store.get(Key::Message(partition, leaf, user.clone()))) {
+            Ok(Some((_, Document::Message(message)))) if message.holds(at) => Some(message.text),
             _ => None,
         }
     }

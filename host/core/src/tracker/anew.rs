@@ -27,6 +27,7 @@ impl Tracker {
                 sessions: super::live(user.places.as_slice()),
                 generation,
                 previous: None,
+                trail: user.trail(),
             };
             user.take(&record, generation);
             self.enqueue(Decision { slot, previous: None, record, repeat: false });

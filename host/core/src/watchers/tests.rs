@@ -17,6 +17,7 @@ fn record(status: Status, revision: u64) -> StatusRecord {
         sessions: 1,
         generation: 1,
         previous: None,
+        trail: crate::trail::Trail::default(),
     }
 }
 

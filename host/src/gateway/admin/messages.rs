@@ -1,37 +1,85 @@
 //! The custom message of a user: read, set and cleared by a backend. The rules are those of `set_message`.
 
-use axum::body::{Body, to_bytes};
-use axum::extract::rejection::RawPathParamsRejection;
-use axum::extract::{RawPathParams, State};
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Request, Response, StatusCode};
+use axum::body::Body;
+use axum::extract::State;
+use http::{Method, Response, StatusCode};
 use presence_core::ids::UserId;
 use presence_core::message::Wanted;
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
+use utoipa::ToSchema;
 
-use super::{Desk, PATIENCE, Problem, ask, bad_request, json, known_parameters, unavailable, user_in};
+use super::users::user_param;
+use super::{Desk, Path, Problem, ask, json, unavailable, user_in};
 use crate::driver::{MessageOutcome, Query};
+use crate::gateway::api::{Group, Operation, Routes};
+use crate::gateway::body::JsonBody;
+use crate::gateway::problem::Kind;
 use crate::gateway::protocol::ShownMessage;
 
 /// The longest body, in bytes: many times what a message needs.
 const MAX_BODY_BYTES: usize = 4096;
 
 /// The custom message of a user.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = UserMessage)]
 pub struct UserMessageDocument {
     /// Whose.
     pub user: String,
     /// Null: there is none.
+    #[schema(required = true)]
     pub message: Option<ShownMessage>,
 }
 
 /// What is to be set.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = WrittenMessage)]
 struct Written {
+    /// At most 256 bytes of UTF-8 without control characters, and not blank.
+    #[schema(
+        min_length = 1,
+        max_length = 256,
+        pattern = r"^[^\u0000-\u001F\u007F-\u009F]*[^\s\u0000-\u001F\u007F-\u009F][^\u0000-\u001F\u007F-\u009F]*$"
+    )]
     message: String,
+    /// After so long it is gone by itself; if it is not given, after `presence.offline_retention`, a year at most.
+    #[schema(minimum = 1000, maximum = 31_536_000_000_u64)]
     expires_in_ms: Option<u64>,
+}
+
+fn example(message: Option<ShownMessage>) -> UserMessageDocument {
+    UserMessageDocument { user: "alice".to_owned(), message }
+}
+
+/// "In a meeting", for an hour.
+pub(super) fn example_message() -> ShownMessage {
+    ShownMessage { text: "in a meeting".to_owned(), until: "2026-11-25T17:00:00.000Z".to_owned() }
+}
+
+pub(super) fn reading() -> Routes<Desk> {
+    let operation =
+        Operation::get("/v1/users/{user}/message", "get_user_message", "The custom message of a user")
+            .takes(user_param())
+            .answers(
+                StatusCode::OK,
+                "The message, or that there is none.",
+                &example(Some(example_message())),
+            );
+    Routes::new(Group::Read).add(operation, show)
+}
+
+pub(super) fn changing() -> Routes<Desk> {
+    let path = "/v1/users/{user}/message";
+    let written = Written { message: "in a meeting".to_owned(), expires_in_ms: Some(3_600_000) };
+    let set = Operation::new(Method::PUT, path, "set_user_message", "Set the custom message of a user")
+        .takes(user_param())
+        .takes_body(&written)
+        .answers(StatusCode::OK, "It is set.", &example(Some(example_message())));
+    let cleared =
+        Operation::new(Method::DELETE, path, "clear_user_message", "Clear the custom message of a user")
+            .takes(user_param())
+            .answers(StatusCode::OK, "There is none any more.", &example(None));
+    Routes::new(Group::Sessions).add(set, self::set).add(cleared, clear)
 }
 
 /// The message of a user, for whoever shows the user.
@@ -41,36 +89,24 @@ pub(super) async fn message_of(desk: &Desk, user: UserId) -> Result<Option<Shown
     Ok(found.as_ref().map(ShownMessage::from))
 }
 
-pub(super) async fn show(
-    State(desk): State<Desk>,
-    path: Result<RawPathParams, RawPathParamsRejection>,
-    request: Request<Body>,
-) -> Result<Response<Body>, Problem> {
-    known_parameters(request.uri(), &[])?;
+async fn show(State(desk): State<Desk>, path: Path) -> Result<Response<Body>, Problem> {
     let user = user_in(path)?;
     let message = message_of(&desk, user.clone()).await?;
     Ok(json(&UserMessageDocument { user: user.as_str().to_owned(), message }))
 }
 
-pub(super) async fn set(
+async fn set(
     State(desk): State<Desk>,
-    path: Result<RawPathParams, RawPathParamsRejection>,
-    request: Request<Body>,
+    path: Path,
+    JsonBody(written): JsonBody<Written, MAX_BODY_BYTES>,
 ) -> Result<Response<Body>, Problem> {
-    known_parameters(request.uri(), &[])?;
     let user = user_in(path)?;
-    let written = read(request).await?;
     let wanted = Wanted::new(Some(&written.message), written.expires_in_ms)
-        .map_err(|error| bad_request(error.to_string()))?;
+        .map_err(|error| Problem::of(Kind::BadBody, error.to_string()))?;
     change(&desk, user, wanted).await
 }
 
-pub(super) async fn clear(
-    State(desk): State<Desk>,
-    path: Result<RawPathParams, RawPathParamsRejection>,
-    request: Request<Body>,
-) -> Result<Response<Body>, Problem> {
-    known_parameters(request.uri(), &[])?;
+async fn clear(State(desk): State<Desk>, path: Path) -> Result<Response<Body>, Problem> {
     change(&desk, user_in(path)?, None).await
 }
 
@@ -81,33 +117,4 @@ async fn change(desk: &Desk, user: UserId, wanted: Option<Wanted>) -> Result<Res
         unavailable(format!("whether the message is set is not certain: {why}; set it again"), 1)
     })?;
     Ok(json(&UserMessageDocument { user: whose, message: set.as_ref().map(ShownMessage::from) }))
-}
-
-/// The body of a request, as JSON.
-async fn read(request: Request<Body>) -> Result<Written, Problem> {
-    let (parts, body) = request.into_parts();
-    if !is_json(&parts.headers) {
-        let detail = "send the message as `content-type: application/json`";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
-    }
-    let bytes = match timeout(PATIENCE, to_bytes(body, MAX_BODY_BYTES)).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(_)) => {
-            let detail = format!("the body broke off or has more than {MAX_BODY_BYTES} bytes");
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
-        }
-        Err(_) => {
-            let detail = format!("the body did not come within {} s", PATIENCE.as_secs());
-            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail));
-        }
-    };
-    serde_json::from_slice(&bytes).map_err(|error| {
-        let like = r#"{"message":"in a meeting","expires_in_ms":3600000}"#;
-        bad_request(format!("the body is not like {like}: {error}"))
-    })
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
 }

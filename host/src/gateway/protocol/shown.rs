@@ -7,15 +7,18 @@ use presence_core::events::Status;
 use presence_core::message::CustomMessage;
 use presence_core::watchers::{Shown, With};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::rfc3339;
 
 /// A custom message, as clients and the API see it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Message)]
 pub struct ShownMessage {
     /// As it was set.
     pub text: String,
-    /// When it expires, RFC 3339.
+    /// When it expires.
+    #[schema(format = DateTime)]
     pub until: String,
 }
 

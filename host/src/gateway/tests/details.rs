@@ -160,15 +160,15 @@ async fn bad_messages_of_backends_are_problems() {
     let huge = format!(r#"{{"message":"{}"}}"#, "x".repeat(5000));
     let good = r#"{"message":"a"}"#;
     let cases = [
-        (JSON, "", 400, "the body is not like"),
-        (JSON, "[]", 400, "the body is not like"),
-        (JSON, r#"{"message":null}"#, 400, "the body is not like"),
-        (JSON, r#"{"message":"a","expires":5}"#, 400, "unknown field `expires`"),
-        (JSON, r#"{"message":" "}"#, 400, "must not be blank"),
-        (JSON, r#"{"message":"a\u0000"}"#, 400, "control characters"),
-        (JSON, r#"{"message":"a","expires_in_ms":1}"#, 400, "from 1000 to"),
-        (JSON, &long, 400, "at most 256 bytes, not 257"),
-        (JSON, &huge, 413, "more than 4096 bytes"),
+        (JSON, "", 400, "there is none"),
+        (JSON, "[]", 422, "must be a JSON object"),
+        (JSON, r#"{"message":null}"#, 422, "the body does not fit"),
+        (JSON, r#"{"message":"a","expires":5}"#, 422, "unknown field `expires`"),
+        (JSON, r#"{"message":" "}"#, 422, "must not be blank"),
+        (JSON, r#"{"message":"a\u0000"}"#, 422, "control characters"),
+        (JSON, r#"{"message":"a","expires_in_ms":1}"#, 422, "from 1000 to"),
+        (JSON, &long, 422, "at most 256 bytes, not 257"),
+        (JSON, &huge, 413, "larger than the 4096 bytes"),
         ("text/plain", good, 415, "application/json"),
         ("", good, 415, "application/json"),
     ];

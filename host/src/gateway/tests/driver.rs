@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use presence_core::documents::StatusRecord;
+use presence_core::documents::{
+    Document, Expect, Key, Layout, MetaRecord, Moment, Past, Reason, StatusRecord, Trail,
+};
 use presence_core::events::{Attributes, Status};
 use presence_core::ids::{InstanceId, SessionId, UserId};
 use presence_core::message::{CustomMessage, Wanted};
@@ -15,12 +17,12 @@ use tokio::sync::mpsc;
 
 use super::soon;
 use crate::driver::{
-    Census, Connection, Event, Health, LetterOrder, LetterOutcome, LetterReport, LetterVerb, Opened, Outbox,
-    Outgoing, Query, Refused, UserView,
+    Census, Connection, DeploymentCounts, Event, Health, LetterOrder, LetterOutcome, LetterReport,
+    LetterVerb, Opened, Outbox, Outgoing, Query, Refused, UserView,
 };
 use crate::gateway::NewSession;
 use crate::store::memory::MemoryStore;
-use crate::store::{DeadLetter, Store};
+use crate::store::{DeadLetter, Put, Store};
 
 /// What was heard, shortened to text where it is compared.
 #[derive(Debug)]
@@ -202,6 +204,11 @@ impl Running {
             Query::Partitions(answer) => {
                 let _ = answer.send(Vec::new());
             }
+            Query::Counts(answer) => {
+                let counts =
+                    DeploymentCounts { partitions: 4, counted: 3, users: [1, 2, 3], sessions: [4, 5] };
+                let _ = answer.send(counts);
+            }
             Query::Letter(order, answer) => {
                 let _ = answer.send(report(order));
             }
@@ -223,6 +230,8 @@ fn details() -> Details {
 
 /// Only users whose name starts with `b` were ever seen.
 fn record(user: &UserId) -> Option<StatusRecord> {
+    let since = Timestamp(1_764_000_000_000);
+    let online = Moment { status: Status::Online, since, revision: Some(since.0), reason: Reason::Connected };
     user.as_str().starts_with('b').then_some(StatusRecord {
         status: Status::Idle,
         since: Timestamp(1_764_000_000_123),
@@ -231,6 +240,7 @@ fn record(user: &UserId) -> Option<StatusRecord> {
         sessions: 2,
         generation: 1,
         previous: None,
+        trail: Trail { reason: Reason::Idle, past: Past::NONE.and(online) },
     })
 }
 
@@ -257,6 +267,9 @@ fn report(order: LetterOrder) -> LetterReport {
 /// A store with three dead letters.
 pub(crate) async fn store_with_dead_letters() -> MemoryStore {
     let store = MemoryStore::new();
+    let meta = MetaRecord { format: 1, layout: Layout { partitions: 4, leaves: 2 }, epoch: 7 };
+    let document = Document::Meta(meta);
+    store.put(Put { key: Key::Meta, document, expect: Expect::Any, lease: None }).await.unwrap();
     let letters = [("webhook", "user-online"), ("analytics", "user-online"), ("webhook", "user-offline")];
     for (plugin, hook) in letters {
         let letter = DeadLetter {

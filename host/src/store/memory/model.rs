@@ -5,7 +5,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use presence_core::documents::{Change, CheckpointDocument, Claim, SessionDocument, StatusRecord, Update};
+use presence_core::documents::{
+    Change, CheckpointDocument, Claim, SessionDocument, StatusRecord, Trail, Update,
+};
 use presence_core::events::Status;
 use presence_core::ids::{LeafId, PartitionId, UserId};
 use presence_core::message::CustomMessage;
@@ -76,6 +78,7 @@ fn document(key: &Key, nonce: u64) -> Document {
             sessions: 1,
             generation: 1,
             previous: None,
+            trail: Trail::default(),
         }),
         Key::Message(..) => Document::Message(CustomMessage { text: "away".into(), until: Timestamp(nonce) }),
         Key::Checkpoint(_) => {

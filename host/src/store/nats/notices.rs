@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_nats::{HeaderMap, Message, Subject, Subscriber};
 use futures_util::StreamExt;
-use presence_core::documents::StatusRecord;
+use presence_core::documents::{StatusRecord, Trail};
 use presence_core::events::Status;
 use presence_core::ids::UserId;
 use presence_core::time::Timestamp;
@@ -96,6 +96,7 @@ impl Event {
             sessions: self.sessions,
             generation: self.generation,
             previous: self.previous,
+            trail: Trail::default(),
         };
         Some(Notice { user: self.user, record })
     }
@@ -311,6 +312,7 @@ mod tests {
             sessions: 0,
             generation: 3,
             previous: Some(Status::Idle),
+            trail: Trail::default(),
         };
         let notice = Notice { user: UserId::new("al.ice").unwrap(), record };
         let text = serde_json::to_string(&Event::of(&notice)).unwrap();

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use presence_core::documents::{Claim, Document, Expect, Key, SessionDocument, SessionEntry, StatusRecord};
+use presence_core::documents::{
+    Claim, Document, Expect, Key, SessionDocument, SessionEntry, StatusRecord, Trail,
+};
 use presence_core::events::{Attributes, Status};
 use presence_core::ids::{InstanceId, Layout, PartitionId, Sequence, SessionId, UserId};
 use presence_core::time::Timestamp;
@@ -174,5 +176,6 @@ fn record(revision: usize) -> Document {
         sessions: 1,
         generation: 1,
         previous: Some(Status::Offline),
+        trail: Trail::default(),
     })
 }

@@ -26,6 +26,7 @@ fn record(status: Status, revision: u64) -> Option<StatusRecord> {
         sessions: 1,
         generation: 1,
         previous: None,
+        trail: crate::trail::Trail::default(),
     })
 }
 
