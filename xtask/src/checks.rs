@@ -27,8 +27,8 @@ pub fn test(tree: &Tree, arguments: &[String]) -> anyhow::Result<()> {
     test.args(["test", "--workspace"]).args(arguments).current_dir(tree.root());
     test.env("PRESENCE_BIN", tree.dev_binary("presence"));
     test.env("PRESENCE_PLUGINS", tree.plugins_out());
-    test.env(schemathesis::VARIABLE, fuzzer);
     test.env("PRESENCE_LANGUAGES", languages::folder(tree)).env("PRESENCE_NODE", languages::node(tree)?);
+    test.env(schemathesis::VARIABLE, fuzzer);
     test.env("PRESENCE_GUESTS", tree.guests_out()).env(nats::VARIABLE, server);
     Err(become_program(&mut test))
 }

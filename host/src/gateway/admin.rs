@@ -1,6 +1,6 @@
 //! The admin listener: users and their sessions, plugins, dead letters, health, metrics, reloads, and what changes. Keep it
-//! private: it changes dead letters and plugins. Each route stands in one list, with what the OpenAPI document says of it.
-//! Who may ask for what is said by the group that a route is in.
+//! private: it changes dead letters and plugins. Each route stands in one list, with what the OpenAPI document says of it, and in the group whose
+//! scope a key needs.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -91,8 +91,7 @@ struct Desk {
     events: Events,
 }
 
-/// The addresses of the admin listener. Each route is in the list of its group, which says what scope a key needs for it; only
-/// what is in [`open`] needs none.
+/// The addresses of the admin listener. Each route is in the list of its group; only what is [`open`] needs no key.
 pub(super) fn router(
     handle: Handle,
     deps: AdminDeps,
@@ -101,9 +100,9 @@ pub(super) fn router(
 ) -> Router {
     let events = Events::new(deps.store.clone(), traffic.clone(), closing);
     let groups = [open(), reading(), holding(), changing()];
-    let router = groups.into_iter().fold(Router::new(), |router, group| {
-        let scope = group.group().scope();
-        let routes = group.into_parts().0;
+    let router = groups.into_iter().fold(Router::new(), |router, routes| {
+        let scope = routes.group().scope();
+        let routes = routes.into_parts().0;
         router.merge(match scope {
             Some(scope) => scoped(scope, routes, &traffic),
             None => routes,

@@ -132,16 +132,6 @@ pub struct Operation {
 }
 
 impl Operation {
-    /// What is asked.
-    pub fn method(&self) -> &Method {
-        &self.method
-    }
-
-    /// Where, with the names of parameters in braces.
-    pub fn at(&self) -> &'static str {
-        self.path
-    }
-
     /// `summary` is a line, `id` a name in snake_case.
     pub fn new(method: Method, path: &'static str, id: &'static str, summary: &'static str) -> Operation {
         Operation {
@@ -256,11 +246,6 @@ pub struct Routes<S> {
 }
 
 impl<S: Clone + Send + Sync + 'static> Routes<S> {
-    /// Whom they are for.
-    pub fn group(&self) -> Group {
-        self.group
-    }
-
     /// None.
     pub fn new(group: Group) -> Routes<S> {
         Routes { group, router: Router::new(), operations: Vec::new() }
@@ -294,6 +279,11 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         self.router = self.router.merge(more.router);
         self.operations.extend(more.operations);
         self
+    }
+
+    /// Who may ask for all of these.
+    pub fn group(&self) -> Group {
+        self.group
     }
 
     /// For the router, and for the document.

@@ -225,8 +225,7 @@ impl Seat {
 
     /// Ends when there may be more to read than when this was called.
     pub(super) fn changed(&self) -> impl Future<Output = ()> + '_ {
-        let notified = self.hub.changed.notified();
-        async move { notified.await }
+        self.hub.changed.notified()
     }
 
     /// A turn to read the store.
