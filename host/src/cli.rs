@@ -48,8 +48,8 @@ pub enum Command {
     },
     /// Let a running host read presence.toml and its plugins again
     #[command(
-        after_help = "Example:\n  presence reload --admin http://127.0.0.1:7071\n\nOnly [[plugin]] sections and \
-                            plugin files are applied, all of them or, if anything is wrong, none."
+        after_help = "Example:\n  presence reload --admin http://127.0.0.1:7071\n\nOnly [[plugin]] and [[api.key]] \
+                            sections and plugin files are applied, all of them or, if anything is wrong, none."
     )]
     Reload {
         /// Whom to ask.

@@ -40,7 +40,7 @@ pub(super) fn read(table: &mut Table<'_, '_>) -> ClientLimits {
         messages_per_second: limit(table, "messages_per_second", MESSAGES_PER_SECOND),
         handshake_timeout: timeout(table, "handshake_timeout", TIMEOUT),
         header_timeout: timeout(table, "header_timeout", TIMEOUT),
-        body_timeout: timeout(table, "body_timeout", READ_TIMEOUT),
+        body_timeout: timeout(table, "body_timeout", TIMEOUT),
         read_timeout: timeout(table, "read_timeout", READ_TIMEOUT),
     }
 }
@@ -83,7 +83,7 @@ mod tests {
             messages_per_second: Some(100),
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
-            body_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(30),
         };
         assert_eq!(limits(""), Ok(defaults));

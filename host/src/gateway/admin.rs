@@ -132,7 +132,7 @@ fn reading() -> Routes<Desk> {
         .add(openapi_operation(), print_openapi)
 }
 
-/// What holders do with their sessions.
+/// What backends say of their users and of the sessions that they hold.
 fn holding() -> Routes<Desk> {
     Routes::new(Group::Sessions).and(messages::changing())
 }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::problem::{Kind, Problem};
 
-/// How long a body may take to arrive.
+/// How long a body may take to arrive, where `limits.body_timeout` allows as much.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A body of at most `MAX_BYTES`, taken by handlers as their last argument: `JsonBody(wish): JsonBody<Wish>`. Types have

@@ -45,6 +45,7 @@ fn filled(path: &str) -> String {
     path.split('/').map(segment).collect::<Vec<_>>().join("/")
 }
 
+/// The router knows no other routes than those of the list.
 #[tokio::test]
 async fn every_route_wants_a_key_with_its_scope() {
     let gateway = with_keys().await;
@@ -73,6 +74,7 @@ async fn every_route_wants_a_key_with_its_scope() {
     // Also what is nowhere.
     assert_eq!(ask(&gateway, "GET", "/v1/nothing", None).await.0, 401);
     assert_eq!(ask(&gateway, "GET", "/v1/nothing", Some("pk_read")).await.0, 404);
+    assert_eq!(ask(&gateway, "PUT", "/v1/users", None).await.0, 401);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ pub(crate) const NONE: ClientLimits = ClientLimits {
     messages_per_second: None,
     handshake_timeout: Duration::from_secs(10),
     header_timeout: Duration::from_secs(10),
-    body_timeout: Duration::from_secs(30),
+    body_timeout: Duration::from_secs(10),
     read_timeout: Duration::from_secs(30),
 };
 
