@@ -220,6 +220,7 @@ enum Written {
     SetMessage {
         #[serde(deserialize_with = "present")]
         message: Option<String>,
+        #[serde(default, deserialize_with = "whole")]
         expires_in_ms: Option<u64>,
         id: Option<String>,
     },
@@ -245,6 +246,20 @@ enum Written {
 /// A field that may be null and must be there: without it nobody knows whether clearing was meant.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Option::deserialize(deserializer)
+}
+
+/// A whole number, however it is written: to JSON 1000 and 1e3 are one.
+pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
+    let written_otherwise = || {
+        let value = number.as_f64()?;
+        // Below 2^53 every whole number is exact.
+        (value.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&value)).then_some(value as u64)
+    };
+    let whole = number.as_u64().or_else(written_otherwise);
+    whole
+        .map(Some)
+        .ok_or_else(|| serde::de::Error::custom(format!("{number} is not a whole number from 0 on")))
 }
 
 #[derive(Deserialize)]
@@ -538,6 +553,9 @@ mod tests {
             ),
             Ok(ClientMessage::SetMessage { wanted, id: Some("m".into()) })
         );
+        let written = r#"{"type":"set_message","message":"in a meeting","expires_in_ms":3.6e6}"#;
+        let wanted = Wanted::new(Some("in a meeting"), Some(3_600_000)).unwrap();
+        assert_eq!(ClientMessage::parse(written), Ok(ClientMessage::SetMessage { wanted, id: None }));
         assert_eq!(
             ClientMessage::parse(r#"{"type":"set_message","message":null}"#),
             Ok(ClientMessage::SetMessage { wanted: None, id: None })
@@ -578,7 +596,13 @@ mod tests {
             (r#"{"type":"set_message","message":"","id":"7"}"#, "must not be blank", Some("7")),
             (r#"{"type":"set_message","message":"a\u0007"}"#, "control characters", None),
             (r#"{"type":"set_message","message":"a","expires_in_ms":0}"#, "from 1000 to 31536000000", None),
-            (r#"{"type":"set_message","message":"a","expires_in_ms":1.5}"#, "invalid type", None),
+            (
+                r#"{"type":"set_message","message":"a","expires_in_ms":1.5}"#,
+                "1.5 is not a whole number",
+                None,
+            ),
+            (r#"{"type":"set_message","message":"a","expires_in_ms":-1}"#, "-1 is not a whole number", None),
+            (r#"{"type":"set_message","message":"a","expires_in_ms":"5"}"#, "invalid type: string", None),
             (
                 r#"{"type":"set_message","message":null,"expires_in_ms":5000}"#,
                 "not for one that is cleared",

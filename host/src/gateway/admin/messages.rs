@@ -14,7 +14,7 @@ use crate::driver::{MessageOutcome, Query};
 use crate::gateway::api::{Group, Operation, Routes};
 use crate::gateway::body::JsonBody;
 use crate::gateway::problem::Kind;
-use crate::gateway::protocol::ShownMessage;
+use crate::gateway::protocol::{ShownMessage, whole};
 
 /// The longest body, in bytes: many times what a message needs.
 const MAX_BODY_BYTES: usize = 4096;
@@ -43,6 +43,7 @@ struct Written {
     )]
     message: String,
     /// After so long it is gone by itself; if it is not given, after `presence.offline_retention`, a year at most.
+    #[serde(default, deserialize_with = "whole")]
     #[schema(minimum = 1000, maximum = 31_536_000_000_u64)]
     expires_in_ms: Option<u64>,
 }
