@@ -118,8 +118,8 @@ struct Taken {
 /// One method of one path.
 #[derive(Clone)]
 pub struct Operation {
-    method: Method,
-    path: &'static str,
+    pub(super) method: Method,
+    pub(super) path: &'static str,
     /// Unique; clients that are generated call their functions so.
     id: &'static str,
     summary: &'static str,
