@@ -41,7 +41,13 @@ fn instance_table(instances: &[InstanceDocument]) -> String {
             vec![
                 printable(&instance.host),
                 instance.instance.clone(),
-                if instance.suspect { format!("{state} (suspect)") } else { state },
+                match (&instance.incarnation, instance.suspect) {
+                    // A holder takes part in nothing.
+                    (Some(_), false) if state == "joining" => "holder".to_owned(),
+                    (Some(_), true) => "holder (suspect)".to_owned(),
+                    (None, true) => format!("{state} (suspect)"),
+                    _ => state,
+                },
                 printable(&instance.started_at),
                 format!("{:.1} s ago", instance.renewed_ms_ago as f64 / 1000.0),
                 cleanup,
@@ -91,6 +97,7 @@ mod tests {
             renewed_ms_ago: 6_250,
             cleanup: Some(CleanupPhase::Telling),
             own: false,
+            incarnation: None,
         };
         let expected = "HOST    INSTANCE                              STATE  STARTED                   RENEWED    CLEANUP  \n\
                         host-1  0192f0c0-0000-7000-8000-000000000000  dead   2026-11-24T16:00:00.123Z  6.2 s ago  telling  \n";

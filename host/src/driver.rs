@@ -21,6 +21,7 @@ mod cluster;
 mod counts;
 mod details;
 mod engine;
+mod holders;
 mod io;
 mod letters;
 mod newcomers;
@@ -31,6 +32,9 @@ mod traces;
 pub use counts::DeploymentCounts;
 pub use details::MessageOutcome;
 pub use engine::{Driver, DriverConfig, Ending};
+pub use holders::{
+    HeldChange, HolderAnswer, HolderCounts, HolderOrder, HolderRefused, HolderReply, HolderVerb, Kept,
+};
 pub use letters::{LetterCounts, LetterOrder, LetterOutcome, LetterReport, LetterVerb};
 
 /// A connection within this host; never reused.
@@ -72,6 +76,8 @@ pub enum Event {
     },
     /// The connection has ended; `reason` is a label such as `closed`, `timeout`, `abuse`.
     Closed(Connection, &'static str),
+    /// A backend that holds sessions itself wants something.
+    Hold(HolderOrder, HolderReply),
     /// For the admin API.
     Query(Query),
     /// Plugins were prepared to be added, changed or removed: they are from now on. Names the plugins that do not want to
@@ -168,6 +174,10 @@ pub struct Census {
     pub clock_offset_ms: i64,
     /// The lease is not confirmed: the store is away.
     pub away: bool,
+    /// What this host has done for holders.
+    pub holders: HolderCounts,
+    /// Held sessions of the users of owned partitions.
+    pub held_sessions: u64,
 }
 
 /// A session was opened.
@@ -325,6 +335,21 @@ impl Handle {
         let (answer, answered) = oneshot::channel();
         self.send(Event::Open(session, answer)).await?;
         answered.await.map_err(|_| Stopped)
+    }
+
+    /// Asks something on behalf of a holder.
+    pub async fn hold(&self, order: HolderOrder) -> Result<Result<HolderAnswer, HolderRefused>, Stopped> {
+        self.begin_hold(order).await?.await.map_err(|_| Stopped)
+    }
+
+    /// The same; the answer is waited for later. Orders are carried out in the order in which they were begun.
+    pub async fn begin_hold(
+        &self,
+        order: HolderOrder,
+    ) -> Result<oneshot::Receiver<Result<HolderAnswer, HolderRefused>>, Stopped> {
+        let (reply, answered) = oneshot::channel();
+        self.send(Event::Hold(order, reply)).await?;
+        Ok(answered)
     }
 
     /// What was prepared of the plugins takes effect; `silent` want to hear of nothing that was before them.

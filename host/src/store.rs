@@ -78,12 +78,14 @@ pub struct Put {
 }
 
 /// Which session documents are to be removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purge {
     /// All of an instance.
     Of(InstanceId),
     /// All that were last written at or before this point: a request that arrives late does no harm.
     UpTo(Sequence),
+    /// The same, but for those of these instances.
+    UpToBut(Sequence, Arc<[InstanceId]>),
 }
 
 /// What a snapshot or a follower covers.

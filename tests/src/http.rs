@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -29,7 +29,7 @@ impl Answer {
 
 /// Sends one request without a body; `Err` if nobody listens.
 pub async fn ask(method: &str, address: SocketAddr, path: &str) -> std::io::Result<Answer> {
-    ask_with(method, address, path, &[]).await
+    send(method, address, path, &[], String::new()).await
 }
 
 /// The same, with these headers.
@@ -39,7 +39,19 @@ pub async fn ask_with(
     path: &str,
     headers: &[(&str, &str)],
 ) -> std::io::Result<Answer> {
-    within(format!("the answer to {method} {path}"), exchange(method, address, path, headers)).await
+    send(method, address, path, headers, String::new()).await
+}
+
+/// The same, with these headers and this body.
+pub async fn send(
+    method: &str,
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> std::io::Result<Answer> {
+    let exchange = exchange(method, address, path, headers, body.into());
+    within(format!("the answer to {method} {path}"), exchange).await
 }
 
 async fn exchange(
@@ -47,6 +59,7 @@ async fn exchange(
     address: SocketAddr,
     path: &str,
     headers: &[(&str, &str)],
+    body: Bytes,
 ) -> std::io::Result<Answer> {
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) =
@@ -56,7 +69,7 @@ async fn exchange(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let request = request.body(Empty::<Bytes>::new()).expect("tests ask for valid paths");
+    let request = request.body(Full::new(body)).expect("tests ask for valid paths");
     let response = sender.send_request(request).await.map_err(std::io::Error::other)?;
     let status = response.status().as_u16();
     let header = response.headers().get("content-type").and_then(|value| value.to_str().ok());

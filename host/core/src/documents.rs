@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::events::{Attributes, Label, Status};
-use crate::ids::{InstanceId, LeafId, PartitionId, Sequence, SessionId, UserId};
+use crate::ids::{HolderName, Incarnation, InstanceId, LeafId, PartitionId, Sequence, SessionId, UserId};
 use crate::message::CustomMessage;
 use crate::time::Timestamp;
 pub use crate::trail::{Moment, Past, Reason, Trail};
@@ -89,7 +89,7 @@ pub enum Document {
     Meta(MetaRecord),
 }
 
-/// All sessions of one user on one instance, written by that instance's gateway alone.
+/// All sessions of one user on one instance, written by that instance's gateway alone; of a holder by any host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionDocument {
     /// Live sessions, and ended ones whose `session-disconnected` is not settled yet; by id.
@@ -114,6 +114,13 @@ pub struct SessionEntry {
     /// Set once it has ended: it no longer counts, but its hook is still to be settled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
+    /// Of a held session: the version of the document that listed it first; 0: this one.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub listed: Sequence,
+}
+
+fn is_first(listed: &Sequence) -> bool {
+    *listed == Sequence(0)
 }
 
 /// How a session ended.
@@ -165,6 +172,18 @@ pub struct CheckpointDocument {
     pub epoch: u64,
     /// By plugin name. Entries of plugins that the owner doesn't know are kept.
     pub plugins: BTreeMap<String, PluginCheckpoint>,
+    /// How far the session hooks of held sessions are settled; none: there never were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<HeldCheckpoint>,
+}
+
+/// How far the session hooks of held sessions are settled, whatever plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldCheckpoint {
+    /// Everything that documents up to here tell of.
+    pub up_to: Sequence,
+    /// The boot generation it counts in: `everything` has had receivers forget what was before.
+    pub generation: u64,
 }
 
 /// What one plugin was told.
@@ -197,6 +216,27 @@ pub struct InstanceRecord {
     /// Set once it is declared dead: the journal of its cleanup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleanup: Option<Cleanup>,
+    /// Set on what belongs to a holder: its incarnation, or the record of its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Box<HolderRecord>>,
+}
+
+/// What an instance record says of a holder. Hosts that don't know of holders see one that never ceases to join, or has
+/// left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderRecord {
+    /// Its name.
+    pub name: HolderName,
+    /// Which of its lives.
+    pub incarnation: Incarnation,
+    /// How long it lives without a renewal, in milliseconds.
+    pub lease_ms: u64,
+    /// The fresh start that it belongs to ([`BootRecord::start`]): whoever bears another one was not spared by it.
+    #[serde(default)]
+    pub start: u64,
+    /// Of the record of the name ([`HolderName::key`]): the instance that this incarnation is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<InstanceId>,
 }
 
 /// The journal of a dead instance's cleanup: whoever resumes it knows what is done.

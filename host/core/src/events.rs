@@ -48,6 +48,8 @@ pub mod labels {
     pub const CLOSED: &str = "closed";
     /// No frame came for heartbeat plus heartbeat_timeout.
     pub const TIMEOUT: &str = "timeout";
+    /// The holder says that it has ended, and no more.
+    pub const ENDED: &str = "ended";
     /// The token that opened the session expired.
     pub const EXPIRED: &str = "expired";
     /// The host was told to stop.
@@ -144,6 +146,8 @@ pub struct SessionEvent {
     pub session: Session,
     /// What happened to it.
     pub change: SessionChange,
+    /// Of a session that a holder holds: the user's partition, whose owner runs the hook for the cluster.
+    pub partition: Option<PartitionId>,
 }
 
 /// The two session hooks.

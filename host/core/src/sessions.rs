@@ -319,6 +319,7 @@ impl LocalSessions {
                 connected_at: record.connected_at,
                 attributes: record.attributes.clone(),
                 ended: record.ended.as_deref().cloned(),
+                listed: Default::default(),
             });
         });
         sessions.sort_unstable_by(|one, other| one.id.cmp(&other.id));
@@ -418,7 +419,7 @@ impl LocalSessions {
             connected_at: record.connected_at,
             attributes: record.attributes.clone(),
         };
-        self.effects.push_back(SessionEffect::Hook(SessionEvent { session, change }));
+        self.effects.push_back(SessionEffect::Hook(SessionEvent { session, change, partition: None }));
     }
 
     /// The session changed: its user's document is to be written.

@@ -85,6 +85,7 @@ impl Driver {
                 self.answer(connection, request);
             }
             Event::Closed(connection, reason) => self.close(now, SessionKey(connection.0), reason),
+            Event::Hold(order, reply) => self.hold(now, order, reply),
             Event::Query(query) => self.handle_query(now, query),
             Event::SwitchPlugins(silent, done) => {
                 self.switch_plugins(now, silent);
@@ -181,6 +182,8 @@ impl Driver {
             cleanup_time: self.cleanup_time,
             clock_offset_ms: self.clock_offset,
             away: self.away_since.is_some(),
+            holders: self.holders.counts(),
+            held_sessions: self.held_sessions(),
             ..Census::default()
         };
         for partition in self.partitions.values() {
@@ -320,7 +323,8 @@ impl Driver {
         let decided = last && self.partitions.values().all(Partition::is_settled);
         // Nobody was told of the sessions of a host that has not joined: it is another life that had no time to.
         let sessions = if self.membership.takes_part() { self.sessions.unsettled() } else { 0 };
-        let settled = waiting == 0 && sessions == 0 && (handed_over || decided);
+        let held = self.holders.documents.waiting();
+        let settled = waiting == 0 && sessions == 0 && held == 0 && (handed_over || decided);
         if !settled && !over {
             return;
         }

@@ -108,6 +108,10 @@ impl Driver {
             Completion::LetterRead(order, asker, read) => self.letter_read(order, asker, read),
             Completion::LetterRemoved(letter) => self.letter_removed(letter),
             Completion::LetterDropped(letter, asker, report) => self.letter_dropped(letter, asker, report),
+            Completion::Holder(facts, result, reply) => self.holder_served(now, facts, result, reply),
+            Completion::HolderFound(found, order, reply) => self.holder_found(now, found, order, reply),
+            Completion::HeldRead(id, found) => self.holders.documents.handle_read(id, found),
+            Completion::HeldWritten(id, result) => self.holders.documents.handle_written(id, result),
             Completion::DecidedAnew(because) => self.decided_anew(now, because),
             Completion::Nothing => {}
         }
@@ -183,7 +187,7 @@ impl Driver {
                 self.ask_all_to_decide_anew(Because::Run(run));
             }
             MembershipEffect::Abandon => self.plugins.abandon_everything(),
-            MembershipEffect::PurgeAll => self.purge_all(),
+            MembershipEffect::PurgeAll(spared) => self.purge_all(spared),
             MembershipEffect::Own(partition, claim) => self.own(now, partition, claim),
             MembershipEffect::Adopt(id, claim) => {
                 if let Some(partition) = self.partitions.get_mut(&id) {
@@ -252,6 +256,7 @@ impl Driver {
             partition.tracker.handle_instance_lost(now, instance, heard);
             self.touched.insert(*id);
         }
+        self.holder_lost(instance);
         self.watchers.handle_instance_lost(instance);
     }
 
@@ -288,7 +293,7 @@ impl Driver {
     }
 
     /// A UUIDv7, as session ids are.
-    fn new_instance_id(&mut self, now: Now) -> InstanceId {
+    pub(super) fn new_instance_id(&mut self, now: Now) -> InstanceId {
         match new_session_id(&mut self.random, now) {
             presence_core::ids::SessionId::Hosted(id) => InstanceId(id),
             presence_core::ids::SessionId::Held(_) => self.membership.instance(),
@@ -300,6 +305,7 @@ impl Driver {
         tracing::error!("the store was recreated: everything that this host knows is written again");
         self.sessions.handle_reassert();
         self.leftovers.clear();
+        self.holders.documents.handle_wiped();
         self.letters.forget();
         self.era = std::sync::Arc::new(());
         self.stop_following();

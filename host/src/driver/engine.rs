@@ -10,6 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use presence_core::documents::Layout;
 use presence_core::events::Hook;
+use presence_core::holders::DocumentId;
 use presence_core::ids::{InstanceId, PartitionId, Sequence, UserId};
 use presence_core::membership::{Membership, MembershipConfig};
 use presence_core::sessions::{LocalSessions, SessionKey, SessionsConfig};
@@ -18,6 +19,7 @@ use presence_core::time::{Now, Tick};
 use presence_core::watchers::Watchers;
 use tokio::sync::mpsc;
 
+use super::holders::Holders;
 use super::io::Completion;
 use super::letters::Letters;
 use super::newcomers::{exporting, fingerprint, status_plugins};
@@ -153,6 +155,8 @@ pub struct Driver {
     pub(super) questions: Questions,
     /// Dead letters that are being replayed or dropped.
     pub(super) letters: Letters,
+    /// What is done for holders.
+    pub(super) holders: Holders,
     pub(super) clock_due: Tick,
     /// When watchers forget the revisions that they know.
     pub(super) forget_revisions_due: Option<Tick>,
@@ -272,6 +276,7 @@ impl Driver {
             notices,
             questions,
             letters: Letters::default(),
+            holders: Holders::new(),
             clock_due: Tick(0),
             forget_revisions_due: None,
             reread_due: Tick(0),
@@ -386,6 +391,9 @@ impl Driver {
                 if hook == Hook::SessionDisconnected {
                     self.sessions.handle_settled(&session);
                 }
+            }
+            Outcome::Held { partition, instance, user, session, hook } => {
+                self.held_settled(partition, &DocumentId { instance, user }, &session, hook);
             }
             Outcome::Status { plugin, user, partition, sequence } => {
                 if let Some(partition) = self.partitions.get_mut(&partition) {
@@ -548,6 +556,7 @@ impl Driver {
             quiet &= self.carry_out_sessions();
             quiet &= self.carry_out_membership(now);
             quiet &= self.carry_out_partitions(now);
+            quiet &= self.carry_out_holders(now);
             quiet &= self.carry_out_watchers(now);
             while let Some(completion) = self.done.pop_front() {
                 quiet = false;

@@ -1,4 +1,4 @@
-//! The admin listener: users and their sessions, plugins, dead letters, health, metrics, reloads, and what changes. Keep it
+//! The admin listener: users and their sessions, holders, plugins, dead letters, health, metrics, reloads, and what changes. Keep it
 //! private: it changes dead letters and plugins. Each route stands in one list, with what the OpenAPI document says of it, and in the group whose
 //! scope a key needs.
 
@@ -16,7 +16,7 @@ use http::{HeaderValue, Response, StatusCode, Uri};
 use presence_core::ids::UserId;
 use presence_core::time::Timestamp;
 use serde::Serialize;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
@@ -32,12 +32,14 @@ use super::origin;
 use super::problem::{Kind, Problem};
 use super::query::{self, QueryError};
 use super::traffic::Traffic;
+use crate::api_keys::Scope;
 use crate::driver::{Event, Query};
 use crate::store::{SharedStore, StoreError};
 
 pub mod cluster;
 pub mod counts;
 mod events;
+pub mod holders;
 pub mod letters;
 pub mod messages;
 mod paging;
@@ -88,6 +90,10 @@ struct Desk {
     handle: Handle,
     deps: AdminDeps,
     traffic: Arc<Traffic>,
+    /// Ends what lasts longer than a request.
+    shutdown: CancellationToken,
+    /// Places for connections of holders, beside those of the listener.
+    holds: Arc<Semaphore>,
     events: Events,
 }
 
@@ -98,6 +104,8 @@ pub(super) fn router(
     traffic: Arc<Traffic>,
     closing: CancellationToken,
 ) -> Router {
+    let holds = Arc::new(Semaphore::new(holders::MAX_CONNECTIONS));
+    let shutdown = closing.clone();
     let events = Events::new(deps.store.clone(), traffic.clone(), closing);
     let groups = [open(), reading(), holding(), changing()];
     let router = groups.into_iter().fold(Router::new(), |router, routes| {
@@ -108,7 +116,13 @@ pub(super) fn router(
             None => routes,
         })
     });
-    with_answers_to_the_rest(router).with_state(Desk { handle, deps, traffic, events })
+    let router = router.merge(scoped(Scope::Read, holders::reading(), &traffic)).merge(scoped(
+        Scope::Sessions,
+        holders::changing(),
+        &traffic,
+    ));
+    let desk = Desk { handle, deps, traffic, shutdown, holds, events };
+    with_answers_to_the_rest(router).with_state(desk)
 }
 
 /// Whether the host lives and may be sent clients. The paths are those of [`super::callers::OPEN_PATHS`].

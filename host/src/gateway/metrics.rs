@@ -216,7 +216,7 @@ fn write_census(encoder: &mut DescriptorEncoder<'_>, census: &Census) -> fmt::Re
         MetricType::Counter,
     )?;
     write_count(&mut dropped, letters.dropped)?;
-    for (name, help, figure) in MEMBERSHIP_COUNTERS {
+    for (name, help, figure) in CENSUS_COUNTERS {
         let mut counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         write_count(&mut counter, figure(census))?;
     }
@@ -235,6 +235,9 @@ fn write_census(encoder: &mut DescriptorEncoder<'_>, census: &Census) -> fmt::Re
         ("store_away", "1 while the own lease is not confirmed", u64::from(census.away)),
         ("watched_users", "Users that clients of this host watch", census.watched),
         ("partitions_owned", "Partitions that this host owns", census.partitions.len() as u64),
+        ("holders", "Holders that live", census.membership.holders),
+        ("held_sessions", "Sessions of holders, of the users that this host owns", census.held_sessions),
+        ("held_changes_waiting", "Changes of held sessions that wait for the store", census.holders.waiting),
     ] {
         encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&count)?;
     }
@@ -245,7 +248,7 @@ fn write_census(encoder: &mut DescriptorEncoder<'_>, census: &Census) -> fmt::Re
 
 type OfCensus = fn(&Census) -> u64;
 
-const MEMBERSHIP_COUNTERS: [(&str, &str, OfCensus); 14] = [
+const CENSUS_COUNTERS: [(&str, &str, OfCensus); 19] = [
     ("lease_renewals", "Renewals of the own lease that came back", |census| census.membership.renewals),
     ("lease_lapses", "How often the own lease ran out", |census| census.membership.lapses),
     ("partitions_claimed", "Claims of partitions that were written", |census| census.membership.claims),
@@ -264,6 +267,15 @@ const MEMBERSHIP_COUNTERS: [(&str, &str, OfCensus); 14] = [
     ("store_recreated", "How often the store was found recreated", |census| census.membership.wipes),
     ("watcher_gaps", "How often updates of the store were missed", |census| census.gaps),
     ("partition_reads", "Snapshots of partitions that were read", |census| census.reads),
+    ("holders_registered", "Holders registered by this host", |census| census.holders.registered),
+    ("holder_renewals", "Leases of holders renewed by this host", |census| census.holders.renewed),
+    ("held_changes", "Changes of held sessions that were done", |census| census.holders.changed),
+    ("held_changes_rejected", "Changes of held sessions that were not done", |census| {
+        census.holders.rejected
+    }),
+    ("held_conflicts", "Writes for holders that met another writer, or had no answer", |census| {
+        census.holders.conflicts
+    }),
 ];
 
 type OfHook = fn(&HookMetrics) -> u64;

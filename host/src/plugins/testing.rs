@@ -122,7 +122,7 @@ pub(crate) fn session_event(user: &str, session: u128) -> SessionEvent {
         connected_at: Timestamp(1),
         attributes: Attributes::new(vec![("user-agent".to_owned(), "test".to_owned())]),
     };
-    SessionEvent { session, change: SessionChange::Connected }
+    SessionEvent { session, change: SessionChange::Connected, partition: None }
 }
 
 /// Keeps dead letters; is never asked for anything else.

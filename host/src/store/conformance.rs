@@ -58,6 +58,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("sessions_of_an_instance", |store| Box::pin(reading::sessions_of_an_instance(store))),
     ("purge_and_late_writes", |store| Box::pin(reading::purge_and_late_writes(store))),
     ("a_purge_up_to_a_point", |store| Box::pin(reading::a_purge_up_to_a_point(store))),
+    ("a_purge_spares_some", |store| Box::pin(reading::a_purge_spares_some(store))),
     ("buckets_are_independent", |store| Box::pin(reading::buckets_are_independent(store))),
     ("updates_after_a_snapshot", |store| Box::pin(following::updates_after_a_snapshot(store))),
     ("live_updates_of_some_partitions", |store| Box::pin(following::live_updates_of_some_partitions(store))),
@@ -131,6 +132,7 @@ fn sessions(numbers: &[u128]) -> Document {
         connected_at: Timestamp(1_000),
         attributes: Attributes::new(vec![("user-agent".into(), "conformance".into())]),
         ended: None,
+        listed: Default::default(),
     };
     let sessions = numbers.iter().map(entry).collect();
     Document::Sessions(Arc::new(SessionDocument { sessions, drained_until: None }))
@@ -165,6 +167,7 @@ fn instance(renewal: u64) -> Document {
         renewal,
         plugins: 0,
         cleanup: None,
+        holder: None,
     })
 }
 

@@ -380,6 +380,7 @@ mod tests {
             renewal,
             plugins: 0,
             cleanup: None,
+            holder: None,
         };
         Put { key: KEY, document: Document::Instance(record), expect: Expect::Any, lease: Some(MIN_LEASE) }
     }

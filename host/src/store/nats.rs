@@ -222,6 +222,7 @@ impl Store for NatsStore {
         let shared = self.shared.clone();
         Box::pin(async move {
             let (count, request) = match which {
+                Purge::UpToBut(point, spared) => return shared.purge_but(point, &spared).await,
                 // The server counts markers too.
                 Purge::Of(instance) => {
                     let count = shared.sessions_of(instance).await?.len();

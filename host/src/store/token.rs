@@ -348,6 +348,7 @@ mod tests {
             connected_at: Timestamp(1),
             attributes,
             ended: None,
+            listed: Default::default(),
         };
         let context = SpanContext { trace: 7, span: 9 };
         for drained_until in [None, Some(Timestamp(5))] {
@@ -534,6 +535,7 @@ mod tests {
             connected_at: Timestamp(5),
             attributes: Attributes::new(vec![("user-agent".into(), "ünït \"test\"".into())]),
             ended: Some(Ended { at: Timestamp(9), reason: "closed".into() }),
+            listed: Default::default(),
         };
         let held = SessionEntry { id: SessionId::Held("chat/1".into()), ended: None, ..entry.clone() };
         let sessions =
@@ -569,6 +571,7 @@ mod tests {
             renewal: 6,
             plugins: u64::MAX,
             cleanup: Some(cleanup),
+            holder: None,
         };
         let layout = Layout { partitions: 64, leaves: 16 };
         vec![
@@ -576,7 +579,7 @@ mod tests {
             Document::Owner(Claim { instance: Some(INSTANCE), nonce: u64::MAX }),
             Document::User(status),
             Document::Message(CustomMessage { text: "in a \"meeting\" 🦀".into(), until: Timestamp(7) }),
-            Document::Checkpoint(Arc::new(CheckpointDocument { epoch: 1, plugins })),
+            Document::Checkpoint(Arc::new(CheckpointDocument { epoch: 1, plugins, held: None })),
             Document::Instance(instance),
             Document::Boot(BootRecord {
                 generation: 1,

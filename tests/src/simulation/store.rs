@@ -279,7 +279,7 @@ impl Store for SimStore {
 
     fn purge_sessions(&self, which: Purge) -> BoxFuture<'static, Result<u64, StoreError>> {
         let origin = self.origin;
-        self.ask_result(None, move |truth| Ok(truth.purge_sessions(origin, which)))
+        self.ask_result(None, move |truth| Ok(truth.purge_sessions(origin, which.clone())))
     }
 
     fn get(&self, key: Key) -> BoxFuture<'static, Result<Option<(Sequence, Document)>, StoreError>> {

@@ -47,6 +47,8 @@ pub(super) struct Known {
     pub(super) wipes: u32,
     /// It removed its key, or wrote `left`.
     pub(super) left: bool,
+    /// It is a holder's, or the record of a holder's name.
+    pub(super) held: bool,
 }
 
 /// An instance that was declared dead.
@@ -201,11 +203,12 @@ impl Truth {
     }
 
     pub(super) fn purge_sessions(&mut self, origin: Origin, which: Purge) -> u64 {
-        let purged = now(self.store.purge_sessions(which)).unwrap_or(0);
-        let whose = match which {
-            Purge::Of(instance) => short(instance),
+        let whose = match &which {
+            Purge::Of(instance) => short(*instance),
             Purge::UpTo(point) => format!("everybody up to #{}", point.0),
+            Purge::UpToBut(point, spared) => format!("all but {} up to #{}", spared.len(), point.0),
         };
+        let purged = now(self.store.purge_sessions(which)).unwrap_or(0);
         self.journal.note(format_args!("{origin} purges {purged} documents of {whose}"));
         purged
     }
@@ -322,7 +325,18 @@ impl Truth {
         };
         if record.state == InstanceState::Dead {
             let again = self.deaths.contains_key(&instance);
-            if lived && !again && self.instances.get(&instance).is_some_and(|known| !known.left) {
+            // A holder that ends or registers anew is declared dead by who serves it, who names no cleaner.
+            // So is one that bears another fresh start than the open boot: it was kept alive by who had not heard of it.
+            let start = self.boot.map(|boot| boot.start);
+            let outdated = record.holder.as_ref().is_some_and(|holder| Some(holder.start) != start);
+            let by_itself = record.holder.is_some()
+                && record.cleanup.as_ref().is_some_and(|cleanup| cleanup.by.is_none());
+            if lived
+                && !again
+                && !by_itself
+                && !outdated
+                && self.instances.get(&instance).is_some_and(|known| !known.left)
+            {
                 let whose = self.whose(instance);
                 self.journal.violate("I5", format!("{origin} declares {whose} dead, which kept its lease"));
             }
@@ -349,6 +363,7 @@ impl Truth {
             lease_ends: present,
             wipes: 0,
             left: false,
+            held: record.holder.is_some(),
         });
         let rarely = lived && known.lease_ends <= present + Duration::from_millis(300);
         if !lived {
@@ -358,7 +373,7 @@ impl Truth {
         known.renewed = present;
         known.wipes = self.wipes;
         known.left = record.state == InstanceState::Left;
-        known.lease_ends = present + super::plan::TTL;
+        known.lease_ends = present + lease.unwrap_or(super::plan::TTL);
         if lease.is_some() && rarely && self.random.bool() {
             // Seen with a real server: a renewal is acknowledged, and the marker of the lease before wipes it.
             self.journal.count("renewal wiped by the marker behind it");

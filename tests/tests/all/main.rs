@@ -14,6 +14,7 @@ mod details;
 mod events;
 mod first_steps;
 mod fuzzing;
+mod holders;
 mod hostile;
 mod http_api;
 mod imports;

@@ -123,6 +123,7 @@ fn instance(renewal: u64) -> Document {
         renewal,
         plugins: 0,
         cleanup: None,
+        holder: None,
     })
 }
 

@@ -52,6 +52,7 @@ impl ModelSession {
             connected_at: at(self.opened).wall,
             attributes: Attributes::default(),
             ended: self.ended.map(|(when, reason)| Ended { at: at(when).wall, reason: reason.into() }),
+            listed: Default::default(),
         }
     }
 
@@ -64,7 +65,7 @@ impl ModelSession {
             connected_at: at(self.opened).wall,
             attributes: Attributes::default(),
         };
-        SessionEffect::Hook(SessionEvent { session, change })
+        SessionEffect::Hook(SessionEvent { session, change, partition: None })
     }
 }
 

@@ -28,6 +28,7 @@ fn entry(id: u128, status: Status, connected_at: u64, ended: Option<(u64, &'stat
         connected_at: Timestamp(connected_at),
         attributes: Attributes::default(),
         ended: ended.map(|(at, reason)| Ended { at: Timestamp(at), reason: reason.into() }),
+        listed: Default::default(),
     }
 }
 
@@ -49,7 +50,7 @@ fn hook(id: u128, name: &str, status: Status, connected_at: u64, change: Session
         connected_at: Timestamp(connected_at),
         attributes: Attributes::default(),
     };
-    SessionEffect::Hook(SessionEvent { session, change })
+    SessionEffect::Hook(SessionEvent { session, change, partition: None })
 }
 
 fn disconnected(reason: &'static str, duration_ms: u64) -> SessionChange {

@@ -72,6 +72,7 @@ mod tests {
             connected_at: Timestamp(now),
             attributes: Attributes::default(),
             ended: None,
+            listed: Default::default(),
         };
         let document =
             status.map(|status| SessionDocument { sessions: vec![entry(status)], drained_until: None });

@@ -39,6 +39,7 @@ pub(super) fn document(statuses: &[Status], ended_at: Option<u64>) -> SessionDoc
         connected_at: Timestamp(1),
         attributes: Attributes::default(),
         ended: None,
+        listed: Default::default(),
     };
     let mut sessions: Vec<SessionEntry> = statuses.iter().enumerate().map(entry).collect();
     if let Some(at) = ended_at {

@@ -38,6 +38,9 @@ pub struct InstanceDocument {
     pub cleanup: Option<CleanupPhase>,
     /// True for the host that answers.
     pub own: bool,
+    /// Set if it is no host's, but a holder's: which of its lives. `host` is the holder's name then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<String>,
 }
 
 /// All known instances.
@@ -99,6 +102,7 @@ impl From<InstanceView> for InstanceDocument {
             renewed_ms_ago: view.renewed_ago.as_millis() as u64,
             cleanup: view.cleanup,
             own: view.own,
+            incarnation: view.holder.map(|holder| holder.incarnation.to_string()),
         }
     }
 }
@@ -125,6 +129,7 @@ pub(super) fn reading() -> Routes<Desk> {
         renewed_ms_ago: 812,
         cleanup: None,
         own: true,
+        incarnation: None,
     };
     let listed = Operation::get("/v1/instances", "get_instances", "The instances that this host knows")
         .answers(

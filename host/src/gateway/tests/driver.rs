@@ -158,6 +158,8 @@ impl Running {
             }
             Event::Closed(_, reason) => self.hear(Heard::Closed(reason)),
             Event::Query(query) => self.query(query),
+            // Nobody holds sessions here: whoever asks hears that this driver has stopped.
+            Event::Hold(_, reply) => drop(reply),
             Event::Drain => {}
             #[allow(unreachable_patterns, reason = "the driver may hear more than the gateway says")]
             _ => {}

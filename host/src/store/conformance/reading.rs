@@ -197,6 +197,29 @@ pub async fn a_purge_up_to_a_point(store: SharedStore) {
     assert_eq!(get(&store, &user_key(1, "alice")).await, Some((point, record(1))));
 }
 
+/// A purge up to a point may spare some instances.
+pub async fn a_purge_spares_some(store: SharedStore) {
+    let (spared, gone) =
+        (sessions_key(1, "alice", 7), [sessions_key(1, "alice", 8), sessions_key(2, "bob", 9)]);
+    for key in gone.iter().chain([&spared]) {
+        write(&store, key, sessions(&[1])).await;
+    }
+    let point = write(&store, &user_key(1, "alice"), record(1)).await;
+    let after = sessions_key(1, "dave", 8);
+    write(&store, &after, sessions(&[4])).await;
+    let purge = || Purge::UpToBut(point, [InstanceId(7)].into());
+    store.purge_sessions(purge()).await.expect("purged");
+    store.purge_sessions(purge()).await.expect("purged again, which does no harm");
+    for key in &gone {
+        assert_eq!(get(&store, key).await, None);
+    }
+    for (key, there) in
+        [(&spared, sessions(&[1])), (&after, sessions(&[4])), (&user_key(1, "alice"), record(1))]
+    {
+        assert_eq!(get(&store, key).await.map(|(_, document)| document), Some(there));
+    }
+}
+
 /// A purge takes one instance's sessions and nothing else; what is written later is there.
 pub async fn purge_and_late_writes(store: SharedStore) {
     let (key, other) = (sessions_key(1, "alice", 7), sessions_key(1, "alice", 8));

@@ -135,9 +135,13 @@ impl Contents {
         let leases = &mut self.leases;
         for place in self.documents.values_mut().flat_map(|place| &mut place.0) {
             place.retain(|key, (sequence, _)| {
-                let stays = match which {
-                    Purge::Of(instance) => !is_session_of(key, instance),
-                    Purge::UpTo(point) => !matches!(key, Key::Sessions(..)) || *sequence > point,
+                let stays = match &which {
+                    Purge::Of(instance) => !is_session_of(key, *instance),
+                    Purge::UpTo(point) => !matches!(key, Key::Sessions(..)) || *sequence > *point,
+                    Purge::UpToBut(point, spared) => match key {
+                        Key::Sessions(.., instance) => *sequence > *point || spared.contains(instance),
+                        _ => true,
+                    },
                 };
                 if !stays {
                     leases.set(key, None);

@@ -6,7 +6,7 @@
 //! repeated until it is reached. An answer holds at most 1,024 subjects; with more the coverage is divided: by
 //! partition, by leaf, by kind, and what is still too large is read through a consumer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Message, Subscriber, header};
@@ -106,6 +106,32 @@ impl Shared {
         };
         let (found, _) = self.read(Bucket::Sessions, vec![part], Sequence(now.state.last_seq)).await?;
         Ok(found.into_iter().map(|(key, (_, document))| (key, document)).collect())
+    }
+
+    /// Removes the session documents that were last written at or before a point, but for those of some instances. Tells
+    /// how many messages went.
+    pub(super) async fn purge_but(&self, point: Sequence, spared: &[InstanceId]) -> Result<u64, StoreError> {
+        let sessions = Which::Bucket(Bucket::Sessions);
+        let filter = format!("{}.s.>", self.streams.names.prefix);
+        let (mut instances, mut offset) = (BTreeSet::new(), 0);
+        loop {
+            let subjects = self.streams.subjects_from(sessions, &filter, offset).await?;
+            if subjects.is_empty() {
+                break;
+            }
+            offset += subjects.len();
+            let last = |subject: &String| subject.rsplit('.').next()?.parse::<InstanceId>().ok();
+            instances.extend(subjects.iter().filter_map(last));
+        }
+        let mut purged = 0;
+        for instance in instances.into_iter().filter(|instance| !spared.contains(instance)) {
+            let request = json!({ "filter": self.sessions_filter(instance), "seq": point.0 + 1 });
+            let stream = self.streams.names.stream(sessions);
+            let answer = self.streams.call("STREAM.PURGE", stream, request.to_string()).await;
+            let answer = answer.and_then(|message| api::body::<serde_json::Value>(&message));
+            purged += self.streams.noted(answer)?["purged"].as_u64().unwrap_or(0);
+        }
+        Ok(purged)
     }
 
     /// The subjects of all session documents of an instance.

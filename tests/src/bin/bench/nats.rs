@@ -82,6 +82,7 @@ fn session(number: usize) -> Document {
         connected_at: Timestamp(1_764_000_000_000),
         attributes: Attributes::new(vec![("user-agent".into(), "bench".into())]),
         ended: None,
+        listed: Default::default(),
     };
     Document::Sessions(Arc::new(SessionDocument { sessions: vec![entry], drained_until: None }))
 }

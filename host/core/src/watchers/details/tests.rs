@@ -38,6 +38,7 @@ fn entry(id: u128, device: Option<&str>) -> SessionEntry {
         connected_at: Timestamp(id as u64),
         attributes: Attributes::default().with_metadata(&metadata),
         ended: None,
+        listed: Default::default(),
     }
 }
 
