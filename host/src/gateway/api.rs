@@ -300,11 +300,6 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         self
     }
 
-    /// Who may ask for all of these.
-    pub fn group(&self) -> Group {
-        self.group
-    }
-
     /// For the router, and for the document.
     pub fn into_parts(self) -> (Router<S>, Vec<(Group, Operation)>) {
         let operations = self.operations.into_iter().map(|operation| (self.group, operation));
