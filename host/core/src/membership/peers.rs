@@ -171,6 +171,9 @@ impl Peers {
             (peer.suspect, peer.judging) = (true, false);
             return News::Changed;
         }
+        // A holder that is renewed for another fresh start than before is to be looked at.
+        let start = |record: &InstanceRecord| record.holder.as_ref().map(|holder| holder.start);
+        let moved = start(&peer.record) != start(record);
         peer.record = record.clone();
         peer.suspect = false;
         peer.judging = false;
@@ -182,7 +185,7 @@ impl Peers {
         if renewal != record.renewal {
             peer.heard = now;
         }
-        if before == record.state && !was_suspect { News::None } else { News::Changed }
+        if before == record.state && !was_suspect && !moved { News::None } else { News::Changed }
     }
 
     /// A record is gone: its lease ran out, or it was deleted.
