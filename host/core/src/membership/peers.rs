@@ -171,6 +171,8 @@ impl Peers {
             (peer.suspect, peer.judging) = (true, false);
             return News::Changed;
         }
+        let other_start =
+            peer.holder().map(|holder| holder.start) != record.holder.as_ref().map(|holder| holder.start);
         peer.record = record.clone();
         peer.suspect = false;
         peer.judging = false;
@@ -182,7 +184,7 @@ impl Peers {
         if renewal != record.renewal {
             peer.heard = now;
         }
-        if before == record.state && !was_suspect { News::None } else { News::Changed }
+        if before == record.state && !was_suspect && !other_start { News::None } else { News::Changed }
     }
 
     /// A record is gone: its lease ran out, or it was deleted.
