@@ -270,8 +270,13 @@ impl Driver {
                 let (key, expect) = (key(&id), Expect::Last(expect));
                 let operation = async move {
                     let lease = document.sessions.is_empty().then_some(EMPTY_KEPT);
+                    let shows = document.sessions.iter().any(|entry| entry.attributes.has_metadata());
                     let document = Document::Sessions(document);
                     let written = store.put(Put { key, document, expect, lease }).await;
+                    if shows && written.is_ok() {
+                        // Watchers that ask for metadata.
+                        store.notify_details(&id.user);
+                    }
                     let result = match written {
                         Ok(sequence) => Ok(sequence),
                         Err(StoreError::Conflict { .. }) => Err(NotDone::LookAgain),

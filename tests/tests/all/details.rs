@@ -1,6 +1,6 @@
 //! Metadata of sessions and custom messages of users: who asks sees them, wherever they were set, and nobody else does.
 
-use presence_tests::{Client, Config, Daemon, NatsServer, Plugin, Recorder, until};
+use presence_tests::{Client, Config, Daemon, Holder, NatsServer, Plugin, Recorder, until};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -89,6 +89,20 @@ async fn who_asks_sees_message_and_metadata_and_nobody_else_does() {
     let ended = recorder.until_events("session-disconnected", 1).await;
     let attributes = &ended[0]["data"]["session"]["attributes"];
     assert_eq!((&attributes["meta.device"], &attributes["meta.app_version"]), (&json!("desk"), &Value::Null));
+}
+
+#[tokio::test]
+async fn the_metadata_of_held_sessions_is_seen_too() {
+    let daemon = Daemon::with("").presence("offline_grace = \"0s\"").start().await;
+    let mut asks = daemon.client("asks").await;
+    watch_all(&mut asks, "bob").await;
+    asks.expect(json!({"user": "bob", "sessions": []})).await;
+    let holder = Holder::register(&daemon, "chat-1", "a", 30).await;
+    holder.put("s1", json!({"user": "bob", "metadata": {"device": "tv"}})).await;
+    let tv = json!([{"status": "online", "metadata": {"device": "tv"}}]);
+    asks.expect(json!({"status": "online", "sessions": tv})).await;
+    holder.delete("s1", "bob").await;
+    asks.expect(json!({"status": "offline", "sessions": []})).await;
 }
 
 #[tokio::test]
