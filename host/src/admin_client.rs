@@ -1,18 +1,25 @@
-//! Asks the admin API of a host, for the verbs of the command line that print something. Knows HTTP and problem
+//! Asks the admin API of a host, for the verbs of the command line that print something. Knows HTTP, keys and problem
 //! documents, not what the answers mean.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::cli::AdminArgument;
+use crate::requests::Requester;
 use crate::table::printable;
 
 /// How long an answer may take in all.
@@ -20,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// Where the key is, if no file is named.
+const KEY_VARIABLE: &str = "PRESENCE_API_KEY";
 
 /// What RFC 3986 calls unreserved stays as it is.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -61,79 +71,171 @@ pub fn detail(status: StatusCode, body: &[u8]) -> String {
     }
 }
 
-/// `GET {base}{path}`, read as JSON.
-pub async fn get<T: DeserializeOwned>(base: &str, path: &str) -> anyhow::Result<T> {
-    send(Method::GET, base, path).await
+/// One host, and the key for it.
+pub struct AdminClient {
+    base: String,
+    authorization: Option<HeaderValue>,
+    requester: Requester,
 }
 
-/// Another method, without a body; any success is read as JSON.
-pub async fn send<T: DeserializeOwned>(method: Method, base: &str, path: &str) -> anyhow::Result<T> {
-    let (base, status, body) = ask(method, base, path, PATIENCE).await?;
-    if !status.is_success() {
-        bail!("{base} answers {}", detail(status, &body));
+impl AdminClient {
+    /// Checks the address and reads the key. Asks nothing yet.
+    pub fn new(arguments: &AdminArgument) -> anyhow::Result<AdminClient> {
+        let base = arguments.url.trim_end_matches('/').to_owned();
+        let uri: Uri = base.parse().with_context(|| format!("--admin {base} is no URL"))?;
+        let is_https = match (uri.scheme_str(), uri.host()) {
+            (Some("https"), Some(_)) => true,
+            (Some("http"), Some(_)) => false,
+            _ => bail!(
+                "--admin {base}: give it as http://HOST:PORT or https://HOST:PORT, the host.admin of presence.toml"
+            ),
+        };
+        let key = match &arguments.key_file {
+            Some(path) => Some(read_key(path)?),
+            None => std::env::var(KEY_VARIABLE).ok().filter(|key| !key.is_empty()),
+        };
+        let authorization = key.map(|key| bearer(key.trim())).transpose()?;
+        let requester = match &arguments.ca_file {
+            Some(path) if is_https => Requester::trusting(authorities(path)?),
+            _ => Requester::new(is_https)
+                .context("no root certificates to check the host with: name them with --ca-file")?,
+        };
+        Ok(AdminClient { base, authorization, requester })
     }
-    read(base, &body)
-}
 
-/// `POST {base}{path}` without a body; 422 is a refusal.
-pub async fn post<T: DeserializeOwned>(
-    base: &str,
-    path: &str,
-    patience: Duration,
-) -> anyhow::Result<Posted<T>> {
-    let (base, status, body) = ask(Method::POST, base, path, patience).await?;
-    match status {
-        StatusCode::OK => read(base, &body).map(Posted::Done),
-        StatusCode::UNPROCESSABLE_ENTITY => read(base, &body).map(Posted::Refused),
-        _ => bail!("{base} answers {}", detail(status, &body)),
+    /// `GET {path}`, read as JSON.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.send(Method::GET, path).await
     }
-}
 
-fn read<T: DeserializeOwned>(base: &str, body: &[u8]) -> anyhow::Result<T> {
-    serde_json::from_slice(body)
-        .with_context(|| format!("{base} does not answer as the admin API of a host does"))
-}
-
-async fn ask<'b>(
-    method: Method,
-    base: &'b str,
-    path: &str,
-    patience: Duration,
-) -> anyhow::Result<(&'b str, StatusCode, Bytes)> {
-    let base = base.trim_end_matches('/');
-    let uri: Uri = format!("{base}{path}").parse().with_context(|| format!("--admin {base} is no URL"))?;
-    if uri.scheme_str() != Some("http") || uri.host().is_none() {
-        bail!("--admin {base}: give it as http://HOST:PORT, the host.admin of presence.toml");
-    }
-    let (status, body) = tokio::time::timeout(patience, fetch(method, base, uri))
-        .await
-        .map_err(|_| anyhow!("{base} does not answer within {} s", patience.as_secs()))??;
-    Ok((base, status, body))
-}
-
-async fn fetch(method: Method, base: &str, uri: Uri) -> anyhow::Result<(StatusCode, Bytes)> {
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
-    let mut request = Request::new(Empty::<Bytes>::new());
-    *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    let response = client.request(request).await.map_err(|error| {
-        if error.is_connect() {
-            anyhow!(error).context(format!(
-                "nothing answers at {base} (is `presence serve` running, with host.admin at this address?)"
-            ))
-        } else {
-            anyhow!(error).context(format!("{base} can't be asked"))
+    /// `GET {path}`, as text.
+    pub async fn text(&self, path: &str) -> anyhow::Result<String> {
+        let (status, body) = self.ask(Method::GET, path, PATIENCE).await?;
+        if !status.is_success() {
+            bail!("{} answers {}", self.base, detail(status, &body));
         }
-    })?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-    let body = body.map_err(|error| anyhow!(error).context(format!("the answer of {base} can't be read")))?;
-    Ok((status, body.to_bytes()))
+        String::from_utf8(body.into()).with_context(|| format!("{}{path} is no text", self.base))
+    }
+
+    /// Another method, without a body; any success is read as JSON.
+    pub async fn send<T: DeserializeOwned>(&self, method: Method, path: &str) -> anyhow::Result<T> {
+        let (status, body) = self.ask(method, path, PATIENCE).await?;
+        if !status.is_success() {
+            bail!("{} answers {}", self.base, detail(status, &body));
+        }
+        self.read(&body)
+    }
+
+    /// `POST {path}` without a body; 422 is a refusal.
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        patience: Duration,
+    ) -> anyhow::Result<Posted<T>> {
+        let (status, body) = self.ask(Method::POST, path, patience).await?;
+        match status {
+            StatusCode::OK => self.read(&body).map(Posted::Done),
+            StatusCode::UNPROCESSABLE_ENTITY => self.read(&body).map(Posted::Refused),
+            _ => bail!("{} answers {}", self.base, detail(status, &body)),
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, body: &[u8]) -> anyhow::Result<T> {
+        serde_json::from_slice(body)
+            .with_context(|| format!("{} does not answer as the admin API of a host does", self.base))
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        patience: Duration,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
+        let base = &self.base;
+        let mut request = Request::new(Full::<Bytes>::default());
+        *request.method_mut() = method;
+        *request.uri_mut() =
+            format!("{base}{path}").parse().with_context(|| format!("--admin {base} is no URL"))?;
+        if let Some(authorization) = &self.authorization {
+            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        }
+        tokio::time::timeout(patience, self.fetch(request))
+            .await
+            .map_err(|_| anyhow!("{base} does not answer within {} s", patience.as_secs()))?
+    }
+
+    async fn fetch(&self, request: Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, Bytes)> {
+        let base = &self.base;
+        let response = self.requester.request(request).await.map_err(|error| {
+            if error.is_connect() {
+                anyhow!(error).context(format!(
+                    "nothing answers at {base} (is `presence serve` running, with host.admin at this address?)"
+                ))
+            } else {
+                anyhow!(error).context(format!("{base} can't be asked"))
+            }
+        })?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+        let body =
+            body.map_err(|error| anyhow!(error).context(format!("the answer of {base} can't be read")))?;
+        Ok((status, body.to_bytes()))
+    }
+}
+
+fn read_key(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("--key-file {} can't be read", path.display()))
+}
+
+/// TLS with whoever has a certificate that is signed by one of these.
+pub fn authorities(path: &Path) -> anyhow::Result<ClientConfig> {
+    let shown = path.display();
+    let certificates =
+        CertificateDer::pem_file_iter(path).with_context(|| format!("--ca-file {shown} can't be read"))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        let certificate = certificate.with_context(|| format!("--ca-file {shown} is no good PEM"))?;
+        roots
+            .add(certificate)
+            .with_context(|| format!("--ca-file {shown} has a certificate that can't be used"))?;
+    }
+    if roots.is_empty() {
+        bail!("--ca-file {shown} has no certificate");
+    }
+    Ok(trusting(roots)?)
+}
+
+/// TLS with whoever the system trusts.
+pub fn native_authorities() -> anyhow::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        bail!("this system has no root certificates to check the host with: name them with --ca-file");
+    }
+    Ok(trusting(roots)?)
+}
+
+fn trusting(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Never tells the key.
+fn bearer(key: &str) -> anyhow::Result<HeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {key}"))
+        .map_err(|_| anyhow!("the key of --key-file or {KEY_VARIABLE} is none: it is one line, `pk_…`"))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn client(url: &str) -> anyhow::Result<AdminClient> {
+        AdminClient::new(&AdminArgument { url: url.to_owned(), key_file: None, ca_file: None })
+    }
 
     #[test]
     fn user_ids_survive_encoding() {
@@ -142,10 +244,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_wrong_is_said() {
-        let said = async |base: &str| format!("{:#}", get::<()>(base, "/healthz").await.unwrap_err());
-        assert!(said("https://localhost").await.contains("give it as http://HOST:PORT"));
-        assert!(said("localhost:7071").await.contains("--admin localhost:7071"));
+        let refused = |base: &str| format!("{:#}", client(base).map(drop).unwrap_err());
+        assert!(refused("ftp://localhost").contains("give it as http://HOST:PORT"));
+        assert!(refused("localhost:7071").contains("--admin localhost:7071"));
         let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        assert!(said(&format!("http://{free}")).await.contains("is `presence serve` running"));
+        let nobody = client(&format!("http://{free}/")).unwrap().get::<()>("/healthz").await.unwrap_err();
+        assert!(format!("{nobody:#}").contains("is `presence serve` running"), "{nobody:#}");
+        let secret = bearer("pk_a\nb").unwrap_err().to_string();
+        assert!(!secret.contains("pk_a"), "{secret}");
     }
 }

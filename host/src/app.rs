@@ -113,8 +113,8 @@ impl App {
         };
         let plugins = PluginSet::load(&settings.plugins, deps).await.map_err(BuildError::Plugins)?;
         let plugins = Arc::new(plugins);
-        let reloading = Reloader::new(source, &settings, plugins.clone())?;
         let listeners = gateway::bind(&settings).await?.traced(tracer.clone());
+        let reloading = Reloader::new(source, &settings, plugins.clone(), listeners.callers())?;
         let app = App { settings, listeners, plugins, reloading, store, clock, tracer };
         app.announce();
         Ok(app)

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::api_keys::Scope;
 use crate::authoring::AuthoringCommand;
 use crate::telemetry::LogFormat;
 
@@ -47,8 +48,8 @@ pub enum Command {
     },
     /// Let a running host read presence.toml and its plugins again
     #[command(
-        after_help = "Example:\n  presence reload --admin http://127.0.0.1:7071\n\nOnly [[plugin]] sections and \
-                            plugin files are applied, all of them or, if anything is wrong, none."
+        after_help = "Example:\n  presence reload --admin http://127.0.0.1:7071\n\nOnly [[plugin]] and [[api.key]] \
+                            sections and plugin files are applied, all of them or, if anything is wrong, none."
     )]
     Reload {
         /// Whom to ask.
@@ -62,6 +63,13 @@ pub enum Command {
     #[command(after_help = "Example:\n  presence connect --user alice\n\nThen type i (idle), o (online), \
                             w NAME (watch), u NAME (unwatch), q (quit).")]
     Connect(ConnectArguments),
+    /// Put the load of many clients on a deployment and print what it took
+    #[command(
+        after_help = "Example:\n  presence bench --sessions 2000 --admin http://127.0.0.1:7071\n  presence bench --url \
+                            ws://a:7070 --url ws://b:7070 --tokens tokens.txt --json\n\nIts users are real ones: the \
+                            plugins of the deployment hear of them."
+    )]
+    Bench(BenchArguments),
     /// Print the status of users
     #[command(after_help = "Example:\n  presence users alice bob")]
     Users {
@@ -75,6 +83,11 @@ pub enum Command {
         #[arg(required = true, value_name = "USER")]
         users: Vec<String>,
     },
+    /// Print the OpenAPI document of the admin listener
+    #[command(
+        after_help = "Example:\n  presence openapi > openapi.json\n\nA running host serves the same at /v1/openapi.json."
+    )]
+    Openapi,
     /// Print who lives: the instances that a host knows
     #[command(after_help = "Example:\n  presence instances --admin http://127.0.0.1:7071")]
     Instances {
@@ -95,6 +108,12 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make keys for the HTTP API
+    #[command(
+        subcommand,
+        after_help = "Example:\n  presence keys new --name backend --scope read --scope sessions"
+    )]
+    Keys(KeysCommand),
     /// Write, test and look after plugins
     #[command(subcommand, after_help = "Example:\n  presence plugin new greeter --lang rust")]
     Plugin(PluginCommand),
@@ -105,6 +124,24 @@ pub enum Command {
         input: PathBuf,
         /// The compiled code
         output: PathBuf,
+    },
+}
+
+/// `presence keys …`
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make a key: print it, once, and the lines for presence.toml
+    #[command(after_help = "Example:\n  presence keys new --name backend --scope read --scope sessions")]
+    New {
+        /// Whose it is
+        #[arg(long, value_name = "NAME")]
+        name: String,
+        /// What it may do: read, sessions, admin (which includes the others); any number of times
+        #[arg(long = "scope", required = true, value_name = "SCOPE")]
+        scopes: Vec<Scope>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -236,6 +273,12 @@ pub struct AdminArgument {
     /// The host's admin listener
     #[arg(long = "admin", default_value = "http://127.0.0.1:7071", value_name = "URL")]
     pub url: String,
+    /// A file with a key for it, where presence.toml has [[api.key]]; without it, the key in PRESENCE_API_KEY
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// A PEM file with the authority that has signed its certificate, for https; without it, those of the system
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `presence connect`
@@ -250,6 +293,75 @@ pub struct ConnectArguments {
     /// The host's listener for clients
     #[arg(long, default_value = "ws://127.0.0.1:7070", value_name = "URL")]
     pub url: String,
+    /// A PEM file with the authority that has signed its certificate, for wss; without it, those of the system
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `presence bench`
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// A host's listener for clients; several: sessions are opened at each in turn
+    #[arg(long = "url", default_value = "ws://127.0.0.1:7070", value_name = "URL")]
+    pub urls: Vec<String>,
+    /// How many sessions are opened, one for each user
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    pub sessions: usize,
+    /// So many are being opened at once
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub connecting: usize,
+    /// Status changes a second, over all sessions
+    #[arg(long, default_value_t = 200.0, value_parser = positive, value_name = "N")]
+    pub rate: f64,
+    /// How long statuses are changed
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    pub seconds: u64,
+    /// So many sessions watch one user; at most all others
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    pub watchers: usize,
+    /// So many transitions of one user are timed
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub rounds: usize,
+    /// So many further sessions ask much and read nothing
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub slow: usize,
+    /// Users are called this and a number
+    #[arg(long, default_value = "bench-", value_name = "TEXT")]
+    pub prefix: String,
+    /// With auth.mode = "jwt": a file with a token in each line
+    #[arg(long, conflicts_with = "secret_file", value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
+    /// With auth.mode = "jwt": the secret of an HS256 key, to sign tokens with
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+    /// The `iss` of these tokens
+    #[arg(long, requires = "secret_file", value_name = "TEXT")]
+    pub issuer: Option<String>,
+    /// The `aud` of these tokens
+    #[arg(long, requires = "secret_file", value_name = "TEXT")]
+    pub audience: Option<String>,
+    /// The `kid` of these tokens
+    #[arg(long, requires = "secret_file", value_name = "TEXT")]
+    pub key_id: Option<String>,
+    /// The admin listener of the one host: its memory is measured
+    #[arg(long, value_name = "URL")]
+    pub admin: Option<String>,
+    /// A file with the key for it; or PRESENCE_API_KEY in the environment
+    #[arg(long, requires = "admin", value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// A PEM file with the authority that has signed the certificates; without it, those of the system
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number > 0.0 && number <= 1e6 => Ok(number),
+        _ => Err("give a number above 0, at most 1000000".to_owned()),
+    }
 }
 
 /// Reads the arguments of this process; on a mistake prints what would be right and exits with 64.
@@ -272,9 +384,14 @@ mod tests {
 
     #[test]
     fn the_commands_of_the_guide_are_understood() {
-        let blocks = crate::guide::blocks(crate::guide::PLUGINS, "console");
-        let lines: Vec<&str> = blocks.iter().flat_map(|block| block.lines()).collect();
-        assert!(lines.len() > 15, "{lines:#?}");
+        let documents = [crate::guide::PLUGINS, crate::guide::GETTING_STARTED];
+        let blocks: Vec<String> =
+            documents.iter().flat_map(|document| crate::guide::blocks(document, "console")).collect();
+        let lines = blocks.iter().flat_map(|block| block.lines());
+        let others = ["$ cargo xtask ", "$ node "];
+        let lines: Vec<&str> =
+            lines.filter(|line| !others.iter().any(|other| line.starts_with(other))).collect();
+        assert!(lines.len() > 20, "{lines:#?}");
         for line in lines {
             let command = line.strip_prefix("$ ").unwrap_or_else(|| panic!("{line}"));
             let parsed = Arguments::try_parse_from(command.split_whitespace());

@@ -2,21 +2,22 @@
 
 use std::io::Write;
 
-use crate::admin_client::get;
+use crate::admin_client::AdminClient;
+use crate::cli::AdminArgument;
 use crate::gateway::admin::cluster::{
     InstanceDocument, InstancesDocument, PartitionDocument, PartitionsDocument,
 };
 use crate::table::{printable, table};
 
 /// Prints the instances, as a table or as JSON. Answers the exit code.
-pub async fn instances(admin: &str, json: bool) -> anyhow::Result<u8> {
-    let found: InstancesDocument = get(admin, "/v1/instances").await?;
+pub async fn instances(admin: &AdminArgument, json: bool) -> anyhow::Result<u8> {
+    let found: InstancesDocument = AdminClient::new(admin)?.get("/v1/instances").await?;
     print(if json { serde_json::to_string_pretty(&found)? + "\n" } else { instance_table(&found.instances) })
 }
 
 /// Prints the partitions, as a table or as JSON. Answers the exit code.
-pub async fn partitions(admin: &str, json: bool) -> anyhow::Result<u8> {
-    let found: PartitionsDocument = get(admin, "/v1/partitions").await?;
+pub async fn partitions(admin: &AdminArgument, json: bool) -> anyhow::Result<u8> {
+    let found: PartitionsDocument = AdminClient::new(admin)?.get("/v1/partitions").await?;
     print(if json {
         serde_json::to_string_pretty(&found)? + "\n"
     } else {
@@ -40,7 +41,13 @@ fn instance_table(instances: &[InstanceDocument]) -> String {
             vec![
                 printable(&instance.host),
                 instance.instance.clone(),
-                if instance.suspect { format!("{state} (suspect)") } else { state },
+                match (&instance.incarnation, instance.suspect) {
+                    // A holder takes part in nothing.
+                    (Some(_), false) if state == "joining" => "holder".to_owned(),
+                    (Some(_), true) => "holder (suspect)".to_owned(),
+                    (None, true) => format!("{state} (suspect)"),
+                    _ => state,
+                },
                 printable(&instance.started_at),
                 format!("{:.1} s ago", instance.renewed_ms_ago as f64 / 1000.0),
                 cleanup,
@@ -90,6 +97,7 @@ mod tests {
             renewed_ms_ago: 6_250,
             cleanup: Some(CleanupPhase::Telling),
             own: false,
+            incarnation: None,
         };
         let expected = "HOST    INSTANCE                              STATE  STARTED                   RENEWED    CLEANUP  \n\
                         host-1  0192f0c0-0000-7000-8000-000000000000  dead   2026-11-24T16:00:00.123Z  6.2 s ago  telling  \n";

@@ -5,15 +5,17 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::app::{App, BuildError};
-use crate::cli::{Command, PluginCommand};
+use crate::cli::{Command, KeysCommand, PluginCommand};
 use crate::driver::Ending;
+use crate::gateway;
 use crate::plugins::{self, CompileMode};
 use crate::reload::Source;
 use crate::settings::Settings;
 use crate::telemetry;
-use crate::{authoring, cluster, config, connect, dead_letters, plugin_list, users};
+use crate::{authoring, bench, cluster, config, connect, dead_letters, plugin_list, users};
 
 mod check;
+mod keys;
 mod reload;
 
 /// The arguments are wrong.
@@ -36,22 +38,26 @@ pub fn run(command: Command) -> ExitCode {
             with_settings(&config.path, |settings| serve(settings, &config.path))
         }
         Command::Check { config } => with_settings(&config.path, check::run),
-        Command::Reload { admin, json } => {
-            block_on(reload::run(&admin.url, json)).unwrap_or_else(unavailable)
-        }
+        Command::Reload { admin, json } => block_on(reload::run(&admin, json)).unwrap_or_else(unavailable),
         Command::Connect(arguments) => block_on(connect::run(arguments)).unwrap_or_else(unavailable),
+        Command::Bench(arguments) => block_on(bench::run(arguments)).unwrap_or_else(unavailable),
         Command::Users { admin, json, users } => {
-            block_on(users::run(&admin.url, &users, json)).unwrap_or_else(unavailable)
+            block_on(users::run(&admin, &users, json)).unwrap_or_else(unavailable)
+        }
+        Command::Openapi => {
+            println!("{}", gateway::admin::openapi());
+            0
         }
         Command::Instances { admin, json } => {
-            block_on(cluster::instances(&admin.url, json)).unwrap_or_else(unavailable)
+            block_on(cluster::instances(&admin, json)).unwrap_or_else(unavailable)
         }
         Command::Partitions { admin, json } => {
-            block_on(cluster::partitions(&admin.url, json)).unwrap_or_else(unavailable)
+            block_on(cluster::partitions(&admin, json)).unwrap_or_else(unavailable)
         }
+        Command::Keys(KeysCommand::New { name, scopes, json }) => keys::new(&name, scopes, json),
         Command::Plugin(PluginCommand::Author(command)) => block_on(authoring::run(command, compile_mode())),
         Command::Plugin(PluginCommand::List { admin, json }) => {
-            block_on(plugin_list::run(&admin.url, json)).unwrap_or_else(unavailable)
+            block_on(plugin_list::run(&admin, json)).unwrap_or_else(unavailable)
         }
         Command::Plugin(PluginCommand::DeadLetters(arguments)) => {
             block_on(dead_letters::run(arguments)).unwrap_or_else(unavailable)

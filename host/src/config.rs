@@ -3,14 +3,23 @@
 //! Two layers: `reader.rs` walks the parsed document and collects what is wrong with single values, this file and its
 //! parts fill in defaults and look for contradictions. What the settings are for is not known here.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::settings::{ClusterSettings, HostSettings, PresenceSettings, Settings, StoreKind};
+use ipnet::IpNet;
 
+use crate::api_keys::ApiKeys;
+use crate::certificates::{self, BadCertificate, TlsFiles};
+use crate::settings::{
+    AuthMode, ClusterSettings, HostSettings, PresenceSettings, ProxyHeader, Settings, StoreKind,
+};
+
+mod api;
 mod auth;
 mod cluster;
 mod differences;
+mod limits;
 mod local;
 mod messaging;
 mod plugin;
@@ -20,6 +29,7 @@ mod secrets;
 mod telemetry;
 mod values;
 
+pub use api::is_key_name;
 pub use differences::differences;
 pub use local::{plain_plugin, plugin_config, plugin_name};
 pub use scenario::read as scenario;
@@ -134,10 +144,15 @@ fn read(
     let presence = read_presence(&mut root.table("presence"));
     let cluster = cluster::read(&mut root.table("cluster"), folder);
     let auth = auth::read(&mut root.table("auth"), &host, folder);
+    let api = api::read(&mut root.table("api"));
+    if matches!(auth.mode, AuthMode::Jwt(_)) {
+        refuse_open_admin(&mut host_table, &host, &api);
+    }
+    let limits = limits::read(&mut root.table("limits"));
     let telemetry = telemetry::read(&mut root.table("telemetry"));
     let plugins = plugin::read(root.tables("plugin"), folder, running.unwrap_or(&cluster));
     drop(host_table);
-    Some(Settings { host, presence, auth, cluster, telemetry, plugins })
+    Some(Settings { host, presence, auth, api, limits, cluster, telemetry, plugins })
 }
 
 fn read_host(table: &mut Table<'_, '_>, folder: &Path) -> HostSettings {
@@ -164,6 +179,77 @@ fn read_host(table: &mut Table<'_, '_>, folder: &Path) -> HostSettings {
         drain_timeout: table.duration("drain_timeout", Duration::from_secs(30)).value,
         unready_after: table.duration("unready_after", Duration::from_secs(30)).value,
         watch_files: table.boolean("watch_files", true),
+        trusted_proxies: read_proxies(table),
+        proxy_header: read_proxy_header(table),
+        tls: read_tls(table, "tls", folder),
+        admin_tls: read_tls(table, "admin_tls", folder),
+    }
+}
+
+/// Addresses, and networks such as `10.0.0.0/8`.
+fn read_proxies(table: &mut Table<'_, '_>) -> Vec<IpNet> {
+    let texts = table.strings("trusted_proxies");
+    let network = |text: &Found<String>| {
+        let one = text.value.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
+        let network = one.or_else(|_| text.value.parse::<IpNet>()).ok();
+        if network.is_none_or(|network| network.prefix_len() == 0) {
+            table.wrong(
+                text,
+                "must be an address or a network of your own, such as \"10.0.0.7\" or \"10.0.0.0/8\"",
+            );
+        }
+        network
+    };
+    texts.iter().filter_map(network).collect()
+}
+
+fn read_proxy_header(table: &mut Table<'_, '_>) -> ProxyHeader {
+    let Some(header) = table.string("proxy_header") else { return ProxyHeader::default() };
+    match header.value.to_ascii_lowercase().as_str() {
+        "x-forwarded-for" => return ProxyHeader::XForwardedFor,
+        "forwarded" => return ProxyHeader::Forwarded,
+        _ => table
+            .wrong(&header, "must be \"X-Forwarded-For\" or \"Forwarded\": the one that your proxies write"),
+    }
+    ProxyHeader::default()
+}
+
+/// Files are read here too, so that what is wrong with them is told with the line.
+fn read_tls(table: &mut Table<'_, '_>, name: &str, folder: &Path) -> Option<TlsFiles> {
+    if !table.has(name) {
+        return None;
+    }
+    let mut inside = table.table(name);
+    let mut file = |key: &str, what: &str| {
+        let found = inside.string(key);
+        if found.is_none() && !inside.has(key) {
+            inside.missing(key, &format!("is needed: {what}"));
+        }
+        found
+    };
+    let certificate =
+        file("cert_file", "the certificate in PEM, followed by those that lead to an authority")?;
+    let key = file("key_file", "the private key in PEM")?;
+    let files = TlsFiles { certificate: path_of(folder, &certificate), key: path_of(folder, &key) };
+    match certificates::read(&files) {
+        Ok(_) => {}
+        Err(bad @ BadCertificate::Certificate { .. }) => inside.wrong(&certificate, &bad.to_string()),
+        Err(bad @ BadCertificate::Key { .. }) => inside.wrong(&key, &bad.to_string()),
+    }
+    Some(files)
+}
+
+/// Whoever reaches the API may read and change everything, unless they need a key. (`auth.mode = "none"` has its own rule.)
+fn refuse_open_admin(table: &mut Table<'_, '_>, host: &HostSettings, keys: &ApiKeys) {
+    let is_open = !host.admin.ip().to_canonical().is_loopback() && keys.is_empty();
+    if let Some(admin) = table.any("admin").filter(|_| is_open) {
+        let message = format!(
+            "is {}, and there is no [[api.key]]: whoever reaches it could read and change everything; add a key \
+             (`presence keys new` makes one), or use a loopback address, such as \"127.0.0.1:{}\"",
+            host.admin,
+            host.admin.port()
+        );
+        table.wrong(&admin, &message);
     }
 }
 

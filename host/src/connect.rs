@@ -24,7 +24,7 @@ mod command;
 mod target;
 
 use command::Command;
-use target::Target;
+pub(crate) use target::{Target, connector};
 
 /// The first pause before a new attempt; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -40,11 +40,13 @@ const TYPED_AHEAD: usize = 64;
 
 const HELP: &str = "i: idle, o: online, w NAME: watch, u NAME: unwatch, q: quit";
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+/// A client's end of a connection.
+pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Reads commands from standard input until `q` or its end. Answers the exit code.
 pub async fn run(arguments: ConnectArguments) -> anyhow::Result<u8> {
     let target = Target::new(&arguments.url, arguments.user.as_deref(), arguments.token.as_deref())?;
+    let target = target.over(connector(&arguments.url, arguments.ca_file.as_deref())?);
     let (typed, commands) = mpsc::channel(TYPED_AHEAD);
     // A thread of its own that nobody waits for: reading from a terminal can't be interrupted.
     std::thread::Builder::new().name("stdin".into()).spawn(move || {

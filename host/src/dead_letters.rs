@@ -5,7 +5,7 @@ use std::io::Write;
 
 use http::Method;
 
-use crate::admin_client::{encoded, get, send};
+use crate::admin_client::{AdminClient, encoded};
 use crate::cli::{
     ChooseLettersArguments, DeadLettersArguments, DeadLettersVerb, LetterFilter, ListLettersArguments,
 };
@@ -23,7 +23,9 @@ const MAX_ERROR_CHARS: usize = 100;
 pub async fn run(arguments: DeadLettersArguments) -> anyhow::Result<u8> {
     match arguments.verb.unwrap_or(DeadLettersVerb::List(arguments.list)) {
         DeadLettersVerb::List(arguments) => list(arguments).await,
-        DeadLettersVerb::Show { admin, json, number } => show(&admin.url, number.get(), json).await,
+        DeadLettersVerb::Show { admin, json, number } => {
+            show(&AdminClient::new(&admin)?, number.get(), json).await
+        }
         DeadLettersVerb::Replay(arguments) => choose(arguments, LetterVerb::Replay).await,
         DeadLettersVerb::Drop(arguments) => choose(arguments, LetterVerb::Drop).await,
     }
@@ -41,12 +43,16 @@ fn query(filter: &LetterFilter) -> String {
 }
 
 /// The newest that fit, oldest first.
-async fn listed(admin: &str, filter: &LetterFilter, limit: usize) -> anyhow::Result<DeadLettersDocument> {
-    get(admin, &format!("/v1/dead-letters?limit={limit}{}", query(filter))).await
+async fn listed(
+    admin: &AdminClient,
+    filter: &LetterFilter,
+    limit: usize,
+) -> anyhow::Result<DeadLettersDocument> {
+    admin.get(&format!("/v1/dead-letters?limit={limit}{}", query(filter))).await
 }
 
 async fn list(ListLettersArguments { admin, filter, json }: ListLettersArguments) -> anyhow::Result<u8> {
-    let found = listed(&admin.url, &filter, MAX_DEAD_LETTERS_SHOWN).await?;
+    let found = listed(&AdminClient::new(&admin)?, &filter, MAX_DEAD_LETTERS_SHOWN).await?;
     print(if json {
         format!("{}\n", serde_json::to_string_pretty(&found)?)
     } else if found.dead_letters.is_empty() {
@@ -57,8 +63,8 @@ async fn list(ListLettersArguments { admin, filter, json }: ListLettersArguments
     Ok(0)
 }
 
-async fn show(admin: &str, number: u64, json: bool) -> anyhow::Result<u8> {
-    let letter: DeadLetterDocument = get(admin, &format!("/v1/dead-letters/{number}")).await?;
+async fn show(admin: &AdminClient, number: u64, json: bool) -> anyhow::Result<u8> {
+    let letter: DeadLetterDocument = admin.get(&format!("/v1/dead-letters/{number}")).await?;
     let document = serde_json::to_string_pretty(&letter)?;
     print(if json { format!("{document}\n") } else { as_text(&letter)? })?;
     Ok(0)
@@ -66,17 +72,18 @@ async fn show(admin: &str, number: u64, json: bool) -> anyhow::Result<u8> {
 
 async fn choose(arguments: ChooseLettersArguments, verb: LetterVerb) -> anyhow::Result<u8> {
     let ChooseLettersArguments { admin, filter, all, json, numbers } = arguments;
+    let admin = AdminClient::new(&admin)?;
     let mut done = Vec::new();
     let mut left = 0;
     if all {
-        left = choose_all(&admin.url, &filter, verb, &mut done).await?;
+        left = choose_all(&admin, &filter, verb, &mut done).await?;
     }
     for number in numbers {
         let (method, path) = match verb {
             LetterVerb::Replay => (Method::POST, format!("/v1/dead-letters/{number}/replay")),
             LetterVerb::Drop => (Method::DELETE, format!("/v1/dead-letters/{number}")),
         };
-        match send::<LetterReport>(method, &admin.url, &path).await {
+        match admin.send::<LetterReport>(method, &path).await {
             Ok(report) => done.push(report),
             Err(error) => {
                 // What is done is told first.
@@ -96,7 +103,7 @@ async fn choose(arguments: ChooseLettersArguments, verb: LetterVerb) -> anyhow::
 /// As many requests as it takes, up to the newest letter that is there now: one that fails again gets a newer number.
 /// Returns how many were not tried.
 async fn choose_all(
-    admin: &str,
+    admin: &AdminClient,
     filter: &LetterFilter,
     verb: LetterVerb,
     done: &mut Vec<LetterReport>,
@@ -110,7 +117,7 @@ async fn choose_all(
     let mut after = String::new();
     loop {
         let path = format!("{path}?all=true&up_to={newest}{after}{}", query(filter));
-        let answer: LetterReportsDocument = send(method.clone(), admin, &path).await?;
+        let answer: LetterReportsDocument = admin.send(method.clone(), &path).await?;
         let last = answer.reports.last().map(|report| (report.number, report.outcome));
         let unanswered =
             answer.reports.iter().any(|report| report.outcome == crate::driver::LetterOutcome::Unavailable);

@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use presence_core::documents::StatusRecord;
-use presence_core::events::Status;
+use presence_core::events::{Attributes, Status};
 use presence_core::ids::{InstanceId, PartitionId, SessionId, UserId};
 use presence_core::membership::{InstanceView, MembershipCounters};
+use presence_core::message::Wanted;
 use presence_core::time::Timestamp;
+use presence_core::watchers::{Shown, With};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::gateway::NewSession;
@@ -16,7 +18,10 @@ use crate::traces::Traced;
 
 mod clients;
 mod cluster;
+mod counts;
+mod details;
 mod engine;
+mod holders;
 mod io;
 mod letters;
 mod newcomers;
@@ -24,7 +29,12 @@ mod partition;
 mod partitions;
 mod traces;
 
+pub use counts::DeploymentCounts;
+pub use details::MessageOutcome;
 pub use engine::{Driver, DriverConfig, Ending};
+pub use holders::{
+    HeldChange, HolderAnswer, HolderCounts, HolderOrder, HolderRefused, HolderReply, HolderVerb, Kept,
+};
 pub use letters::{LetterCounts, LetterOrder, LetterOutcome, LetterReport, LetterVerb};
 
 /// A connection within this host; never reused.
@@ -42,12 +52,32 @@ pub enum Event {
     Activity(Connection),
     /// `set_status`. Implies `Activity`. The driver answers `ok` with the id.
     SetStatus(Connection, Status, Option<String>, Traced),
-    /// `watch`, already allowed. Implies `Activity`. The driver answers a `presence` for each, then `ok`.
-    Watch(Connection, Vec<UserId>, Option<String>),
+    /// `set_metadata`: the session's attributes with its metadata, already checked. Implies `Activity`. The driver answers
+    /// `ok`.
+    SetMetadata(Connection, Attributes, Option<String>),
+    /// `set_message`; none clears it. Implies `Activity`. The driver answers `ok` once it is in the store, or `unavailable`.
+    SetMessage(Connection, Option<Wanted>, Option<String>),
+    /// `watch`, already allowed, and what is to be seen besides the status. Implies `Activity`. The driver answers a
+    /// `presence` for each, then `ok`.
+    Watch(Connection, Vec<UserId>, With, Option<String>),
     /// `unwatch`. Implies `Activity`. The driver answers `ok`.
     Unwatch(Connection, Vec<UserId>, Option<String>),
+    /// The client has a fresh token, already checked: the session ends with that one, `expires_at` milliseconds since
+    /// 1970. It does not let it watch `lost` any more. The driver answers `ok`.
+    Renew {
+        /// Whose.
+        connection: Connection,
+        /// Sooner or later than before.
+        expires_at: u64,
+        /// Users that it watched.
+        lost: Vec<UserId>,
+        /// Echoed in the answer.
+        request: Option<String>,
+    },
     /// The connection has ended; `reason` is a label such as `closed`, `timeout`, `abuse`.
     Closed(Connection, &'static str),
+    /// A backend that holds sessions itself wants something.
+    Hold(HolderOrder, HolderReply),
     /// For the admin API.
     Query(Query),
     /// Plugins were prepared to be added, changed or removed: they are from now on. Names the plugins that do not want to
@@ -62,12 +92,18 @@ pub enum Event {
 pub enum Query {
     /// The recorded statuses of users, in the order asked.
     Users(Vec<UserId>, oneshot::Sender<Result<Vec<UserView>, String>>),
+    /// The custom message of a user.
+    Message(UserId, oneshot::Sender<MessageOutcome>),
+    /// Set or (none) clear the custom message of a user.
+    SetMessage(UserId, Option<Wanted>, oneshot::Sender<MessageOutcome>),
     /// How the host is.
     Health(oneshot::Sender<Health>),
     /// All known instances.
     Instances(oneshot::Sender<Vec<InstanceView>>),
     /// Every partition and its owner.
     Partitions(oneshot::Sender<Vec<PartitionView>>),
+    /// How many users and sessions the owners of all partitions count.
+    Counts(oneshot::Sender<DeploymentCounts>),
     /// Replay or drop a dead letter; the owner of its partition does it.
     Letter(LetterOrder, oneshot::Sender<LetterReport>),
     /// Numbers for `/metrics`.
@@ -138,6 +174,10 @@ pub struct Census {
     pub clock_offset_ms: i64,
     /// The lease is not confirmed: the store is away.
     pub away: bool,
+    /// What this host has done for holders.
+    pub holders: HolderCounts,
+    /// Held sessions of the users of owned partitions.
+    pub held_sessions: u64,
 }
 
 /// A session was opened.
@@ -169,6 +209,10 @@ pub enum Outgoing {
     Ok(Option<String>),
     /// `presence`; newer ones of a user replace those not yet sent.
     Presence(UserId, Status, Timestamp, u64),
+    /// The same with what the client has asked to see besides.
+    Detailed(Box<(UserId, Status, Timestamp, u64, Shown)>),
+    /// `error` with the code `unavailable`: why, and the id of the message it answers.
+    Unavailable(String, Option<String>),
     /// `welcome`, again, after the host took a new instance id.
     Welcome(SessionId, InstanceId, Status),
     /// `goodbye`, then a close with this code.
@@ -182,6 +226,17 @@ pub enum Outgoing {
     },
     /// A WebSocket Ping.
     Ping,
+}
+
+impl Outgoing {
+    /// Whose status it tells.
+    fn of(&self) -> Option<&UserId> {
+        match self {
+            Outgoing::Presence(user, ..) => Some(user),
+            Outgoing::Detailed(news) => Some(&news.0),
+            _ => None,
+        }
+    }
 }
 
 /// The frames waiting for one client. Bounded: a `presence` replaces an unsent one of the same user, so that there
@@ -209,7 +264,7 @@ impl Outbox {
     pub fn push(&self, frame: Outgoing) {
         let mut waiting = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let position = waiting.first + waiting.frames.len() as u64;
-        if let Outgoing::Presence(user, ..) = &frame {
+        if let Some(user) = frame.of() {
             if let Some(unsent) = waiting.presences.get(user) {
                 let index = (unsent - waiting.first) as usize;
                 waiting.frames[index] = frame;
@@ -227,7 +282,7 @@ impl Outbox {
         let mut waiting = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let frame = waiting.frames.pop_front()?;
         waiting.first += 1;
-        if let Outgoing::Presence(user, ..) = &frame {
+        if let Some(user) = frame.of() {
             waiting.presences.remove(user);
         }
         if waiting.frames.is_empty() {
@@ -280,6 +335,21 @@ impl Handle {
         let (answer, answered) = oneshot::channel();
         self.send(Event::Open(session, answer)).await?;
         answered.await.map_err(|_| Stopped)
+    }
+
+    /// Asks something on behalf of a holder.
+    pub async fn hold(&self, order: HolderOrder) -> Result<Result<HolderAnswer, HolderRefused>, Stopped> {
+        self.begin_hold(order).await?.await.map_err(|_| Stopped)
+    }
+
+    /// The same; the answer is waited for later. Orders are carried out in the order in which they were begun.
+    pub async fn begin_hold(
+        &self,
+        order: HolderOrder,
+    ) -> Result<oneshot::Receiver<Result<HolderAnswer, HolderRefused>>, Stopped> {
+        let (reply, answered) = oneshot::channel();
+        self.send(Event::Hold(order, reply)).await?;
+        Ok(answered)
     }
 
     /// What was prepared of the plugins takes effect; `silent` want to hear of nothing that was before them.

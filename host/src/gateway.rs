@@ -1,7 +1,7 @@
 //! Clients: WebSocket sessions in, statuses out; and the admin API. Knows the driver only through [`Handle`].
 //!
 //! `listeners` accepts connections, `http` and `admin` answer requests, `ws` serves one session. The rest is free of
-//! sockets: `origin`, `auth`, `handshake` judge the head of a request, `protocol` reads and writes messages.
+//! sockets: `origin`, `auth`, `callers`, `handshake` judge the head of a request, `limits` counts who is there, `protocol` reads and writes messages.
 
 use std::sync::Arc;
 
@@ -11,22 +11,33 @@ use presence_core::ids::UserId;
 use crate::traces::Traced;
 
 pub mod admin;
+pub mod api;
 mod auth;
+pub mod body;
+mod bounds;
+mod callers;
+pub mod events;
 mod handshake;
 mod http;
+mod lag;
+mod limits;
 mod listeners;
 pub mod metrics;
 mod origin;
-mod problem;
+pub mod problem;
 pub mod protocol;
+mod proxies;
 mod query;
+mod stream;
 mod strikes;
+mod timed_body;
+mod tls;
 mod traffic;
 mod ws;
 
 pub use crate::driver::{Handle, Opened, Outbox, Refused};
 pub use admin::AdminDeps;
-pub use auth::KeyError;
+pub use callers::Callers;
 pub use listeners::{BindError, Listeners, bind};
 
 /// What a connection asks of the driver when it opens.

@@ -1,4 +1,4 @@
-//! Reads docs/plugins.md for the tests that hold it against the code. Knows Markdown as far as the documents here use it,
+//! Reads documents of docs/ for the tests that hold them against the code. Knows Markdown as far as the documents here use it,
 //! and nothing of what they say.
 
 use std::collections::BTreeSet;
@@ -6,8 +6,14 @@ use std::collections::BTreeSet;
 /// The guide for authors of plugins.
 pub(crate) const PLUGINS: &str = include_str!("../../docs/plugins.md");
 
+/// The first five minutes.
+pub(crate) const GETTING_STARTED: &str = include_str!("../../docs/getting-started.md");
+
 /// The same for languages without a template.
 pub(crate) const LANGUAGES: &str = include_str!("../../docs/plugin-languages.md");
+
+/// What is said of the HTTP API.
+pub(crate) const HTTP_API: &str = include_str!("../../docs/http-api.md");
 
 /// The cells of a row of a table, trimmed.
 pub(crate) type Row = Vec<String>;

@@ -1,8 +1,11 @@
 //! The Presence daemon as a library: `main.rs` only reads arguments, tests and benchmarks use the rest.
 
 mod admin_client;
+pub mod api_keys;
 pub mod app;
 pub mod authoring;
+pub mod bench;
+pub mod certificates;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
@@ -17,9 +20,11 @@ mod guide;
 mod plugin_list;
 pub mod plugins;
 pub mod reload;
+mod requests;
 pub mod settings;
 pub mod store;
 mod table;
 pub mod telemetry;
+pub mod tokens;
 pub mod traces;
 pub mod users;

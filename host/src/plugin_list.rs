@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::time::Duration;
 
-use crate::admin_client::get;
+use crate::admin_client::AdminClient;
+use crate::cli::AdminArgument;
 use crate::gateway::admin::plugins::{PluginDocument, PluginState, PluginsDocument};
 use crate::table::{printable, table};
 
@@ -11,8 +12,8 @@ use crate::table::{printable, table};
 const DIGEST_CHARS: usize = 12;
 
 /// Prints the plugins, as a table or as JSON. Answers the exit code.
-pub async fn run(admin: &str, json: bool) -> anyhow::Result<u8> {
-    let found: PluginsDocument = get(admin, "/v1/plugins").await?;
+pub async fn run(admin: &AdminArgument, json: bool) -> anyhow::Result<u8> {
+    let found: PluginsDocument = AdminClient::new(admin)?.get("/v1/plugins").await?;
     let text = if json {
         format!("{}\n", serde_json::to_string_pretty(&found)?)
     } else if found.plugins.is_empty() {

@@ -89,6 +89,19 @@ pub enum Outcome {
         /// Which of the two hooks.
         hook: Hook,
     },
+    /// A hook of a session that a holder holds is settled everywhere.
+    Held {
+        /// The user's partition.
+        partition: PartitionId,
+        /// The holder's instance.
+        instance: InstanceId,
+        /// Whose session.
+        user: UserId,
+        /// Which session.
+        session: SessionId,
+        /// Which of the two hooks.
+        hook: Hook,
+    },
     /// A status hook is settled for one plugin (delivered, dead letter, overtaken by a newer transition of the same
     /// user that is settled or still waiting, or the plugin has no such hook any more).
     Status {
@@ -164,7 +177,7 @@ pub trait Plugins: Send + Sync + 'static {
     /// then are cut off, which uses no attempt. Before the first call nothing holds them back.
     fn permit(&self, until: Tick);
 
-    /// The partition goes to another instance: its waiting status hooks and ticks are dropped without an [`Outcome::Status`] (the
+    /// The partition goes to another instance: its waiting status hooks, hooks of held sessions and ticks are dropped without an outcome (the
     /// next owner repeats them), running ones end by themselves or, with `cut`, at once.
     /// [`Outcome::Withdrawn`] follows when none is left.
     fn withdraw(&self, partition: PartitionId, cut: bool);

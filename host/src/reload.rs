@@ -6,7 +6,7 @@
 //!  files changed ───┘       (one at a time; what is asked meanwhile is answered by the next)
 //! ```
 //!
-//! Only `[[plugin]]` is applied. What else differs is told to need a restart. Knows neither guests nor queues.
+//! Only `[[plugin]]` and `[[api.key]]` are applied. What else differs is told to need a restart. Knows neither guests nor queues.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -17,14 +17,16 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::api_keys::ApiKeys;
 use crate::config;
 use crate::driver::Handle;
+use crate::gateway::Callers;
 use crate::gateway::admin::reload::{NotReloaded, Reload, ReloadDocument, ReloadFigures};
 use crate::plugins::{Changes, PluginSet};
 use crate::settings::{ClusterSettings, Initial, PluginSettings, Settings};
 
 mod watch;
-use watch::Watch;
+pub(crate) use watch::Watch;
 
 /// So many ask at once before the next has to wait.
 const MAX_ASKING: usize = 64;
@@ -66,6 +68,7 @@ impl Reload for Asker {
 pub struct Reloader {
     source: Source,
     plugins: Arc<PluginSet>,
+    callers: Arc<Callers>,
     /// What the host runs with, whatever the file says now.
     cluster: ClusterSettings,
     watches: bool,
@@ -81,6 +84,7 @@ impl Reloader {
         source: Source,
         settings: &Settings,
         plugins: Arc<PluginSet>,
+        callers: Arc<Callers>,
     ) -> std::io::Result<(Reloader, Asker)> {
         let (sender, asking) = mpsc::channel(MAX_ASKING);
         let figures = Arc::<Mutex<ReloadFigures>>::default();
@@ -88,6 +92,7 @@ impl Reloader {
         let reloader = Reloader {
             source,
             plugins,
+            callers,
             cluster: settings.cluster.clone(),
             watches: settings.host.watch_files,
             watch,
@@ -169,8 +174,19 @@ impl Reloader {
         }
         self.watch.keep(&files);
         let Changes { added, removed, changed, unchanged } = changes;
-        let needs_restart = config::differences(&self.source.text, &text);
+        let needs_restart = self.needs_restart(&text, settings.api);
         Ok(ReloadDocument { applied: true, added, removed, changed, unchanged, needs_restart })
+    }
+
+    /// The keys outside of `[[plugin]]` that differ and are not taken over; those of the API are.
+    fn needs_restart(&self, text: &str, api: ApiKeys) -> Vec<String> {
+        let mut keys = config::differences(&self.source.text, text);
+        keys.retain(|key| key != "api.key");
+        // An open door is a decision of its own: it takes a restart.
+        if !self.callers.replace(api) {
+            keys.push("api.key".to_owned());
+        }
+        keys
     }
 
     /// The text and what it says, or everything that is wrong with it: by itself, and beside what this host runs with.

@@ -2,8 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::api_keys::ApiKeys;
+use crate::certificates::TlsFiles;
+use crate::tokens::Key;
 
 /// Everything presence.toml says.
 #[derive(Clone, Debug)]
@@ -14,6 +19,10 @@ pub struct Settings {
     pub presence: PresenceSettings,
     /// `[auth]`
     pub auth: AuthSettings,
+    /// `[[api.key]]`: who may use the admin listener's API; none: whoever reaches it.
+    pub api: ApiKeys,
+    /// `[limits]`
+    pub limits: ClientLimits,
     /// `[cluster]`
     pub cluster: ClusterSettings,
     /// `[telemetry]`; none: nothing is traced.
@@ -39,6 +48,24 @@ pub struct HostSettings {
     pub unready_after: Duration,
     /// Whether presence.toml and the plugins' files are watched.
     pub watch_files: bool,
+    /// Who is believed when it names the client that it speaks for.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header that these write.
+    pub proxy_header: ProxyHeader,
+    /// `[host.tls]`: what clients are shown; none: they speak without TLS.
+    pub tls: Option<TlsFiles>,
+    /// `[host.admin_tls]`: the same, of the admin listener.
+    pub admin_tls: Option<TlsFiles>,
+}
+
+/// `host.proxy_header`: where trusted proxies write whom they speak for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyHeader {
+    /// `X-Forwarded-For`, which most proxies write.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded`, RFC 7239.
+    Forwarded,
 }
 
 /// `[presence]`
@@ -79,43 +106,64 @@ pub enum AuthMode {
     /// `?user=<id>`, loopback only.
     None,
     /// Signed tokens.
-    Jwt {
-        /// `iss` must be this, if set.
-        issuer: Option<String>,
-        /// `aud` must be or contain this, if set.
-        audience: Option<String>,
-        /// At least one.
-        keys: Vec<AuthKey>,
-    },
+    Jwt(Box<JwtSettings>),
+}
+
+/// What comes with `auth.mode = "jwt"`.
+#[derive(Clone, Debug)]
+pub struct JwtSettings {
+    /// What a token must say.
+    pub rules: TokenRules,
+    /// `[[auth.key]]`; none only with a key set.
+    pub keys: Vec<AuthKey>,
+    /// `[auth.jwks]`
+    pub key_set: Option<KeySetSettings>,
+    /// `auth.origins`: the web pages that may connect; none: all.
+    pub origins: Option<Vec<String>>,
+    /// What is unwise about where secrets come from; tells no secret.
+    pub warnings: Vec<String>,
+}
+
+/// What a token must say, besides whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRules {
+    /// `iss` must be this, if set.
+    pub issuer: Option<String>,
+    /// `aud` must be or contain this, if set; if not, there must be no `aud`.
+    pub audience: Option<String>,
+    /// How far the clocks of the issuer and of this host may be apart.
+    pub leeway: Duration,
+    /// The claim that says whom one may watch; none: no claim does.
+    pub watch_claim: Option<String>,
 }
 
 /// `[[auth.key]]`
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct AuthKey {
-    /// The token's `kid`; none only with a single key.
+    /// The token's `kid`; none only with a single key and no key set.
     pub id: Option<String>,
-    /// Fixed per key.
-    pub algorithm: KeyAlgorithm,
-    /// HS256: the secret's bytes. EdDSA: the PEM file's contents.
-    pub material: Arc<[u8]>,
+    /// With the algorithm that it is for.
+    pub key: Key,
 }
 
-impl std::fmt::Debug for AuthKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AuthKey")
-            .field("id", &self.id)
-            .field("algorithm", &self.algorithm)
-            .finish_non_exhaustive()
-    }
+/// `[auth.jwks]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeySetSettings {
+    /// Where it is.
+    pub source: KeySetSource,
+    /// How often it is read again.
+    pub refresh: Duration,
+    /// At least so long between two readings.
+    pub pause: Duration,
 }
 
-/// `auth.key.algorithm`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyAlgorithm {
-    /// HMAC with SHA-256; the secret has at least 32 bytes.
-    Hs256,
-    /// Ed25519.
-    EdDsa,
+/// Where a key set is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySetSource {
+    /// An absolute path.
+    File(PathBuf),
+    /// `https`, or `http` where that was allowed; without user and password.
+    Url(http::Uri),
 }
 
 /// `auth.watch`
@@ -125,8 +173,31 @@ pub enum WatchPolicy {
     Own,
     /// Everybody.
     Anyone,
-    /// Oneself and the users listed in the token's claim `watch`.
+    /// Oneself and the users in the token's claim for that.
     Claims,
+}
+
+/// `[limits]`: how much of one host clients may take; none: no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Connections that are opened in a second.
+    pub connects_per_second: Option<u32>,
+    /// Sessions of one user.
+    pub sessions_per_user: Option<u32>,
+    /// Sessions from one address, or one IPv6 network (64 bits).
+    pub sessions_per_address: Option<u32>,
+    /// Users that one session watches.
+    pub watched_users: u32,
+    /// Frames that one session sends in a second.
+    pub messages_per_second: Option<u32>,
+    /// For the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// For the head of a request.
+    pub header_timeout: Duration,
+    /// For the body of a request.
+    pub body_timeout: Duration,
+    /// For a client to take what it is sent.
+    pub read_timeout: Duration,
 }
 
 /// `[cluster]`

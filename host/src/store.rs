@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use presence_core::documents::{Bucket, Document, Expect, Key, StatusRecord};
-use presence_core::ids::{InstanceId, PartitionId, Sequence, UserId};
+use presence_core::ids::{InstanceId, LeafId, PartitionId, Sequence, UserId};
 use presence_core::time::Timestamp;
 
 pub mod conformance;
@@ -78,12 +78,14 @@ pub struct Put {
 }
 
 /// Which session documents are to be removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purge {
     /// All of an instance.
     Of(InstanceId),
     /// All that were last written at or before this point: a request that arrives late does no harm.
     UpTo(Sequence),
+    /// The same, but for those of these instances.
+    UpToBut(Sequence, Arc<[InstanceId]>),
 }
 
 /// What a snapshot or a follower covers.
@@ -95,6 +97,12 @@ pub enum Coverage {
     Partitions(BTreeSet<PartitionId>),
     /// These partitions, and besides them the claims (`o.<p>`) of all others: what an instance follows.
     PartitionsAndClaims(BTreeSet<PartitionId>),
+    /// The status records of a partition, or of one leaf of it: for listing users.
+    Records(PartitionId, Option<LeafId>),
+    /// The status records of all partitions: for telling everybody's transitions.
+    AllRecords,
+    /// The session documents of one user, who has this place.
+    SessionsOf(PartitionId, LeafId, UserId),
 }
 
 /// All documents of a coverage at one point.
@@ -189,7 +197,11 @@ pub trait Store: Send + Sync + 'static {
     /// Tells watchers everywhere of a changed status. Best effort; readers re-read.
     fn notify(&self, notice: Notice);
 
-    /// Notices from now on of the users that somebody watches (see [`Store::watch`]), perhaps of others too; a slow
+    /// Tells watchers everywhere who ask for it that a user's custom message or the metadata of a session may have changed.
+    /// Best effort; readers re-read.
+    fn notify_details(&self, user: &UserId);
+
+    /// Notices from now on of the users that somebody watches (see [`Store::watch`] and [`Store::watch_details`]), perhaps of others too; a slow
     /// reader misses some and is told so by [`Noticed::Missed`].
     fn notices(&self) -> Notices;
 
@@ -200,6 +212,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Notices of this user are no longer wanted.
     fn unwatch(&self, user: &UserId);
+
+    /// [`Noticed::Details`] of this user are wanted, until [`Store::unwatch_details`]; with the same promise.
+    fn watch_details(&self, user: &UserId);
+
+    /// They are no longer wanted.
+    fn unwatch_details(&self, user: &UserId);
 
     /// The store's wall clock, to be compared with one's own; none for a store in this process.
     fn clock(&self) -> BoxFuture<'static, Result<Option<Timestamp>, StoreError>>;
@@ -236,6 +254,10 @@ pub type SharedStore = Arc<dyn Store>;
 pub fn bucket_of(coverage: &Coverage) -> Bucket {
     match coverage {
         Coverage::Instances => Bucket::Instances,
-        Coverage::Partitions(_) | Coverage::PartitionsAndClaims(_) => Bucket::Sessions,
+        Coverage::Partitions(_)
+        | Coverage::PartitionsAndClaims(_)
+        | Coverage::Records(..)
+        | Coverage::AllRecords
+        | Coverage::SessionsOf(..) => Bucket::Sessions,
     }
 }

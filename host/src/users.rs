@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use crate::admin_client::{encoded, get};
+use crate::admin_client::{AdminClient, encoded};
+use crate::cli::AdminArgument;
 use crate::gateway::admin::{MAX_USERS_PER_QUERY, UserDocument, UsersDocument};
 use crate::table::{printable, table};
 
@@ -10,10 +11,11 @@ use crate::table::{printable, table};
 const MAX_QUERY_BYTES: usize = 8 * 1024;
 
 /// Prints the users in the order given, as a table or as JSON. Answers the exit code.
-pub async fn run(admin: &str, users: &[String], json: bool) -> anyhow::Result<u8> {
-    let mut found = UsersDocument { users: Vec::with_capacity(users.len()) };
+pub async fn run(admin: &AdminArgument, users: &[String], json: bool) -> anyhow::Result<u8> {
+    let client = AdminClient::new(admin)?;
+    let mut found = UsersDocument { users: Vec::with_capacity(users.len()), next: None, as_of: None };
     for query in queries(users) {
-        found.users.extend(get::<UsersDocument>(admin, &format!("/v1/users?{query}")).await?.users);
+        found.users.extend(client.get::<UsersDocument>(&format!("/v1/users?{query}")).await?.users);
     }
     let text =
         if json { format!("{}\n", serde_json::to_string_pretty(&found)?) } else { as_table(&found.users) };
@@ -83,6 +85,7 @@ mod tests {
             last_seen: None,
             sessions: 0,
             revision: 7,
+            message: None,
         };
         let expected = "USER  STATUS   SINCE                     LAST SEEN  SESSIONS  REVISION\n\
                         bob   offline  2025-11-24T16:00:00.123Z  -          0         7\n";

@@ -26,6 +26,11 @@ pub fn languages() -> PathBuf {
     built("PRESENCE_LANGUAGES", "languages")
 }
 
+/// Where `cargo xtask test` put schemathesis. Panics if it did not.
+pub fn schemathesis() -> PathBuf {
+    built("PRESENCE_SCHEMATHESIS", "tools/schemathesis/bin/st")
+}
+
 /// A guest of tests/guests/, by its crate's name. Panics if it was not built.
 pub fn guest(name: &str) -> PathBuf {
     let folder = built("PRESENCE_GUESTS", "guests");

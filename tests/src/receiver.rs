@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, StreamBody};
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -55,6 +55,8 @@ pub enum Mood {
     Flood(u64),
     /// With 302, to this address.
     Redirect(String),
+    /// With 200 and this text.
+    Document(String),
 }
 
 /// The server; ends with this value.
@@ -237,6 +239,7 @@ async fn record(
             let response = http::Response::builder().status(302).header("location", location);
             return Ok(response.body(nothing()).expect("tests redirect to valid addresses"));
         }
+        Mood::Document(text) => return Ok(http::Response::new(Full::<Bytes>::from(text).boxed_unsync())),
     };
     if (200..300).contains(&status) {
         let request = Request {

@@ -2,7 +2,7 @@
 //! store that fails in all the ways that the real one was seen to. Everything in a run follows from one seed.
 //!
 //! ```text
-//!  clients ──▶ driver + core ──▶ store (one per host) ──▶ links ──▶ truth (a memory store and its observer)
+//!  clients, holders ──▶ driver + core ──▶ store (one per host) ──▶ links ──▶ truth (a memory store and its observer)
 //!  faults ──▶ hosts, links         └──▶ plugins ──▶ receivers
 //!                                                      └── at rest: invariants
 //! ```
@@ -14,6 +14,7 @@ mod clients;
 mod clock;
 mod faults;
 mod history;
+mod holders;
 mod invariants;
 mod journal;
 mod links;
@@ -33,6 +34,7 @@ pub use plan::Plant;
 pub use summary::Summary;
 
 use clients::Client;
+use holders::Holder;
 use plan::Plan;
 use store::SimStore;
 use truth::Origin;
@@ -50,6 +52,9 @@ pub fn run(seed: u64, plant: Plant, keep: bool) -> Report {
         world.journal.note(format_args!("seed {seed}: {:?}", world.plan));
         for number in 0..world.plan.clients {
             tokio::spawn(Client::new(world.clone(), number).run());
+        }
+        for number in 0..holders::count(seed) {
+            tokio::spawn(Holder::new(world.clone(), number).run());
         }
         faults::run(world.clone()).await;
         invariants::check(&world);

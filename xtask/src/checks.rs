@@ -9,6 +9,7 @@ use crate::languages;
 use crate::nats;
 use crate::plugins::{self, Which};
 use crate::process::{self, become_program, call};
+use crate::schemathesis;
 use crate::tidy;
 use crate::tree::Tree;
 use crate::wasm::{self, Toolchain};
@@ -17,6 +18,7 @@ use crate::wasm::{self, Toolchain};
 /// code are what one sees.
 pub fn test(tree: &Tree, arguments: &[String]) -> anyhow::Result<()> {
     let server = nats::bring(tree)?;
+    let fuzzer = schemathesis::bring(tree)?;
     plugins::build(tree, Which::WithGuests)?;
     build_for_tests(tree)?;
     languages::build(tree)?;
@@ -25,7 +27,8 @@ pub fn test(tree: &Tree, arguments: &[String]) -> anyhow::Result<()> {
     test.args(["test", "--workspace"]).args(arguments).current_dir(tree.root());
     test.env("PRESENCE_BIN", tree.dev_binary("presence"));
     test.env("PRESENCE_PLUGINS", tree.plugins_out());
-    test.env("PRESENCE_LANGUAGES", languages::folder(tree));
+    test.env("PRESENCE_LANGUAGES", languages::folder(tree)).env("PRESENCE_NODE", languages::node(tree)?);
+    test.env(schemathesis::VARIABLE, fuzzer);
     test.env("PRESENCE_GUESTS", tree.guests_out()).env(nats::VARIABLE, server);
     Err(become_program(&mut test))
 }

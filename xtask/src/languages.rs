@@ -188,6 +188,14 @@ fn lay_over(source: &Path, project: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The node that programs of the documentation are run with.
+pub fn node(tree: &Tree) -> anyhow::Result<PathBuf> {
+    let folder = tree.target().join("tools/node");
+    path_with_node(&folder)?;
+    let own = folder.join("bin/node");
+    Ok(if own.is_file() { own } else { PathBuf::from("node") })
+}
+
 /// `PATH`, with a node in it that is new enough.
 fn path_with_node(folder: &Path) -> anyhow::Result<OsString> {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -8,6 +8,7 @@ mod languages;
 mod nats;
 mod plugins;
 mod process;
+mod schemathesis;
 mod serve;
 mod tidy;
 mod tree;

@@ -8,7 +8,7 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::documents::{CheckpointDocument, PluginCheckpoint};
+use crate::documents::{CheckpointDocument, HeldCheckpoint, PluginCheckpoint};
 use crate::events::Status;
 use crate::ids::{Sequence, UserId};
 use crate::time::{Tick, Timestamp};
@@ -39,6 +39,8 @@ pub struct Checkpoints {
     plugins: BTreeMap<Arc<str>, Progress>,
     /// The plugins of this host, whether anything was issued or not.
     known: Vec<Arc<str>>,
+    /// Of held sessions; none: there never were any.
+    held: Option<HeldCheckpoint>,
     changed: bool,
     next: Tick,
 }
@@ -46,7 +48,7 @@ pub struct Checkpoints {
 impl Checkpoints {
     /// Nothing was told yet. `known`: the plugins of this host that export a status hook.
     pub fn new(epoch: u64, known: Vec<Arc<str>>) -> Checkpoints {
-        Checkpoints { epoch, plugins: BTreeMap::new(), known, changed: false, next: Tick(0) }
+        Checkpoints { epoch, plugins: BTreeMap::new(), known, held: None, changed: false, next: Tick(0) }
     }
 
     /// The claim at which this owner begins: what is older and was not issued by [`Checkpoints::handle_issued`] counts as
@@ -75,6 +77,7 @@ impl Checkpoints {
             progress.before.up_to = Sequence(0);
             progress.highest = claim;
         }
+        self.held = None;
         self.changed = true;
     }
 
@@ -84,6 +87,7 @@ impl Checkpoints {
         if document.epoch != self.epoch {
             return;
         }
+        self.held = document.held;
         for (name, checkpoint) in &document.plugins {
             let progress = self.plugins.entry(name.as_str().into()).or_default();
             progress.before = checkpoint.clone();
@@ -159,6 +163,11 @@ impl Checkpoints {
         progress.before.except.retain(|other| other != user);
     }
 
+    /// How far the session hooks of held sessions are settled.
+    pub fn handle_held(&mut self, held: HeldCheckpoint) {
+        self.changed |= self.held.replace(held) != Some(held);
+    }
+
     /// The document to write, if something changed and the last one is old enough.
     pub fn poll_document(&mut self, now: Tick) -> Option<CheckpointDocument> {
         if !self.changed || self.next > now {
@@ -177,7 +186,7 @@ impl Checkpoints {
     pub fn document_now(&mut self) -> CheckpointDocument {
         self.changed = false;
         let plugins = self.plugins.iter().map(|(name, progress)| (name.to_string(), progress.checkpoint()));
-        CheckpointDocument { epoch: self.epoch, plugins: plugins.collect() }
+        CheckpointDocument { epoch: self.epoch, plugins: plugins.collect(), held: self.held }
     }
 }
 
@@ -346,8 +355,11 @@ mod tests {
         let mut checkpoints = Checkpoints::new(5, vec![]);
         let old =
             PluginCheckpoint { up_to: Sequence(77), except: vec![user(1), user(2)], absent_since: None };
-        let mut document =
-            CheckpointDocument { epoch: 5, plugins: BTreeMap::from([("old".into(), old.clone())]) };
+        let mut document = CheckpointDocument {
+            epoch: 5,
+            plugins: BTreeMap::from([("old".into(), old.clone())]),
+            held: None,
+        };
         checkpoints.handle_loaded(&document);
         assert_eq!(checkpoints.document_now(), document);
         checkpoints.handle_settled("old", &user(1), Sequence(60));
@@ -369,7 +381,7 @@ mod tests {
             ("away".to_owned(), absent(450_000)),
             ("long-away".to_owned(), absent(100_000)),
         ]);
-        let document = CheckpointDocument { epoch: 5, plugins };
+        let document = CheckpointDocument { epoch: 5, plugins, held: None };
         let due = |plugin, epoch, initial| {
             let document = Some(&document);
             let backlog = Backlog::of(document, epoch, plugin, initial, retention, now);
@@ -395,7 +407,7 @@ mod tests {
         let old = PluginCheckpoint { up_to: Sequence(7), except: vec![], absent_since: None };
         let plugins = BTreeMap::from([("old".to_owned(), old.clone()), ("known".to_owned(), old)]);
         let mut checkpoints = Checkpoints::new(5, vec!["known".into(), "new".into()]);
-        checkpoints.handle_loaded(&CheckpointDocument { epoch: 5, plugins });
+        checkpoints.handle_loaded(&CheckpointDocument { epoch: 5, plugins, held: None });
         checkpoints.handle_begun(Timestamp(900), Sequence(20));
         let entry =
             |up_to, absent_since| PluginCheckpoint { up_to: Sequence(up_to), except: vec![], absent_since };

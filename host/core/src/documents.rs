@@ -1,7 +1,7 @@
 //! What the store holds: keys, documents, and the conditions of a write.
 //!
 //! Two buckets, one document a key, the newest wins. The words are those of DESIGN section 4: `s` sessions,
-//! `o` owner's claim, `u` status record, `d` checkpoint; `i` instance, `boot`, `meta`.
+//! `o` owner's claim, `u` status record and custom message, `d` checkpoint; `i` instance, `boot`, `meta`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,13 +9,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::events::{Attributes, Label, Status};
-use crate::ids::{InstanceId, LeafId, PartitionId, Sequence, SessionId, UserId};
+use crate::ids::{HolderName, Incarnation, InstanceId, LeafId, PartitionId, Sequence, SessionId, UserId};
+use crate::message::CustomMessage;
 use crate::time::Timestamp;
+pub use crate::trail::{Moment, Past, Reason, Trail};
 
 /// A store has two buckets; writes are ordered within one, not between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Bucket {
-    /// Sessions, claims, status records, checkpoints.
+    /// Sessions, claims, status records, custom messages, checkpoints.
     Sessions,
     /// Instances, boot, meta.
     Instances,
@@ -30,6 +32,8 @@ pub enum Key {
     Owner(PartitionId),
     /// `u.<p>.<leaf>.<user>`: the user's status.
     User(PartitionId, LeafId, UserId),
+    /// `u.<p>.<leaf>.<user>.message`: the user's custom message, under a lease.
+    Message(PartitionId, LeafId, UserId),
     /// `d.<p>`: what each plugin was delivered.
     Checkpoint(PartitionId),
     /// `i.<instance>`: an instance and its lease.
@@ -44,7 +48,9 @@ impl Key {
     /// The bucket that holds it.
     pub fn bucket(&self) -> Bucket {
         match self {
-            Key::Sessions(..) | Key::Owner(_) | Key::User(..) | Key::Checkpoint(_) => Bucket::Sessions,
+            Key::Sessions(..) | Key::Owner(_) | Key::User(..) | Key::Message(..) | Key::Checkpoint(_) => {
+                Bucket::Sessions
+            }
             Key::Instance(_) | Key::Boot | Key::Meta => Bucket::Instances,
         }
     }
@@ -55,6 +61,7 @@ impl Key {
             Key::Sessions(partition, ..)
             | Key::Owner(partition)
             | Key::User(partition, ..)
+            | Key::Message(partition, ..)
             | Key::Checkpoint(partition) => Some(*partition),
             Key::Instance(_) | Key::Boot | Key::Meta => None,
         }
@@ -70,6 +77,8 @@ pub enum Document {
     Owner(Claim),
     /// Under [`Key::User`].
     User(StatusRecord),
+    /// Under [`Key::Message`].
+    Message(CustomMessage),
     /// Under [`Key::Checkpoint`].
     Checkpoint(Arc<CheckpointDocument>),
     /// Under [`Key::Instance`].
@@ -80,7 +89,7 @@ pub enum Document {
     Meta(MetaRecord),
 }
 
-/// All sessions of one user on one instance, written by that instance's gateway alone.
+/// All sessions of one user on one instance, written by that instance's gateway alone; of a holder by any host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionDocument {
     /// Live sessions, and ended ones whose `session-disconnected` is not settled yet; by id.
@@ -105,6 +114,13 @@ pub struct SessionEntry {
     /// Set once it has ended: it no longer counts, but its hook is still to be settled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
+    /// Of a held session: the version of the document that listed it first; 0: this one.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub listed: Sequence,
+}
+
+fn is_first(listed: &Sequence) -> bool {
+    *listed == Sequence(0)
 }
 
 /// How a session ended.
@@ -144,6 +160,9 @@ pub struct StatusRecord {
     /// The status before, so that a later owner repeats the transition as it was told; none: unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Status>,
+    /// Why it was decided, and what was before. Other versions may leave it out; nothing is decided by it.
+    #[serde(default, skip_serializing_if = "Trail::is_empty")]
+    pub trail: Trail,
 }
 
 /// What the plugins were told of one partition.
@@ -153,6 +172,18 @@ pub struct CheckpointDocument {
     pub epoch: u64,
     /// By plugin name. Entries of plugins that the owner doesn't know are kept.
     pub plugins: BTreeMap<String, PluginCheckpoint>,
+    /// How far the session hooks of held sessions are settled; none: there never were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<HeldCheckpoint>,
+}
+
+/// How far the session hooks of held sessions are settled, whatever plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldCheckpoint {
+    /// Everything that documents up to here tell of.
+    pub up_to: Sequence,
+    /// The boot generation it counts in: `everything` has had receivers forget what was before.
+    pub generation: u64,
 }
 
 /// What one plugin was told.
@@ -185,6 +216,27 @@ pub struct InstanceRecord {
     /// Set once it is declared dead: the journal of its cleanup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleanup: Option<Cleanup>,
+    /// Set on what belongs to a holder: its incarnation, or the record of its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Box<HolderRecord>>,
+}
+
+/// What an instance record says of a holder. Hosts that don't know of holders see one that never ceases to join, or has
+/// left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderRecord {
+    /// Its name.
+    pub name: HolderName,
+    /// Which of its lives.
+    pub incarnation: Incarnation,
+    /// How long it lives without a renewal, in milliseconds.
+    pub lease_ms: u64,
+    /// The fresh start that it belongs to ([`BootRecord::start`]): whoever bears another one was not spared by it.
+    #[serde(default)]
+    pub start: u64,
+    /// Of the record of the name ([`HolderName::key`]): the instance that this incarnation is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<InstanceId>,
 }
 
 /// The journal of a dead instance's cleanup: whoever resumes it knows what is done.

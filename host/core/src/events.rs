@@ -4,9 +4,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::ids::{InstanceId, PartitionId, Sequence, SessionId, UserId};
+use crate::metadata::{METADATA_PREFIX, Metadata};
 use crate::time::Timestamp;
 
 /// The status of a user. A session is only ever `Online` or `Idle`.
@@ -47,6 +48,8 @@ pub mod labels {
     pub const CLOSED: &str = "closed";
     /// No frame came for heartbeat plus heartbeat_timeout.
     pub const TIMEOUT: &str = "timeout";
+    /// The holder says that it has ended, and no more.
+    pub const ENDED: &str = "ended";
     /// The token that opened the session expired.
     pub const EXPIRED: &str = "expired";
     /// The host was told to stop.
@@ -60,24 +63,62 @@ pub mod labels {
 }
 
 /// Facts about a session: `remote-address`, `user-agent`, `meta.<key>`. Cheap to clone, one word when empty.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Attributes(Option<Arc<Vec<(String, String)>>>);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attributes(Option<Arc<Pairs>>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Pairs {
+    all: Vec<(String, String)>,
+    /// Whether any of them is metadata: asked with every document, and the pairs lie elsewhere.
+    metadata: bool,
+}
 
 impl Attributes {
     /// Keeps the order given.
     pub fn new(pairs: Vec<(String, String)>) -> Attributes {
-        Attributes(if pairs.is_empty() { None } else { Some(Arc::new(pairs)) })
+        let metadata = pairs.iter().any(|(name, _)| name.starts_with(METADATA_PREFIX));
+        let pairs = (!pairs.is_empty()).then(|| Arc::new(Pairs { all: pairs, metadata }));
+        Attributes(pairs)
+    }
+
+    /// The same with this metadata, in place of what there was of it.
+    pub fn with_metadata(&self, metadata: &Metadata) -> Attributes {
+        let others = self.pairs().iter().filter(|(name, _)| !name.starts_with(METADATA_PREFIX)).cloned();
+        let said = metadata.pairs().map(|(key, value)| (format!("{METADATA_PREFIX}{key}"), value.to_owned()));
+        Attributes::new(others.chain(said).collect())
     }
 
     /// The pairs in their order.
     pub fn pairs(&self) -> &[(String, String)] {
-        self.0.as_ref().map_or(&[], |pairs| pairs.as_slice())
+        self.0.as_ref().map_or(&[], |pairs| pairs.all.as_slice())
+    }
+
+    /// Keys (without `meta.`) and values of the metadata among them.
+    pub fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
+        let pairs = if self.has_metadata() { self.pairs() } else { &[] };
+        pairs.iter().filter_map(|(name, value)| Some((name.strip_prefix(METADATA_PREFIX)?, value.as_str())))
+    }
+
+    /// True when there is any metadata among them.
+    pub fn has_metadata(&self) -> bool {
+        self.0.as_ref().is_some_and(|pairs| pairs.metadata)
     }
 
     /// True when there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
+    }
+}
+
+impl Serialize for Attributes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.as_ref().map(|pairs| &pairs.all).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Attributes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Attributes, D::Error> {
+        Ok(Attributes::new(Option::deserialize(deserializer)?.unwrap_or_default()))
     }
 }
 
@@ -105,6 +146,8 @@ pub struct SessionEvent {
     pub session: Session,
     /// What happened to it.
     pub change: SessionChange,
+    /// Of a session that a holder holds: the user's partition, whose owner runs the hook for the cluster.
+    pub partition: Option<PartitionId>,
 }
 
 /// The two session hooks.

@@ -50,6 +50,11 @@ impl UserId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Nobody's: it comes before every user's.
+    pub(crate) fn least() -> UserId {
+        UserId("".into())
+    }
 }
 
 impl fmt::Debug for UserId {
@@ -113,7 +118,7 @@ fn parse_uuid(text: &str) -> Result<u128, InvalidUuid> {
     Ok(value)
 }
 
-/// One incarnation of a host (or, later, of a holder): a UUID, new at every start.
+/// One incarnation of a host or of a holder: a UUID, new at every start.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceId(pub u128);
 
@@ -187,6 +192,85 @@ macro_rules! serde_as_text {
     )*};
 }
 serde_as_text!(InstanceId, SessionId);
+
+/// The longest name or incarnation of a holder, in bytes.
+pub const MAX_HOLDER_NAME_BYTES: usize = 64;
+
+/// The longest id that a holder gives a session, in bytes.
+pub const MAX_HELD_ID_BYTES: usize = 128;
+
+/// A text that can't stand for a holder, its incarnation or a session of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidHolderText {
+    /// Of a name or an incarnation.
+    #[error("1 to 64 of `A-Z a-z 0-9 . _ -` are allowed, and not `.` or `..`")]
+    Name,
+    /// Of a session's id.
+    #[error("1 to 128 visible ASCII characters without `/` are allowed, and not `.` or `..`")]
+    Session,
+}
+
+fn is_holder_text(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=MAX_HOLDER_NAME_BYTES).contains(&text.len())
+        && text.bytes().all(plain)
+        && !matches!(text, "." | "..")
+}
+
+/// A holder's name, chosen by the application: 1 to 64 of `A-Z a-z 0-9 . _ -`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HolderName(Arc<str>);
+
+/// Which life of a holder, chosen by it: 1 to 64 of `A-Z a-z 0-9 . _ -`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Incarnation(Arc<str>);
+
+macro_rules! holder_text {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// As the application wrote it.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidHolderText;
+            fn from_str(text: &str) -> Result<$name, InvalidHolderText> {
+                if is_holder_text(text) { Ok($name(text.into())) } else { Err(InvalidHolderText::Name) }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )*};
+}
+holder_text!(HolderName, Incarnation);
+serde_as_text!(HolderName, Incarnation);
+
+impl HolderName {
+    /// Where the record of the name is, among the instances: a UUIDv8 made of the name, so that it meets no instance's.
+    /// Part of the storage format.
+    pub fn key(&self) -> InstanceId {
+        let half = |salt: &str| u128::from(stable_hash(format!("holder {salt} {}", self.0).as_bytes()));
+        let bits = half("one") << 64 | half("two");
+        InstanceId(bits & !(0xf << 76) & !(0b11 << 62) | 0x8 << 76 | 0b10 << 62)
+    }
+
+    /// The id of a session of this holder: `<holder>/<its id>`.
+    pub fn session(&self, id: &str) -> Result<SessionId, InvalidHolderText> {
+        let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'/';
+        let fits = (1..=MAX_HELD_ID_BYTES).contains(&id.len()) && !matches!(id, "." | "..");
+        if fits && id.bytes().all(plain) {
+            Ok(SessionId::Held(format!("{}/{id}", self.0).into()))
+        } else {
+            Err(InvalidHolderText::Session)
+        }
+    }
+}
 
 /// A fixed slice of the users. Below the deployment's number of partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

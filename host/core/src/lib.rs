@@ -9,6 +9,7 @@
 //!  leases ──▶ Membership (claims, boot)           ▼                ▼
 //!                                              Watchers        Checkpoints
 //!  owned partitions ──▶ Ticks ──▶ Delivery
+//!  holders ──▶ HeldDocuments ──▶ session documents ──▶ HeldHooks ──▶ Delivery
 //! ```
 //!
 //! Inputs enter through `handle_*`, effects leave through `poll_*`, and `now` is always an argument. This crate
@@ -19,14 +20,18 @@ pub mod checkpoint;
 pub mod delivery;
 pub mod documents;
 pub mod events;
+pub mod holders;
 pub mod ids;
 mod index;
 pub mod membership;
+pub mod message;
+pub mod metadata;
 pub mod retry;
 pub mod sessions;
 pub mod ticks;
 pub mod time;
 pub mod timers;
 pub mod tracker;
+pub mod trail;
 mod users;
 pub mod watchers;

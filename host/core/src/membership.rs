@@ -7,6 +7,7 @@
 //! ```
 //!
 //! A single host goes the same way as a cluster. Conditions, claims and leases are the store's; this only asks and waits.
+//! Holders are instances as well, and take part in nothing: they are judged and cleaned up after, and that is all.
 //! The parts: [`lease`] (the own key), [`peers`] (the others), [`ownership`] (partitions), [`cleanups`] (after the dead).
 
 use std::collections::{BTreeSet, VecDeque};
@@ -23,6 +24,7 @@ use crate::ids::{InstanceId, PartitionId, Sequence};
 use crate::time::{Now, Tick, Timestamp};
 
 mod cleanups;
+mod holders;
 mod lease;
 mod owed;
 mod ownership;
@@ -30,7 +32,8 @@ mod peers;
 mod words;
 pub use cleanups::CLEANUP_CHUNK;
 pub use words::{
-    FORMAT, InstanceView, MembershipConfig, MembershipCounters, MembershipEffect, MembershipError, NotWritten,
+    FORMAT, HolderView, InstanceView, MembershipConfig, MembershipCounters, MembershipEffect,
+    MembershipError, NotWritten,
 };
 
 use cleanups::{Chore, Cleanups};
@@ -79,6 +82,11 @@ pub struct Membership {
     start: u64,
     /// The generation that it met when it came.
     met: u64,
+    /// Holders that are to outlive the fresh start: whose records are being written, and whose are.
+    sparing: BTreeSet<InstanceId>,
+    /// The fresh start before the one that this instance declares: who does not bear it is none of those that live.
+    previous: u64,
+    spared: Vec<InstanceId>,
     /// The plugins have cleaned up everything; the documents of all sessions are gone.
     everything: (bool, bool),
     /// The `everything` that this instance runs, or has run.
@@ -121,6 +129,9 @@ impl Membership {
             joined: 0,
             start: 0,
             met: 0,
+            sparing: BTreeSet::new(),
+            previous: 0,
+            spared: Vec::new(),
             everything: (false, false),
             run: None,
             owing: false,
@@ -303,6 +314,8 @@ impl Membership {
             (Key::Meta, _, _) => self.effects.push_back(MembershipEffect::Load),
             (Key::Boot, Document::Boot(boot), result) => self.boot_written(now, *boot, result),
             (Key::Instance(id), Document::Instance(record), Ok(sequence)) => {
+                let start = record.holder.as_ref().map(|holder| holder.start);
+                self.holder_spared(*id, start == self.boot.map(|(_, boot)| boot.start));
                 let news = self.peers.take(now.tick, *id, sequence, record);
                 self.heard(*id, news);
                 if self.cleanups.owns(*id) {
@@ -310,6 +323,7 @@ impl Membership {
                 }
             }
             (Key::Instance(id), _, Err(error)) => {
+                self.holder_spared(*id, false);
                 self.cleanups.handle_refused(*id);
                 let last = match error {
                     NotWritten::Conflict(last) => last,
@@ -568,7 +582,7 @@ impl Membership {
 
     /// True if no other instance is ready, joining or draining: who has no session here has none.
     pub fn is_last(&self) -> bool {
-        self.peers.iter().all(|(_, peer)| peer.ghost || !peer.is_alive())
+        !self.peers.iter().any(|(_, peer)| peer.is_live_host())
     }
 
     /// True if nothing is owned any more.
@@ -628,8 +642,9 @@ impl Membership {
             renewed_ago: now.tick.since(self.lease.confirmed().unwrap_or(now.tick)),
             cleanup: None,
             own: true,
+            holder: None,
         };
-        let others = self.peers.iter().map(|(id, peer)| InstanceView {
+        let others = self.peers.iter().filter(|(_, peer)| !peer.is_name()).map(|(id, peer)| InstanceView {
             id,
             host: peer.record.host.clone(),
             state: peer.record.state,
@@ -638,6 +653,7 @@ impl Membership {
             renewed_ago: now.tick.since(peer.heard),
             cleanup: peer.record.cleanup.as_ref().map(|cleanup| cleanup.phase),
             own: false,
+            holder: peer.holder().cloned(),
         });
         std::iter::once(own).chain(others).collect()
     }
@@ -647,7 +663,8 @@ impl Membership {
         let suspects = self.peers.suspects() as u64;
         let other_plugins = self.peers.with_other_plugins(self.config.plugins) as u64;
         let cleaning = self.cleanups.running() as u64;
-        MembershipCounters { suspects, other_plugins, cleaning, ..self.counters }
+        let holders = self.peers.live_holders().count() as u64;
+        MembershipCounters { suspects, other_plugins, cleaning, holders, ..self.counters }
     }
 
     /// A word for people.
@@ -743,7 +760,8 @@ impl Membership {
                 }
             }
             (Key::Instance(id), Document::Instance(record)) => {
-                let namesake = record.host == self.config.host
+                let namesake = record.holder.is_none()
+                    && record.host == self.config.host
                     && self.phase == Phase::Ready
                     && self.peers.get(*id).is_some_and(|peer| peer.record.renewal < record.renewal)
                     && record.state != InstanceState::Dead;
@@ -865,6 +883,7 @@ impl Membership {
             renewal,
             plugins: self.config.plugins,
             cleanup: None,
+            holder: None,
         };
         self.effects.push_back(MembershipEffect::Renew {
             instance: self.instance,
@@ -895,6 +914,7 @@ impl Membership {
             renewal: u64::MAX,
             plugins: self.config.plugins,
             cleanup: None,
+            holder: None,
         };
         let kept = self.config.drain_grace + self.config.instance_ttl * 2;
         self.effects.push_back(MembershipEffect::Leave { last, record, kept });
@@ -906,6 +926,9 @@ impl Membership {
         self.judge(now);
         self.settle_owed(now);
         if std::mem::take(&mut self.unsettled) && self.takes_part() {
+            if let Some((_, boot)) = self.boot.filter(|(_, boot)| boot.phase == BootPhase::Open) {
+                self.peers.doubt_holders(boot.start);
+            }
             let own = Some((self.instance, self.state));
             let candidates = self.peers.candidates(own);
             // In a store that was recreated the boot comes before the claims, and so before any record: records of a
@@ -982,9 +1005,21 @@ impl Membership {
         self.peers.forget_disowned(|id| owners.contains(&id));
         let candidates = self.peers.candidates(Some((self.instance, self.state)));
         let suspects = self.peers.iter().filter(|(_, peer)| peer.suspect && !peer.judging);
+        let takes_part = self.takes_part();
         let suspects: Vec<InstanceId> = suspects.map(|(id, _)| id).collect();
         for instance in suspects {
             let Some(peer) = self.peers.get_mut(instance) else { continue };
+            if peer.holder().is_some() && !takes_part {
+                continue;
+            }
+            // One of another fresh start does not come back.
+            let may_come_back = peer.holder().filter(|holder| holder.start == self.start);
+            let patience =
+                may_come_back.map(|holder| Duration::from_millis(holder.lease_ms).min(holders::PATIENCE));
+            let unbroken = self.lease.unbroken_since(now.tick).unwrap_or(now.tick);
+            if patience.is_some_and(|patience| now.tick < unbroken + patience) {
+                continue;
+            }
             peer.judging = true;
             let record = if peer.is_dead() {
                 peer.record.clone()
@@ -1047,6 +1082,7 @@ impl Membership {
             let last = self.boot.map_or(Sequence(0), |(sequence, _)| sequence);
             let generation = boot.map_or(0, |boot| boot.generation) + 1;
             let start = self.config.nonce.wrapping_add(generation);
+            self.previous = boot.map_or(0, |boot| boot.start);
             self.phase = Phase::Opening;
             self.write_boot(
                 last,
@@ -1064,7 +1100,11 @@ impl Membership {
             Some(BootPhase::Closed) => true,
             None => !self.config.shared || unbroken(self.config.instance_ttl / 2),
             // Whoever may still come back is declared dead first: one of the two writes takes effect.
-            Some(_) => unbroken(Duration::ZERO) && !self.peers.iter().any(|(_, peer)| peer.suspect),
+            // (`everything` is for holders as well whose lease has run out, and no host takes renewals before it is done.)
+            Some(_) => {
+                let may_come_back = |peer: &peers::Peer| peer.suspect && peer.holder().is_none();
+                unbroken(Duration::ZERO) && !self.peers.iter().any(|(_, peer)| may_come_back(peer))
+            }
         }
     }
 
@@ -1127,7 +1167,7 @@ impl Membership {
         self.run = Some(run.clone());
         (self.owing, self.paid) = (false, false);
         self.effects.push_back(MembershipEffect::Everything(run));
-        self.effects.push_back(MembershipEffect::PurgeAll);
+        self.spare_holders(boot.start);
     }
 
     fn open(&mut self) {

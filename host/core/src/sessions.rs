@@ -145,6 +145,28 @@ impl LocalSessions {
         self.set(now, place, mode);
     }
 
+    /// The client says other things of the session: its attributes with its metadata.
+    pub fn handle_attributes(&mut self, key: SessionKey, attributes: Attributes) {
+        let place = Place::of(key);
+        let Some(record) = self.table.live(place) else {
+            return;
+        };
+        if record.attributes != attributes {
+            record.attributes = attributes;
+            self.touch(place);
+        }
+    }
+
+    /// The client has shown a fresh token: the session ends with that one, sooner or later than before.
+    pub fn handle_renew(&mut self, now: Now, key: SessionKey, expires_at: Timestamp) {
+        let place = Place::of(key);
+        let Some(record) = self.table.live(place) else {
+            return;
+        };
+        record.set_expires_at(Some(expires_at));
+        self.arm(now, place);
+    }
+
     /// The connection has ended. A session that is over already is left alone.
     pub fn handle_close(&mut self, now: Now, key: SessionKey, reason: Label) {
         self.end(now, Place::of(key), reason);
@@ -297,6 +319,7 @@ impl LocalSessions {
                 connected_at: record.connected_at,
                 attributes: record.attributes.clone(),
                 ended: record.ended.as_deref().cloned(),
+                listed: Default::default(),
             });
         });
         sessions.sort_unstable_by(|one, other| one.id.cmp(&other.id));
@@ -396,7 +419,7 @@ impl LocalSessions {
             connected_at: record.connected_at,
             attributes: record.attributes.clone(),
         };
-        self.effects.push_back(SessionEffect::Hook(SessionEvent { session, change }));
+        self.effects.push_back(SessionEffect::Hook(SessionEvent { session, change, partition: None }));
     }
 
     /// The session changed: its user's document is to be written.

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::documents::{SessionDocument, StatusRecord};
+use crate::documents::{Reason, SessionDocument, StatusRecord};
 use crate::events::{Status, Transition};
 use crate::ids::{InstanceId, PartitionId, Sequence, UserId};
 use crate::time::{Now, Tick, Timestamp};
@@ -100,6 +100,8 @@ pub struct Tracker {
     in_flight: Vec<Decision>,
     transitions: VecDeque<Transition>,
     counts: [u64; 3],
+    /// Live sessions: online, idle.
+    sessions: [u64; 2],
     decided: [u64; 3],
     coalesced: u64,
     leaving: bool,
@@ -129,6 +131,7 @@ impl Tracker {
             in_flight: Vec::new(),
             transitions: VecDeque::new(),
             counts: [0; 3],
+            sessions: [0; 2],
             decided: [0; 3],
             coalesced: 0,
             leaving: false,
@@ -251,7 +254,10 @@ impl Tracker {
         if let (Some(document), Some(entry)) = (document, self.users.get_mut(slot)) {
             for session in &document.sessions {
                 match (&session.ended, session.status) {
-                    (Some(ended), _) => entry.last_end = entry.last_end.max(ended.at),
+                    (Some(ended), _) if ended.at >= entry.last_end => {
+                        (entry.last_end, entry.end_reason) = (ended.at, Reason::of_end(&ended.reason));
+                    }
+                    (Some(_), _) => {}
                     (None, Status::Online) => online += 1,
                     (None, _) => idle += 1,
                 }
@@ -282,7 +288,11 @@ impl Tracker {
         }
         let instance = known.unwrap_or_else(|| self.instances.enter(id));
         self.unconfirmed.remove(&(slot, instance));
+        let before = user.places.sessions_at(instance);
         user.places.put(Presence { instance, online, idle });
+        for (at, count) in [online, idle].into_iter().enumerate() {
+            self.sessions[at] = self.sessions[at] + u64::from(count) - before[at];
+        }
         match drained_until {
             Some(until) => {
                 self.drained.insert((slot, instance), until);
@@ -303,6 +313,7 @@ impl Tracker {
                 continue;
             };
             entry.last_end = entry.last_end.max(now.wall);
+            entry.end_reason = Reason::InstanceLost;
             self.place(slot, instance, (0, 0), None);
             self.decide_from(now, slot, last_renewal);
         }
@@ -427,6 +438,11 @@ impl Tracker {
         self.counts
     }
 
+    /// Live sessions of the partition's users, drained ones left out: online, idle.
+    pub fn sessions(&self) -> [u64; 2] {
+        self.sessions
+    }
+
     /// Transitions acknowledged so far, by new status: online, idle, offline.
     pub fn decided(&self) -> [u64; 3] {
         self.decided
@@ -486,7 +502,9 @@ impl Tracker {
     /// A user is present on this instance no more.
     fn leave(&mut self, slot: Slot, instance: InstanceSlot) {
         if let Some(user) = self.users.get_mut(slot).filter(|user| user.places.is_at(instance)) {
+            let gone = user.places.sessions_at(instance);
             user.places.remove(instance);
+            self.sessions.iter_mut().zip(gone).for_each(|(sessions, gone)| *sessions -= gone);
             self.drained.remove(&(slot, instance));
             self.unconfirmed.remove(&(slot, instance));
             self.instances.leave(instance);
@@ -525,11 +543,12 @@ impl Tracker {
         } else {
             Status::Offline
         };
-        user.sessions = sessions;
+        let before = std::mem::replace(&mut user.sessions, sessions);
         let previous = user.known_status();
         if previous == Some(status) {
             return;
         }
+        let reason = reason_of(status, sessions > before, sessions < before, user.end_reason);
         let old = user.decided();
         if let Some(old) = old {
             self.counts[old as usize] -= 1;
@@ -546,6 +565,7 @@ impl Tracker {
             sessions,
             generation: self.config.generation,
             previous,
+            trail: user.next_trail(reason),
         };
         user.take(&record, self.config.generation);
         self.counts[status as usize] += 1;
@@ -603,6 +623,17 @@ impl Tracker {
         user.undecided = user.undecided.saturating_add(1);
         user.queued_at = self.head + self.decisions.len() as u64;
         self.decisions.push_back(decision);
+    }
+}
+
+/// Why a status changes to this one, when there are more or fewer sessions than there were.
+fn reason_of(status: Status, more: bool, fewer: bool, last_end: Reason) -> Reason {
+    match status {
+        Status::Offline => last_end,
+        _ if more => Reason::Connected,
+        _ if fewer => last_end,
+        Status::Online => Reason::Active,
+        Status::Idle => Reason::Idle,
     }
 }
 

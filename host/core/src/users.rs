@@ -1,6 +1,6 @@
 //! The users of one partition as its owner sees them: a compact table. It stores, it decides nothing.
 
-use crate::documents::StatusRecord;
+use crate::documents::{Moment, Past, Reason, StatusRecord, Trail};
 use crate::events::Status;
 use crate::ids::{InstanceId, UserId};
 use crate::index::UserIndex;
@@ -74,6 +74,12 @@ impl Places {
         }
     }
 
+    /// How many sessions there are on an instance: online, idle.
+    pub(crate) fn sessions_at(&self, instance: InstanceSlot) -> [u64; 2] {
+        let at = self.as_slice().iter().find(|presence| presence.instance == instance);
+        at.map_or([0; 2], |presence| [presence.online, presence.idle].map(u64::from))
+    }
+
     pub(crate) fn is_at(&self, instance: InstanceSlot) -> bool {
         self.as_slice().iter().any(|presence| presence.instance == instance)
     }
@@ -115,6 +121,8 @@ pub(crate) struct User {
     pub(crate) offline_due: Option<Tick>,
     /// The last end of a session that documents told of.
     pub(crate) last_end: Timestamp,
+    /// How that session ended.
+    pub(crate) end_reason: Reason,
     since: Timestamp,
     /// 0: nothing was ever decided.
     revision: u64,
@@ -128,6 +136,9 @@ pub(crate) struct User {
     pub(crate) undecided: u16,
     /// Where the newest of them stands in the queue; meaningless once that place is behind its head.
     pub(crate) queued_at: u64,
+    reason: Reason,
+    /// Most users have none for long.
+    past: Option<Box<Past>>,
 }
 
 impl User {
@@ -137,6 +148,7 @@ impl User {
             places: Places::None,
             offline_due: None,
             last_end: Timestamp(0),
+            end_reason: Reason::Ended,
             since: Timestamp(0),
             revision: 0,
             last_seen: None,
@@ -146,6 +158,8 @@ impl User {
             known: false,
             undecided: 0,
             queued_at: 0,
+            reason: Reason::Unknown,
+            past: None,
         }
     }
 
@@ -173,7 +187,27 @@ impl User {
         self.revision = record.revision;
         self.last_seen = record.last_seen;
         self.previous = record.previous;
+        self.sessions = record.sessions;
         self.known = record.generation >= generation;
+        self.reason = record.trail.reason;
+        match &mut self.past {
+            Some(past) => **past = record.trail.past,
+            None if record.trail.past.is_empty() => {}
+            None => self.past = Some(Box::new(record.trail.past)),
+        }
+    }
+
+    /// Why the last decision was made, and what was before it.
+    pub(crate) fn trail(&self) -> Trail {
+        Trail { reason: self.reason, past: self.past.as_deref().copied().unwrap_or_default() }
+    }
+
+    /// What the next decision leaves behind, if it is made for this reason.
+    pub(crate) fn next_trail(&self, reason: Reason) -> Trail {
+        let past = self.trail().past;
+        let Some(status) = self.decided() else { return Trail { reason, past } };
+        let moment = Moment { status, since: self.since, revision: Some(self.revision), reason: self.reason };
+        Trail { reason, past: past.and(moment) }
     }
 
     /// The last record, with the generation that it was decided in as far as that is known.
@@ -191,6 +225,7 @@ impl User {
             sessions: self.sessions,
             generation,
             previous: self.previous,
+            trail: self.trail(),
         })
     }
 }

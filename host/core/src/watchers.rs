@@ -2,7 +2,8 @@
 //!
 //! A status is told once per revision, and never an older one after a newer. What is known of a watched user is kept as
 //! long as anyone watches; the first watcher of a user causes a read. Memory: proportional to the watches and to the
-//! messages that wait for a read. It must not know who may watch whom, nor how records are read.
+//! messages that wait for a read. It must not know who may watch whom, nor how records are read. What watchers may ask
+//! for besides is in `details.rs`; of users of whom nobody asks for it nothing is read or kept.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -11,6 +12,9 @@ use crate::events::Status;
 use crate::ids::UserId;
 use crate::index::UserIndex;
 use crate::time::Timestamp;
+
+mod details;
+pub use details::{Details, MAX_SESSIONS_SHOWN, SessionDetails, Shown, With};
 
 /// A connection that watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +29,12 @@ pub enum WatchEffect {
     Unwatch(UserId),
     /// Read the user's record from whoever decides; answer with [`Watchers::handle_record`].
     Read(UserId),
+    /// Notices of this user's message and metadata are wanted from now on.
+    WatchDetails(UserId),
+    /// Notices of this user's message and metadata are wanted no more.
+    UnwatchDetails(UserId),
+    /// Read the user's message and session documents; answer with [`Watchers::handle_details`].
+    ReadDetails(UserId),
     /// Send `presence`.
     Tell {
         /// To whom.
@@ -37,6 +47,8 @@ pub enum WatchEffect {
         since: Timestamp,
         /// The revision; 0 for an unknown user.
         revision: u64,
+        /// What the watcher has asked for besides; none: nothing.
+        shown: Option<Shown>,
     },
     /// Send `ok` for a `watch`: every user of it was told.
     Done {
@@ -54,6 +66,8 @@ struct Watched {
     /// None until the first read is answered.
     known: Option<(Status, Timestamp, u64)>,
     watchers: BTreeSet<Watcher>,
+    /// Only while any of them asks for more than the status.
+    asked: Option<Box<details::Asked>>,
 }
 
 /// What one connection asked for.
@@ -81,6 +95,8 @@ pub struct Watchers {
     free: Vec<u32>,
     watchers: BTreeMap<Watcher, Requests>,
     effects: VecDeque<WatchEffect>,
+    /// When messages that somebody asks for expire.
+    expiries: BTreeSet<(Timestamp, u32)>,
 }
 
 impl Watchers {
@@ -92,12 +108,19 @@ impl Watchers {
             free: Vec::new(),
             watchers: BTreeMap::new(),
             effects: VecDeque::new(),
+            expiries: BTreeSet::new(),
         }
     }
 
-    /// A client asks to watch. Each user is told once known, then the message is answered, after those before it.
-    /// A user named twice is told once; one that was watched already is told again, as the message asks for it.
-    pub fn handle_watch(&mut self, watcher: Watcher, users: Vec<UserId>, request: Option<String>) {
+    /// A client asks to watch, and to see this besides the status (in place of what it asked for before). Each user is
+    /// told once known, then the message is answered, after those before it. A user named twice is told once; one that was watched already is told again, as the message asks for it.
+    pub fn handle_watch(
+        &mut self,
+        watcher: Watcher,
+        users: Vec<UserId>,
+        with: With,
+        request: Option<String>,
+    ) {
         let (mut named, mut unknown) = (BTreeSet::new(), BTreeSet::new());
         for user in users {
             let slot = self.find_or_insert(user);
@@ -108,17 +131,16 @@ impl Watchers {
             if !named.insert(slot) {
                 continue;
             }
-            match watched.known {
-                Some((status, since, revision)) => {
-                    let user = watched.user.clone();
-                    self.effects.push_back(WatchEffect::Tell { watcher, user, status, since, revision });
-                }
-                None => {
-                    unknown.insert(slot);
-                }
+            self.ask(watcher, slot, with);
+            if !self.tell(watcher, slot) {
+                unknown.insert(slot);
             }
         }
         let requests = self.watchers.entry(watcher).or_default();
+        // An earlier message may have waited for more than is asked for now.
+        for slot in named.difference(&unknown) {
+            requests.forget(*slot);
+        }
         requests.users.append(&mut named);
         requests.open.push_back((request, unknown));
         self.answer(watcher);
@@ -169,16 +191,16 @@ impl Watchers {
         let (status, since, revision) = news;
         self.effects.reserve(watched.watchers.len());
         for watcher in &watched.watchers {
-            let (watcher, user) = (*watcher, watched.user.clone());
-            self.effects.push_back(WatchEffect::Tell { watcher, user, status, since, revision });
+            // Who waits for details is told with them.
+            if let Some(shown) = watched.shown(*watcher) {
+                let (watcher, user) = (*watcher, watched.user.clone());
+                self.effects.push_back(WatchEffect::Tell { watcher, user, status, since, revision, shown });
+            }
         }
         if first {
-            for watcher in watched.watchers.iter().copied().collect::<Vec<_>>() {
-                if let Some(requests) = self.watchers.get_mut(&watcher) {
-                    requests.forget(slot);
-                }
-                self.answer(watcher);
-            }
+            let told = watched.watchers.iter().copied().filter(|of| watched.shown(*of).is_some());
+            let told = told.collect();
+            self.settle(slot, told);
         }
     }
 
@@ -197,6 +219,9 @@ impl Watchers {
     pub fn handle_missed(&mut self) {
         let users = self.slots.iter().flatten().map(|watched| WatchEffect::Read(watched.user.clone()));
         self.effects.extend(users);
+        for slot in 0..self.slots.len() as u32 {
+            self.read_details(slot);
+        }
     }
 
     /// The next thing to do.
@@ -207,6 +232,27 @@ impl Watchers {
     /// How many users are watched.
     pub fn watched(&self) -> usize {
         self.index.len()
+    }
+
+    /// Tells a watcher what is known of a user. False if something that it asks for is not known yet.
+    fn tell(&mut self, watcher: Watcher, slot: u32) -> bool {
+        let Some(watched) = self.slots[slot as usize].as_ref() else { return false };
+        let (Some((status, since, revision)), Some(shown)) = (watched.known, watched.shown(watcher)) else {
+            return false;
+        };
+        let user = watched.user.clone();
+        self.effects.push_back(WatchEffect::Tell { watcher, user, status, since, revision, shown });
+        true
+    }
+
+    /// These watchers have heard of the user for the first time.
+    fn settle(&mut self, slot: u32, told: Vec<Watcher>) {
+        for watcher in told {
+            if let Some(requests) = self.watchers.get_mut(&watcher) {
+                requests.forget(slot);
+            }
+            self.answer(watcher);
+        }
     }
 
     /// Answers the messages at the head whose users are all known, in the order they came. Who then watches nobody
@@ -226,6 +272,7 @@ impl Watchers {
     }
 
     fn leave(&mut self, watcher: Watcher, slot: u32) {
+        self.ask_no_more(watcher, slot);
         let Some(watched) = self.slots[slot as usize].as_mut() else {
             return;
         };
@@ -251,7 +298,8 @@ impl Watchers {
         }
         self.effects.push_back(WatchEffect::Watch(user.clone()));
         self.effects.push_back(WatchEffect::Read(user.clone()));
-        let watched = Some(Watched { user: user.clone(), known: None, watchers: BTreeSet::new() });
+        let watched =
+            Some(Watched { user: user.clone(), known: None, watchers: BTreeSet::new(), asked: None });
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = watched;

@@ -2,7 +2,7 @@
 
 use super::{EXIT_CONFIGURATION, block_on, compile_mode};
 use crate::plugins::{self, PluginDescription};
-use crate::settings::{Grants, Limits, Settings, StoreKind};
+use crate::settings::{AuthMode, Grants, Limits, Settings, StoreKind};
 
 pub(super) fn run(settings: Settings) -> u8 {
     let checked = block_on(plugins::check(&settings.plugins, &settings.host.data_dir, compile_mode()));
@@ -12,6 +12,9 @@ pub(super) fn run(settings: Settings) -> u8 {
             .warnings
             .iter()
             .for_each(|warning| eprintln!("warning: plugin `{}`: {warning}", plugin.name));
+    }
+    if let AuthMode::Jwt(jwt) = &settings.auth.mode {
+        jwt.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     }
     let mut descriptions = Vec::new();
     let mut wrong = false;

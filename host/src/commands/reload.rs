@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::admin_client::{self, Posted};
+use crate::admin_client::{AdminClient, Posted};
+use crate::cli::AdminArgument;
 use crate::gateway::admin::reload::ReloadDocument;
 use crate::table::printable;
 
@@ -11,8 +12,8 @@ use super::EXIT_CONFIGURATION;
 /// Plugins may have to be compiled.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-pub(super) async fn run(admin: &str, json: bool) -> anyhow::Result<u8> {
-    match admin_client::post::<ReloadDocument>(admin, "/v1/reload", PATIENCE).await? {
+pub(super) async fn run(admin: &AdminArgument, json: bool) -> anyhow::Result<u8> {
+    match AdminClient::new(admin)?.post::<ReloadDocument>("/v1/reload", PATIENCE).await? {
         Posted::Done(document) if json => println!("{}", serde_json::to_string_pretty(&document)?),
         Posted::Done(document) => print!("{}", text(&document)),
         Posted::Refused(problem) => {

@@ -1,74 +1,71 @@
 //! `[auth]`: who users are, and whom they may watch.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
-use super::path_of;
+use super::Found;
 use super::reader::Table;
-use crate::settings::{AuthKey, AuthMode, AuthSettings, HostSettings, KeyAlgorithm, WatchPolicy};
+use crate::settings::{AuthMode, AuthSettings, HostSettings, JwtSettings, TokenRules, WatchPolicy};
 
-/// HMAC with SHA-256 wants a secret at least as long as its output (RFC 7518, section 3.2).
-const MIN_SECRET_BYTES: usize = 32;
+mod key_set;
+mod keys;
+#[cfg(test)]
+mod tests;
+
+/// Keys that say something about tokens.
+const OF_TOKENS: [&str; 7] = ["issuer", "audience", "leeway", "watch_claim", "origins", "key", "jwks"];
+
+/// How far clocks may be apart, if nothing is said.
+const LEEWAY: Duration = Duration::from_secs(30);
+
+/// Clocks that are further apart are wrong.
+const MAX_LEEWAY: Duration = Duration::from_secs(300);
+
+/// The claim that says whom one may watch, if nothing is said.
+const WATCH_CLAIM: &str = "presence_watch";
 
 pub(super) fn read(table: &mut Table<'_, '_>, host: &HostSettings, folder: &Path) -> AuthSettings {
     let mode = table.string("mode");
-    let watch = table.string("watch");
-    let issuer = table.string("issuer");
-    let audience = table.string("audience");
-    let query_token = table.boolean("query_token", false);
-    let key_tables = table.tables("key");
-    let has_keys = !key_tables.is_empty();
-    let keys = read_keys(key_tables, folder);
     let is_jwt = mode.as_ref().is_some_and(|mode| mode.value == "jwt");
-    if let Some(mode) = mode.filter(|mode| mode.value != "none" && mode.value != "jwt") {
-        table.wrong(&mode, &format!("must be \"none\" (loopback only) or \"jwt\", not \"{}\"", mode.value));
-    } else if is_jwt {
-        if !has_keys {
-            table.missing("key", "is needed with auth.mode = \"jwt\": add at least one [[auth.key]]");
-        }
-    } else {
-        for found in [&issuer, &audience].into_iter().flatten() {
-            table.wrong(found, "means something with auth.mode = \"jwt\" only, and it is \"none\"");
-        }
-        if has_keys {
-            table.missing("key", "means something with auth.mode = \"jwt\" only, and it is \"none\"");
-        }
-        refuse_public(table, host);
+    let watch = read_watch(table, is_jwt);
+    let query_token = table.boolean("query_token", false);
+    if is_jwt {
+        let mode = AuthMode::Jwt(Box::new(read_jwt(table, folder, watch)));
+        return AuthSettings { mode, watch, query_token };
     }
-    let policy = match watch.as_ref().map(|watch| watch.value.as_str()) {
-        None if is_jwt => WatchPolicy::Own,
-        None | Some("anyone") => WatchPolicy::Anyone,
-        Some("self") => WatchPolicy::Own,
-        Some("claims") if is_jwt => WatchPolicy::Claims,
-        Some("claims") => {
-            wrong_watch(
-                table,
-                watch.as_ref(),
-                "can't be \"claims\" with auth.mode = \"none\": there is no token",
-            );
-            WatchPolicy::Own
+    let strange = mode.filter(|mode| mode.value != "none");
+    for name in OF_TOKENS {
+        if let Some(found) = table.any(name)
+            && strange.is_none()
+        {
+            table.wrong(&found, "means something with auth.mode = \"jwt\" only, and it is \"none\"");
         }
-        Some(_) => {
-            wrong_watch(table, watch.as_ref(), "must be \"self\", \"anyone\" or \"claims\"");
-            WatchPolicy::Own
+    }
+    match strange {
+        Some(mode) => {
+            let message = format!("must be \"none\" (loopback only) or \"jwt\", not \"{}\"", mode.value);
+            table.wrong(&mode, &message);
         }
-    };
-    let mode = match is_jwt {
-        true => AuthMode::Jwt {
-            issuer: issuer.map(|found| found.value),
-            audience: audience.map(|found| found.value),
-            keys,
-        },
-        false => AuthMode::None,
-    };
-    AuthSettings { mode, watch: policy, query_token }
+        None => refuse_public(table, host),
+    }
+    AuthSettings { mode: AuthMode::None, watch, query_token }
 }
 
-fn wrong_watch(table: &Table<'_, '_>, watch: Option<&super::Found<String>>, message: &str) {
-    if let Some(watch) = watch {
-        table.wrong(watch, message);
+fn read_watch(table: &mut Table<'_, '_>, is_jwt: bool) -> WatchPolicy {
+    let Some(watch) = table.string("watch") else {
+        return if is_jwt { WatchPolicy::Own } else { WatchPolicy::Anyone };
+    };
+    match watch.value.as_str() {
+        "anyone" => return WatchPolicy::Anyone,
+        "self" => {}
+        "claims" if is_jwt => return WatchPolicy::Claims,
+        "claims" => {
+            table.wrong(&watch, "can't be \"claims\" with auth.mode = \"none\": there is no token");
+        }
+        _ => table.wrong(&watch, "must be \"self\", \"anyone\" or \"claims\""),
     }
+    WatchPolicy::Own
 }
 
 /// Without authentication anyone who reaches a listener is anybody.
@@ -85,87 +82,76 @@ fn refuse_public(table: &Table<'_, '_>, host: &HostSettings) {
     }
 }
 
-fn read_keys(tables: Vec<Table<'_, '_>>, folder: &Path) -> Vec<AuthKey> {
-    let count = tables.len();
-    let mut keys = Vec::new();
-    let mut ids = BTreeSet::new();
-    for mut table in tables {
-        let id = table.string("id");
-        match &id {
-            None if count > 1 => {
-                table.missing("id", "is needed with more than one key: the token's `kid` names it")
-            }
-            Some(id) if !ids.insert(id.value.clone()) => table.wrong(id, "names another key as well"),
-            _ => {}
-        }
-        let secret = table.string("secret");
-        let file = table.string("public_key_file");
-        let Some(algorithm) = table.string("algorithm") else {
-            table.missing("algorithm", "is needed: \"HS256\" or \"EdDSA\"");
-            continue;
-        };
-        let material = match algorithm.value.as_str() {
-            "HS256" => {
-                if let Some(file) = &file {
-                    table.wrong(file, "is for \"EdDSA\"; \"HS256\" has a `secret`");
-                }
-                match secret {
-                    None => {
-                        // One that is there and wrong was told of already.
-                        if table.any("secret").is_none() {
-                            table.missing("secret", "is needed with \"HS256\"");
-                        }
-                        None
-                    }
-                    Some(secret) if secret.value.len() < MIN_SECRET_BYTES => {
-                        let message = format!(
-                            "has {} bytes; \"HS256\" needs at least {MIN_SECRET_BYTES} that nobody can guess",
-                            secret.value.len()
-                        );
-                        table.wrong(&secret, &message);
-                        None
-                    }
-                    Some(secret) => Some((KeyAlgorithm::Hs256, secret.value.into_bytes())),
-                }
-            }
-            "EdDSA" => {
-                if let Some(secret) = &secret {
-                    table.wrong(secret, "is for \"HS256\"; \"EdDSA\" has a `public_key_file`");
-                }
-                read_public_key(&table, file, folder).map(|bytes| (KeyAlgorithm::EdDsa, bytes))
-            }
-            _ => {
-                table.wrong(&algorithm, "must be \"HS256\" or \"EdDSA\"");
-                None
-            }
-        };
-        if let Some((algorithm, material)) = material {
-            keys.push(AuthKey { id: id.map(|id| id.value), algorithm, material: material.into() });
-        }
+fn read_jwt(table: &mut Table<'_, '_>, folder: &Path, watch: WatchPolicy) -> JwtSettings {
+    let mut warnings = Vec::new();
+    let key_tables = table.tables("key");
+    let has_set = table.has("jwks");
+    if key_tables.is_empty() && !has_set {
+        table.missing(
+            "key",
+            "is needed with auth.mode = \"jwt\": add at least one [[auth.key]], or a key set in [auth.jwks]",
+        );
     }
-    keys
+    let keys = keys::read(key_tables, folder, has_set, &mut warnings);
+    let key_set = if has_set { key_set::read(&mut table.table("jwks"), folder) } else { None };
+    let leeway = table.duration("leeway", LEEWAY);
+    if leeway.value > MAX_LEEWAY {
+        table.wrong(&leeway, "can be \"5m\" at most: set the clocks instead");
+    }
+    let rules = TokenRules {
+        issuer: table.string("issuer").map(|found| found.value),
+        audience: table.string("audience").map(|found| found.value),
+        leeway: leeway.value,
+        watch_claim: read_watch_claim(table, watch),
+    };
+    JwtSettings { rules, keys, key_set, origins: read_origins(table), warnings }
 }
 
-fn read_public_key(
-    table: &Table<'_, '_>,
-    file: Option<super::Found<String>>,
-    folder: &Path,
-) -> Option<Vec<u8>> {
-    let Some(file) = file else {
-        table.missing("public_key_file", "is needed with \"EdDSA\": a PEM file");
-        return None;
-    };
-    let path = path_of(folder, &file);
-    match std::fs::read(&path) {
-        Err(error) => table.wrong(&file, &format!("{} can't be read: {error}", path.display())),
-        Ok(bytes) if jsonwebtoken::DecodingKey::from_ed_pem(&bytes).is_err() => {
-            let message = format!(
-                "{} holds no Ed25519 public key in PEM form (`-----BEGIN PUBLIC KEY-----`)",
-                path.display()
-            );
-            table.wrong(&file, &message);
+fn read_watch_claim(table: &mut Table<'_, '_>, watch: WatchPolicy) -> Option<String> {
+    let name = table.string("watch_claim");
+    if let Some(name) = &name {
+        if watch != WatchPolicy::Claims {
+            table.wrong(name, "means something with auth.watch = \"claims\" only");
         }
-        Ok(bytes) => return Some(bytes),
+        if name.value.is_empty() || ["iss", "sub", "aud", "exp", "nbf"].contains(&name.value.as_str()) {
+            table.wrong(name, "is the name of a claim of its own, such as \"presence_watch\"");
+        }
     }
-    None
+    let name = name.map_or_else(|| WATCH_CLAIM.to_owned(), |name| name.value);
+    (watch == WatchPolicy::Claims).then_some(name)
+}
+
+fn read_origins(table: &mut Table<'_, '_>) -> Option<Vec<String>> {
+    if !table.has("origins") {
+        return None;
+    }
+    let origins = table.strings("origins");
+    for origin in origins.iter().filter(|origin| !is_origin(origin)) {
+        table.wrong(
+            origin,
+            "must be an origin as browsers write it: scheme and host, and a port if it is not the usual one, such as \
+             \"https://app.example\"",
+        );
+    }
+    Some(origins.into_iter().map(|origin| origin.value).collect())
+}
+
+/// Also of the schemes that applications with a built-in browser have, such as `capacitor://localhost`.
+fn is_origin(text: &Found<String>) -> bool {
+    let Some((scheme, authority)) = text.value.split_once("://") else {
+        return false;
+    };
+    let usual = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => "/",
+    };
+    let is_scheme = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte);
+    let is_authority = |byte: u8| byte.is_ascii_graphic() && !b"/@?#*\\".contains(&byte);
+    !scheme.is_empty()
+        && scheme.bytes().all(is_scheme)
+        && !authority.is_empty()
+        && authority.bytes().all(is_authority)
+        && !authority.bytes().any(|byte| byte.is_ascii_uppercase())
+        && !authority.ends_with(usual)
 }

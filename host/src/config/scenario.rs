@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use presence_core::documents::StatusRecord;
+use presence_core::documents::{StatusRecord, Trail};
 use presence_core::events::{Hook, Status};
 use presence_core::time::Timestamp;
 
@@ -108,8 +108,16 @@ fn read_users(table: &mut Table<'_, '_>) -> BTreeMap<String, StatusRecord> {
         let status = status.unwrap_or(Status::Offline);
         let sessions = u32::from(status != Status::Offline);
         let since = Timestamp(since);
-        let record =
-            StatusRecord { status, since, revision, last_seen, sessions, generation: 1, previous: None };
+        let record = StatusRecord {
+            status,
+            since,
+            revision,
+            last_seen,
+            sessions,
+            generation: 1,
+            previous: None,
+            trail: Trail::default(),
+        };
         users.insert(user, record);
     }
     users

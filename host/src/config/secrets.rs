@@ -1,5 +1,5 @@
-//! `secrets` of a `[[plugin]]`: texts from files or variables that are given to `configure` with the rest of `config`.
-//! Knows not what they are for; no error tells a value.
+//! `secrets` of a `[[plugin]]`: texts from files or variables that are given to `configure` with the rest of `config`;
+//! and files that hold any secret. Knows not what they are for; no error tells a value.
 
 use std::fs::File;
 use std::io::Read;
@@ -75,6 +75,24 @@ fn read_file(
     path: &Path,
     warnings: &mut Vec<String>,
 ) -> Option<String> {
+    let text = String::from_utf8(read_bytes(table, found, path, warnings)?);
+    if text.is_err() {
+        let shown = path.display();
+        table.wrong(
+            found,
+            &format!("{shown} is not UTF-8 text: `configure` is given text, so encode it, as base64 say"),
+        );
+    }
+    text.ok()
+}
+
+/// What is in a file that holds a secret, without the end of its last line.
+pub(super) fn read_bytes(
+    table: &Table<'_, '_>,
+    found: &Found<String>,
+    path: &Path,
+    warnings: &mut Vec<String>,
+) -> Option<Vec<u8>> {
     let shown = path.display();
     let mut bytes = Vec::new();
     let opened = File::open(path).and_then(|file| {
@@ -105,17 +123,13 @@ fn read_file(
     if metadata.permissions().mode() & 0o004 != 0 {
         warnings.push(format!("{}: everybody on this machine may read {shown}: `chmod o-r` it", found.key));
     }
-    let Ok(mut text) = String::from_utf8(bytes) else {
-        table.wrong(
-            found,
-            &format!("{shown} is not UTF-8 text: `configure` is given text, so encode it, as base64 say"),
-        );
-        return None;
-    };
-    let end =
-        text.strip_suffix('\n').map_or(text.len(), |line| line.strip_suffix('\r').unwrap_or(line).len());
-    text.truncate(end);
-    Some(text)
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+    }
+    Some(bytes)
 }
 
 #[cfg(test)]

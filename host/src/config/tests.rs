@@ -167,39 +167,6 @@ fn contradictions_name_both_values() {
     assert_eq!(errors(twice), ["presence.toml:5: plugin.name: \"a\" is another plugin's name as well"]);
 }
 
-#[test]
-fn jwt_keys_are_checked_and_never_shown() {
-    assert_eq!(
-        errors("[auth]\nmode = \"jwt\"\n"),
-        ["presence.toml:1: auth.key: is needed with auth.mode = \"jwt\": add at least one [[auth.key]]"]
-    );
-    let text = "[auth]\nmode = \"jwt\"\n[[auth.key]]\nid = \"a\"\nalgorithm = \"HS256\"\nsecret = \"hunter2\"\n\
-                [[auth.key]]\nid = \"a\"\nalgorithm = \"none\"\n[[auth.key]]\nalgorithm = \"EdDSA\"\n";
-    let found = errors(text);
-    assert_eq!(
-        found,
-        [
-            "presence.toml:6: auth.key.secret: has 7 bytes; \"HS256\" needs at least 32 that nobody can guess",
-            "presence.toml:8: auth.key.id: names another key as well",
-            "presence.toml:9: auth.key.algorithm: must be \"HS256\" or \"EdDSA\"",
-            "presence.toml:10: auth.key.id: is needed with more than one key: the token's `kid` names it",
-            "presence.toml:10: auth.key.public_key_file: is needed with \"EdDSA\": a PEM file",
-        ]
-    );
-    let env = |name: &str| (name == "SECRET").then(|| "0123456789abcdef0123456789abcdef".to_owned());
-    let text = "[auth]\nmode = \"jwt\"\n[[auth.key]]\nalgorithm = \"HS256\"\nsecret = \"${SECRET}\"\n";
-    let settings = parse(text, Path::new("presence.toml"), &env).unwrap();
-    assert!(!format!("{settings:?}").contains("0123456789abcdef"));
-    assert_eq!(settings.auth.watch, WatchPolicy::Own);
-    assert_eq!(
-        errors(text),
-        [
-            "presence.toml:5: auth.key.secret: needs the environment variable SECRET, which is not set; or write \
-          ${SECRET:-default}"
-        ]
-    );
-}
-
 fn nats(text: &str) -> NatsSettings {
     let settings = check(&format!("[cluster]\nstore = \"nats\"\n{text}")).unwrap();
     match settings.cluster.store {

@@ -1,5 +1,7 @@
 //! Where to connect and as whom, and why that does not work.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -10,25 +12,27 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Error as SocketError;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
+use tokio_tungstenite::{Connector, connect_async_tls_with_config};
 
 use super::Socket;
-use crate::admin_client::{detail, encoded};
+use crate::admin_client::{authorities, detail, encoded, native_authorities};
 use crate::gateway::protocol::SUBPROTOCOL;
 
 /// How long connecting and the handshake may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A checked address and who comes.
-pub(super) struct Target {
+pub(crate) struct Target {
     /// Without the query: what people see.
     shown: String,
     uri: Uri,
     authorization: Option<HeaderValue>,
+    tls: Option<Connector>,
 }
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unreachable {
+pub(crate) enum Unreachable {
     #[error(
         "nothing answers at {at} (is `presence serve` running, with host.listen at this address?): {why}"
     )]
@@ -47,15 +51,24 @@ impl Unreachable {
     }
 }
 
+/// How to check the server of a `wss` address: by the authorities in this file, or by the system's. None for others.
+pub(crate) fn connector(url: &str, ca_file: Option<&Path>) -> anyhow::Result<Option<Connector>> {
+    if !url.starts_with("wss:") {
+        return Ok(None);
+    }
+    let config = ca_file.map_or_else(native_authorities, authorities)?;
+    Ok(Some(Connector::Rustls(Arc::new(config))))
+}
+
 impl Target {
     /// `url` is a host's listener for clients, with or without `/v1/connect`.
-    pub(super) fn new(url: &str, user: Option<&str>, token: Option<&str>) -> anyhow::Result<Target> {
+    pub(crate) fn new(url: &str, user: Option<&str>, token: Option<&str>) -> anyhow::Result<Target> {
         let uri: Uri = url.parse().with_context(|| format!("--url {url} is no URL"))?;
-        let (Some("ws"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-            bail!("--url {url}: give it as ws://HOST:PORT (TLS is for a proxy in front of the host)");
+        let (Some(scheme @ ("ws" | "wss")), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            bail!("--url {url}: give it as ws://HOST:PORT or wss://HOST:PORT");
         };
         let path = if uri.path() == "/" { "/v1/connect" } else { uri.path() };
-        let shown = format!("ws://{authority}{path}");
+        let shown = format!("{scheme}://{authority}{path}");
         let uri = match user {
             Some(user) => {
                 let user = UserId::new(user).with_context(|| format!("--user {user:?}"))?;
@@ -69,11 +82,16 @@ impl Target {
             value.set_sensitive(true);
             anyhow::Ok(value)
         });
-        Ok(Target { shown, uri, authorization: authorization.transpose()? })
+        Ok(Target { shown, uri, authorization: authorization.transpose()?, tls: None })
+    }
+
+    /// With what [`connector`] says of the address.
+    pub(crate) fn over(self, tls: Option<Connector>) -> Target {
+        Target { tls, ..self }
     }
 
     /// One attempt.
-    pub(super) async fn connect(&self) -> Result<Socket, Unreachable> {
+    pub(crate) async fn connect(&self) -> Result<Socket, Unreachable> {
         let nobody = |why: String| Unreachable::Nobody { at: self.shown.clone(), why };
         let mut request =
             self.uri.clone().into_client_request().map_err(|error| nobody(error.to_string()))?;
@@ -81,7 +99,8 @@ impl Target {
         if let Some(authorization) = &self.authorization {
             request.headers_mut().insert(AUTHORIZATION, authorization.clone());
         }
-        match timeout(PATIENCE, tokio_tungstenite::connect_async(request)).await {
+        let connecting = connect_async_tls_with_config(request, None, false, self.tls.clone());
+        match timeout(PATIENCE, connecting).await {
             Ok(Ok((socket, _))) => Ok(socket),
             Ok(Err(SocketError::Http(response))) => {
                 let (status, body) = (response.status(), response.body().as_deref().unwrap_or_default());
@@ -105,8 +124,8 @@ mod tests {
             "ws://127.0.0.1:7070/v1/connect?user=a%2Fb%20%F0%9F%A6%80"
         );
         assert_eq!(uri("ws://h:1/behind/proxy", None).unwrap(), "ws://h:1/behind/proxy");
+        assert_eq!(uri("wss://h", None).unwrap(), "wss://h/v1/connect");
         for (url, user, part) in [
-            ("wss://h", None, "ws://HOST:PORT"),
             ("http://h", None, "ws://HOST:PORT"),
             ("127.0.0.1:7070", None, "--url 127.0.0.1:7070"),
             ("ws://h", Some(".."), "--user \"..\""),

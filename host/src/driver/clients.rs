@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use presence_core::events::{Hook, SessionChange, labels};
 use presence_core::sessions::{SessionEffect, SessionKey};
-use presence_core::time::Now;
+use presence_core::time::{Now, Timestamp};
 use presence_core::watchers::{WatchEffect, Watcher};
 
 use super::cluster::new_session_id;
+use super::details::Setter;
 use super::engine::{Drain, Driver};
 use super::partition::Partition;
 use super::{Census, Connection, Event, Health, Opened, Outgoing, PartitionView, Query, Refused};
@@ -57,10 +58,18 @@ impl Driver {
                 self.note_set_status(trace, key, before);
                 self.answer(connection, request);
             }
-            Event::Watch(connection, users, request) => {
+            Event::SetMetadata(connection, attributes, request) => {
+                self.set_metadata(now, SessionKey(connection.0), attributes);
+                self.answer(connection, request);
+            }
+            Event::SetMessage(connection, wanted, request) => {
+                self.sessions.handle_activity(now, SessionKey(connection.0));
+                self.set_own_message(now, connection, wanted.as_ref(), request);
+            }
+            Event::Watch(connection, users, with, request) => {
                 self.sessions.handle_activity(now, SessionKey(connection.0));
                 if self.connections.contains_key(&SessionKey(connection.0)) {
-                    self.watchers.handle_watch(Watcher(connection.0), users, request);
+                    self.watchers.handle_watch(Watcher(connection.0), users, with, request);
                 }
             }
             Event::Unwatch(connection, users, request) => {
@@ -68,8 +77,16 @@ impl Driver {
                 self.watchers.handle_unwatch(Watcher(connection.0), &users);
                 self.answer(connection, request);
             }
+            Event::Renew { connection, expires_at, lost, request } => {
+                self.sessions.handle_renew(now, SessionKey(connection.0), Timestamp(expires_at));
+                if !lost.is_empty() {
+                    self.watchers.handle_unwatch(Watcher(connection.0), &lost);
+                }
+                self.answer(connection, request);
+            }
             Event::Closed(connection, reason) => self.close(now, SessionKey(connection.0), reason),
-            Event::Query(query) => self.handle_query(query),
+            Event::Hold(order, reply) => self.hold(now, order, reply),
+            Event::Query(query) => self.handle_query(now, query),
             Event::SwitchPlugins(silent, done) => {
                 self.switch_plugins(now, silent);
                 // Who asked may have gone away; the switch is made.
@@ -87,7 +104,7 @@ impl Driver {
             return Err(Refused::Starting);
         }
         let id = new_session_id(&mut self.random, now);
-        let expires_at = session.expires_at.map(presence_core::time::Timestamp);
+        let expires_at = session.expires_at.map(Timestamp);
         let key = self.sessions.handle_open(now, id.clone(), session.user, session.attributes, expires_at);
         Ok(Opened { connection: Connection(key.0), session: id, instance: self.sessions.instance() })
     }
@@ -104,16 +121,20 @@ impl Driver {
         }
     }
 
-    fn answer(&self, connection: Connection, request: Option<String>) {
+    pub(super) fn answer(&self, connection: Connection, request: Option<String>) {
         if let Some(outbox) = self.connections.get(&SessionKey(connection.0)) {
             outbox.push(Outgoing::Ok(request));
         }
     }
 
-    fn handle_query(&mut self, query: Query) {
+    fn handle_query(&mut self, now: Now, query: Query) {
         // Whoever asked may have gone away: then the answer has no reader.
         match query {
             Query::Users(users, answer) => self.view_users(users, answer),
+            Query::Message(user, answer) => self.view_message(now, user, answer),
+            Query::SetMessage(user, wanted, answer) => {
+                self.set_message(now, user, wanted.as_ref(), Setter::Api(answer));
+            }
             Query::Health(answer) => {
                 let reason = self.not_ready();
                 let ready = reason.is_none();
@@ -126,6 +147,7 @@ impl Driver {
             Query::Partitions(answer) => {
                 let _ = answer.send(self.owners());
             }
+            Query::Counts(answer) => self.count_all(answer),
             Query::Letter(order, answer) => self.handle_letter(order, answer),
             Query::Census(answer) => {
                 let _ = answer.send(self.census());
@@ -160,6 +182,8 @@ impl Driver {
             cleanup_time: self.cleanup_time,
             clock_offset_ms: self.clock_offset,
             away: self.away_since.is_some(),
+            holders: self.holders.counts(),
+            held_sessions: self.held_sessions(),
             ..Census::default()
         };
         for partition in self.partitions.values() {
@@ -233,15 +257,29 @@ impl Driver {
                 }
                 WatchEffect::Unwatch(user) => self.store.unwatch(&user),
                 WatchEffect::Read(user) => self.reads.push_back(user),
-                WatchEffect::Tell { watcher, user, status, since, revision } => {
+                WatchEffect::WatchDetails(user) => {
+                    self.store.watch_details(&user);
+                    if self.config.shared && self.second_reads.len() < MAX_SECOND_READS {
+                        self.second_reads.push_back((now.tick + SECOND_READ, user));
+                    }
+                }
+                WatchEffect::UnwatchDetails(user) => self.store.unwatch_details(&user),
+                WatchEffect::ReadDetails(user) => self.detail_reads.push_back(user),
+                WatchEffect::Tell { watcher, user, status, since, revision, shown } => {
                     if let Some(outbox) = self.connections.get(&SessionKey(watcher.0)) {
-                        outbox.push(Outgoing::Presence(user, status, since, revision));
+                        outbox.push(match shown {
+                            None => Outgoing::Presence(user, status, since, revision),
+                            Some(shown) => {
+                                Outgoing::Detailed(Box::new((user, status, since, revision, shown)))
+                            }
+                        });
                     }
                 }
                 WatchEffect::Done { watcher, request } => self.answer(Connection(watcher.0), request),
             }
         }
         self.read_records();
+        self.read_details(now);
         quiet
     }
 
@@ -285,7 +323,8 @@ impl Driver {
         let decided = last && self.partitions.values().all(Partition::is_settled);
         // Nobody was told of the sessions of a host that has not joined: it is another life that had no time to.
         let sessions = if self.membership.takes_part() { self.sessions.unsettled() } else { 0 };
-        let settled = waiting == 0 && sessions == 0 && (handed_over || decided);
+        let held = self.holders.documents.waiting();
+        let settled = waiting == 0 && sessions == 0 && held == 0 && (handed_over || decided);
         if !settled && !over {
             return;
         }

@@ -100,11 +100,18 @@ impl Driver {
                 self.reads.push_back(user);
                 self.read_records();
             }
+            Completion::Details(found) => self.details_read(now, found),
+            Completion::DetailsUnread(user) => self.details_unread(now, user),
+            Completion::MessageSet(user, setter, written) => self.message_set(&user, setter, written),
             Completion::Clock(offset) => self.handle_clock(now, offset),
             Completion::LetterFound(order, partition, answer) => self.letter_found(order, partition, answer),
             Completion::LetterRead(order, asker, read) => self.letter_read(order, asker, read),
             Completion::LetterRemoved(letter) => self.letter_removed(letter),
             Completion::LetterDropped(letter, asker, report) => self.letter_dropped(letter, asker, report),
+            Completion::Holder(facts, result, reply) => self.holder_served(now, facts, result, reply),
+            Completion::HolderFound(found, order, reply) => self.holder_found(now, found, order, reply),
+            Completion::HeldRead(id, found) => self.holders.documents.handle_read(id, found),
+            Completion::HeldWritten(id, result) => self.holders.documents.handle_written(id, result),
             Completion::DecidedAnew(because) => self.decided_anew(now, because),
             Completion::Nothing => {}
         }
@@ -180,7 +187,7 @@ impl Driver {
                 self.ask_all_to_decide_anew(Because::Run(run));
             }
             MembershipEffect::Abandon => self.plugins.abandon_everything(),
-            MembershipEffect::PurgeAll => self.purge_all(),
+            MembershipEffect::PurgeAll(spared) => self.purge_all(spared),
             MembershipEffect::Own(partition, claim) => self.own(now, partition, claim),
             MembershipEffect::Adopt(id, claim) => {
                 if let Some(partition) = self.partitions.get_mut(&id) {
@@ -249,6 +256,8 @@ impl Driver {
             partition.tracker.handle_instance_lost(now, instance, heard);
             self.touched.insert(*id);
         }
+        self.holder_lost(instance);
+        self.watchers.handle_instance_lost(instance);
     }
 
     /// This host was declared dead: it goes on as another instance, its clients stay connected.
@@ -262,6 +271,7 @@ impl Driver {
         self.life = std::sync::Arc::new(());
         self.era = std::sync::Arc::new(());
         self.cleanups_begun.clear();
+        self.metadata_dropped.clear();
         self.held_acks.clear();
         self.doubts.clear();
         let nonce = self.random.u64(..);
@@ -283,7 +293,7 @@ impl Driver {
     }
 
     /// A UUIDv7, as session ids are.
-    fn new_instance_id(&mut self, now: Now) -> InstanceId {
+    pub(super) fn new_instance_id(&mut self, now: Now) -> InstanceId {
         match new_session_id(&mut self.random, now) {
             presence_core::ids::SessionId::Hosted(id) => InstanceId(id),
             presence_core::ids::SessionId::Held(_) => self.membership.instance(),
@@ -295,6 +305,7 @@ impl Driver {
         tracing::error!("the store was recreated: everything that this host knows is written again");
         self.sessions.handle_reassert();
         self.leftovers.clear();
+        self.holders.documents.handle_wiped();
         self.letters.forget();
         self.era = std::sync::Arc::new(());
         self.stop_following();
@@ -367,12 +378,17 @@ impl Driver {
     }
 
     fn document_written(&mut self, now: Now, written: DocumentWritten) {
-        let DocumentWritten { instance, user, result, unclear } = written;
+        let DocumentWritten { instance, user, result, unclear, details } = written;
         if instance != self.sessions.instance() {
             return;
         }
         if unclear {
             self.doubt(now, &user);
+        }
+        if details && result.is_ok() {
+            self.store.notify_details(&user);
+        } else if details {
+            self.metadata_dropped.insert(user.clone());
         }
         match result {
             // Without the lease this instance may have been declared dead and cleaned up after before the document was
@@ -439,6 +455,7 @@ impl Driver {
             let (partition, leaf) = self.config.layout.place(&write.user);
             let key = Key::Sessions(partition, leaf, write.user.clone(), instance);
             let (store, life) = (self.store.clone(), std::sync::Arc::downgrade(&self.life));
+            let details = self.shows_details(&write.user, write.document.as_deref());
             let traced = self.traces.begin_put(&write.user, self.config.shared);
             let operation = async move {
                 let written = match write.document {
@@ -463,7 +480,7 @@ impl Driver {
                     tokio::time::sleep(REFUSED_PAUSE).await;
                 }
                 let result = result.map(|_| ());
-                Completion::Document(DocumentWritten { instance, user: write.user, result, unclear })
+                Completion::Document(DocumentWritten { instance, user: write.user, result, unclear, details })
             };
             self.start(operation.boxed());
         }

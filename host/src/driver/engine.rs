@@ -10,6 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use presence_core::documents::Layout;
 use presence_core::events::Hook;
+use presence_core::holders::DocumentId;
 use presence_core::ids::{InstanceId, PartitionId, Sequence, UserId};
 use presence_core::membership::{Membership, MembershipConfig};
 use presence_core::sessions::{LocalSessions, SessionKey, SessionsConfig};
@@ -18,6 +19,7 @@ use presence_core::time::{Now, Tick};
 use presence_core::watchers::Watchers;
 use tokio::sync::mpsc;
 
+use super::holders::Holders;
 use super::io::Completion;
 use super::letters::Letters;
 use super::newcomers::{exporting, fingerprint, status_plugins};
@@ -139,6 +141,13 @@ pub struct Driver {
     /// Records to be read for watchers, and how many are on their way.
     pub(super) reads: VecDeque<UserId>,
     pub(super) reads_in_flight: usize,
+    /// The same of messages and metadata.
+    pub(super) detail_reads: VecDeque<UserId>,
+    pub(super) detail_reads_in_flight: usize,
+    /// Custom messages on their way to the store.
+    pub(super) messages_in_flight: usize,
+    /// Users with a session here that has no metadata any more, which is still to be told.
+    pub(super) metadata_dropped: BTreeSet<UserId>,
     /// Users to be read once more, since notices may not have reached this host yet when they were read first.
     pub(super) second_reads: VecDeque<(Tick, UserId)>,
     pub(super) notices: Notices,
@@ -146,6 +155,8 @@ pub struct Driver {
     pub(super) questions: Questions,
     /// Dead letters that are being replayed or dropped.
     pub(super) letters: Letters,
+    /// What is done for holders.
+    pub(super) holders: Holders,
     pub(super) clock_due: Tick,
     /// When watchers forget the revisions that they know.
     pub(super) forget_revisions_due: Option<Tick>,
@@ -257,10 +268,15 @@ impl Driver {
             doubts: BTreeSet::new(),
             reads: VecDeque::new(),
             reads_in_flight: 0,
+            detail_reads: VecDeque::new(),
+            detail_reads_in_flight: 0,
+            messages_in_flight: 0,
+            metadata_dropped: BTreeSet::new(),
             second_reads: VecDeque::new(),
             notices,
             questions,
             letters: Letters::default(),
+            holders: Holders::new(),
             clock_due: Tick(0),
             forget_revisions_due: None,
             reread_due: Tick(0),
@@ -364,6 +380,7 @@ impl Driver {
     fn handle_notice(&mut self, noticed: Noticed) {
         match noticed {
             Noticed::Notice(notice) => self.watchers.handle_record(&notice.user, Some(notice.record)),
+            Noticed::Details(user) => self.watchers.handle_details_changed(&user),
             Noticed::Missed => self.watchers.handle_missed(),
         }
     }
@@ -374,6 +391,9 @@ impl Driver {
                 if hook == Hook::SessionDisconnected {
                     self.sessions.handle_settled(&session);
                 }
+            }
+            Outcome::Held { partition, instance, user, session, hook } => {
+                self.held_settled(partition, &DocumentId { instance, user }, &session, hook);
             }
             Outcome::Status { plugin, user, partition, sequence } => {
                 if let Some(partition) = self.partitions.get_mut(&partition) {
@@ -393,6 +413,7 @@ impl Driver {
     fn handle_timeout(&mut self, now: Now) {
         self.sessions.handle_timeout(now);
         self.membership.handle_timeout(now);
+        self.watchers.handle_timeout(now);
         let acts = self.membership.may_act(now);
         self.note_absence(now, acts);
         if acts {
@@ -438,6 +459,9 @@ impl Driver {
         for tick in
             [self.sessions.poll_timeout(), self.membership.poll_timeout(now), drain].into_iter().flatten()
         {
+            due = due.min(tick);
+        }
+        if let Some(tick) = self.watchers.poll_timeout(now) {
             due = due.min(tick);
         }
         if let Some(tick) = self.ticks.poll_timeout(now).filter(|_| acts) {
@@ -515,6 +539,8 @@ impl Driver {
             && *due <= now.tick
             && let Some((_, user)) = self.second_reads.pop_front()
         {
+            // Where nobody asks for them this does nothing.
+            self.watchers.handle_details_changed(&user);
             self.reads.push_back(user);
         }
     }
@@ -530,6 +556,7 @@ impl Driver {
             quiet &= self.carry_out_sessions();
             quiet &= self.carry_out_membership(now);
             quiet &= self.carry_out_partitions(now);
+            quiet &= self.carry_out_holders(now);
             quiet &= self.carry_out_watchers(now);
             while let Some(completion) = self.done.pop_front() {
                 quiet = false;

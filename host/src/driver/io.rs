@@ -7,16 +7,20 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use presence_core::documents::{Claim, Document, Expect, InstanceRecord, Key, StatusRecord};
+use presence_core::documents::{Claim, Document, Expect, InstanceRecord, Key, SessionDocument, StatusRecord};
 use presence_core::events::Session;
+use presence_core::holders::{DocumentId, NotDone};
 use presence_core::ids::{InstanceId, PartitionId, Sequence, UserId};
 use presence_core::membership::NotWritten;
+use presence_core::message::CustomMessage;
 use presence_core::time::Now;
 use tokio::sync::oneshot;
 
+use super::details::{DetailsRead, Setter};
 use super::engine::Driver;
+use super::holders::Facts as HolderFacts;
 use super::letters::{Asker, Because};
-use super::{LetterOrder, LetterReport, UserView};
+use super::{HolderAnswer, HolderOrder, HolderRefused, HolderReply, LetterOrder, LetterReport, UserView};
 use crate::plugins::LetterNumber;
 use crate::store::{Coverage, DeadLetter, Follower, Purge, Put, SharedStore, Snapshot, StoreError};
 
@@ -70,6 +74,12 @@ pub(super) enum Completion {
     Record(UserId, Option<StatusRecord>),
     /// It was not read: this host has another life now.
     Unread(UserId),
+    /// What a watcher asks for besides.
+    Details(DetailsRead),
+    /// It was not read: this host has another life now.
+    DetailsUnread(UserId),
+    /// A custom message is in the store, or not.
+    MessageSet(UserId, Setter, Result<Option<CustomMessage>, StoreError>),
     /// A dead letter that something is to be done with belongs to this partition.
     LetterFound(LetterOrder, PartitionId, oneshot::Sender<LetterReport>),
     /// One that is in hand.
@@ -78,6 +88,14 @@ pub(super) enum Completion {
     LetterRemoved(LetterNumber),
     /// It is dropped, or not.
     LetterDropped(LetterNumber, Asker, LetterReport),
+    /// Something was done for a holder, or not.
+    Holder(HolderFacts, Result<HolderAnswer, HolderRefused>, HolderReply),
+    /// A holder that was not known here.
+    HolderFound(Result<HolderFacts, HolderRefused>, HolderOrder, HolderReply),
+    /// A document of held sessions as whoever decides has it.
+    HeldRead(DocumentId, Option<(Sequence, Arc<SessionDocument>)>),
+    /// One was written, or not.
+    HeldWritten(DocumentId, Result<Sequence, NotDone>),
     /// All owners have decided anew who is present.
     DecidedAnew(Because),
     /// Nothing waits for it.
@@ -92,6 +110,8 @@ pub(super) struct DocumentWritten {
     pub(super) result: Result<(), StoreError>,
     /// Some answer was unclear: a copy of the write may still take effect.
     pub(super) unclear: bool,
+    /// Watchers that ask for metadata are to be told.
+    pub(super) details: bool,
 }
 
 /// What became of a batch of status records.
@@ -276,11 +296,15 @@ impl Driver {
     }
 
     /// Removes the session documents of before the fresh start: none of them is of a session that lives.
-    pub(super) fn purge_all(&mut self) {
+    pub(super) fn purge_all(&mut self, spared: Vec<InstanceId>) {
         let (store, wanted) = (self.store.clone(), Arc::downgrade(&self.era));
-        let before = self.begun_at;
+        let (before, spared): (_, Arc<[InstanceId]>) = (self.begun_at, spared.into());
+        let which = move || match spared.is_empty() {
+            true => Purge::UpTo(before),
+            false => Purge::UpToBut(before, spared.clone()),
+        };
         let operation = async move {
-            match read(&wanted, || store.purge_sessions(Purge::UpTo(before))).await {
+            match read(&wanted, || store.purge_sessions(which())).await {
                 Some(purged) => {
                     tracing::debug!(purged, "the session documents of before were removed");
                     Completion::Purged(None)

@@ -27,7 +27,7 @@ use crate::plugins::{LetterNumber, NotWanted, ReplayEnd, Replayed};
 use crate::store::{DeadLetter, Question, SharedStore, StoreError};
 
 mod words;
-use words::Asked;
+pub(super) use words::Asked;
 pub(super) use words::Because;
 pub use words::{LetterCounts, LetterOrder, LetterOutcome, LetterReport, LetterVerb};
 
@@ -146,6 +146,9 @@ impl Driver {
             }
             Ok(Asked::Anew { because, partition }) if self.acts_for(partition) => {
                 self.decide_anew(now, because, partition, question);
+            }
+            Ok(Asked::Counts { instance }) if instance == self.membership.instance() => {
+                question.answer(serde_json::to_vec(&self.own_counts()).expect("numbers always become JSON"));
             }
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, "a question of another version"),

@@ -213,7 +213,7 @@ pub(super) fn fingerprint(hooks: &[(Arc<str>, BTreeSet<Hook>)]) -> u64 {
 mod tests {
     use std::time::Duration;
 
-    use presence_core::documents::{PluginCheckpoint, StatusRecord};
+    use presence_core::documents::{PluginCheckpoint, StatusRecord, Trail};
     use presence_core::events::Status;
     use presence_core::ids::LeafId;
     use presence_core::time::Timestamp;
@@ -235,6 +235,7 @@ mod tests {
             sessions: 1,
             generation,
             previous: Some(Status::Idle),
+            trail: Trail::default(),
         }
     }
 

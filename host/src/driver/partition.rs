@@ -7,6 +7,7 @@ use std::sync::Arc;
 use presence_core::checkpoint::Checkpoints;
 use presence_core::documents::Update;
 use presence_core::events::Transition;
+use presence_core::holders::HeldHooks;
 use presence_core::ids::{Sequence, UserId};
 use presence_core::time::Tick;
 use presence_core::tracker::Tracker;
@@ -20,6 +21,8 @@ const MAX_BUFFERED: usize = 16_384;
 pub(super) struct Partition {
     pub(super) tracker: Tracker,
     pub(super) checkpoints: Checkpoints,
+    /// Sessions of its users that holders hold.
+    pub(super) held: HeldHooks,
     /// The snapshot's point: older updates are in it already. None while it is being read.
     pub(super) loaded: Option<Sequence>,
     /// The load that is waited for.
@@ -59,10 +62,11 @@ pub(super) struct Surrender {
 }
 
 impl Partition {
-    pub(super) fn new(tracker: Tracker, checkpoints: Checkpoints) -> Partition {
+    pub(super) fn new(tracker: Tracker, checkpoints: Checkpoints, held: HeldHooks) -> Partition {
         Partition {
             tracker,
             checkpoints,
+            held,
             loaded: None,
             load: 0,
             batch: 0,

@@ -7,9 +7,10 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use presence_core::checkpoint::{Backlog, Checkpoints};
 use presence_core::documents::{
-    Change, CheckpointDocument, Document, Expect, Key, SessionDocument, StatusRecord, Update,
+    Change, CheckpointDocument, Document, Expect, Key, SessionDocument, StatusRecord, Trail, Update,
 };
 use presence_core::events::Transition;
+use presence_core::holders::{DocumentId, HeldHooks};
 use presence_core::ids::{InstanceId, PartitionId, Sequence, UserId};
 use presence_core::time::{Now, Tick};
 use presence_core::tracker::{StatusBatch, Tracker, TrackerConfig};
@@ -35,6 +36,7 @@ impl Driver {
             // not every host has written its own again yet.
             partition.tracker.handle_restore(claim);
             partition.checkpoints.handle_restored(self.membership.epoch(), claim);
+            partition.held.handle_restored();
             (partition.fenced, partition.restoring) = (false, true);
             partition.told_to = claim;
             self.load_partition(id, claim);
@@ -51,7 +53,8 @@ impl Driver {
         };
         let tracker = Tracker::new(id, claim, config);
         let checkpoints = Checkpoints::new(self.membership.epoch(), self.listeners.clone());
-        self.partitions.insert(id, Partition::new(tracker, checkpoints));
+        let held = HeldHooks::new(id, config.generation);
+        self.partitions.insert(id, Partition::new(tracker, checkpoints, held));
         self.load_partition(id, claim);
     }
 
@@ -79,12 +82,16 @@ impl Driver {
         } else {
             self.take_over(now, id, &snapshot)
         };
-        for (key, _, document) in &snapshot.documents {
+        for (key, sequence, document) in &snapshot.documents {
             if let (Key::Sessions(_, _, user, instance), Document::Sessions(document)) = (key, document) {
-                self.take_document(now, id, user, *instance, Some(document));
+                self.take_document(now, id, (user, *instance), *sequence, Some(document));
             }
         }
         let Some(partition) = self.partitions.get_mut(&id) else { return };
+        if partition.held.is_used() {
+            let there: BTreeSet<DocumentId> = snapshot.documents.iter().filter_map(document_in).collect();
+            partition.held.handle_snapshot(|id| there.contains(id));
+        }
         partition.tracker.handle_loaded(now);
         partition.loaded = Some(snapshot.up_to);
         if std::mem::take(&mut partition.restoring) {
@@ -112,11 +119,13 @@ impl Driver {
         id: PartitionId,
         snapshot: &Snapshot,
     ) -> Vec<(Arc<str>, Arc<Transition>)> {
+        let epoch = self.membership.epoch();
         let Some(partition) = self.partitions.get_mut(&id) else { return Vec::new() };
         partition.begun = true;
         partition.told_to = snapshot.up_to;
         if let Some(document) = checkpoint_in(snapshot) {
             partition.checkpoints.handle_loaded(document);
+            partition.held.handle_loaded(document.held.filter(|_| document.epoch == epoch));
         }
         let backlog = self.backlog(now, id, snapshot, |_| true);
         let records = snapshot.documents.iter().filter(|(key, ..)| matches!(key, Key::User(..)));
@@ -296,11 +305,11 @@ impl Driver {
         }
         if let (Key::Sessions(_, _, user, instance), change) = (&update.key, &update.change) {
             let document = match change {
-                Change::Put(Document::Sessions(document)) => Some(&**document),
+                Change::Put(Document::Sessions(document)) => Some(document),
                 _ => None,
             };
             let traced = self.arriving(id, user, update.sequence);
-            self.take_document(now, id, user, *instance, document);
+            self.take_document(now, id, (user, *instance), update.sequence, document);
             self.arrived(id, user, traced);
         }
     }
@@ -310,9 +319,9 @@ impl Driver {
         &mut self,
         now: Now,
         id: PartitionId,
-        user: &UserId,
-        instance: InstanceId,
-        document: Option<&SessionDocument>,
+        (user, instance): (&UserId, InstanceId),
+        sequence: Sequence,
+        document: Option<&Arc<SessionDocument>>,
     ) {
         if let Some(document) = document {
             if !self.membership.counts(instance) {
@@ -328,9 +337,10 @@ impl Driver {
             }
         }
         if let Some(partition) = self.partitions.get_mut(&id) {
-            partition.tracker.handle_document(now, user, instance, document);
+            partition.tracker.handle_document(now, user, instance, document.map(|document| &**document));
             self.touched.insert(id);
         }
+        self.take_held(now, id, (user, instance), sequence, document);
     }
 
     /// Returns true when there was nothing to do.
@@ -352,6 +362,7 @@ impl Driver {
                 self.write_batch(id, batch);
             }
             quiet &= !self.tell_transitions(id);
+            quiet &= !self.tell_held(now, id);
             while let Some((user, instance)) =
                 self.partitions.get_mut(&id).and_then(|partition| partition.tracker.poll_leftover())
             {
@@ -428,6 +439,7 @@ impl Driver {
             sessions: transition.sessions,
             generation: self.membership.generation(),
             previous: transition.previous,
+            trail: Trail::default(),
         };
         self.store.notify(Notice { user: transition.user.clone(), record });
         self.traces.tell(&transition);
@@ -461,6 +473,7 @@ impl Driver {
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         tracing::debug!(partition = %id, "handing over a partition");
         partition.tracker.handle_surrender();
+        partition.held.handle_surrender();
         self.ticks.handle_lost(id);
         partition.surrender = Some(Surrender::default());
         self.plugins.withdraw(id, false);
@@ -537,6 +550,7 @@ impl Driver {
                 sessions: transition.sessions,
                 generation: self.membership.generation(),
                 previous: transition.previous,
+                trail: Trail::default(),
             };
             self.store.notify(Notice { user: transition.user.clone(), record });
         }
@@ -615,6 +629,14 @@ impl Driver {
             };
             self.start(operation.boxed());
         }
+    }
+}
+
+/// Whose document it is, if it is one of sessions.
+fn document_in((key, ..): &(Key, Sequence, Document)) -> Option<DocumentId> {
+    match key {
+        Key::Sessions(_, _, user, instance) => Some(DocumentId { instance: *instance, user: user.clone() }),
+        _ => None,
     }
 }
 

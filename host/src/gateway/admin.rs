@@ -1,42 +1,55 @@
-//! The admin listener: statuses of users, plugins, dead letters, health, metrics, reloads. Keep it private: it changes
-//! dead letters and plugins.
+//! The admin listener: users and their sessions, holders, plugins, dead letters, health, metrics, reloads, and what changes. Keep it
+//! private: it changes dead letters and plugins. Each route stands in one list, with what the OpenAPI document says of it, and in the group whose
+//! scope a key needs.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, State};
-use axum::routing::{get, post};
+use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode, Uri};
-use presence_core::events::Status;
 use presence_core::ids::UserId;
-use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use presence_core::time::Timestamp;
+use serde::Serialize;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use super::Handle;
+use super::api::{Group, Operation, Routes, document, words};
 use super::auth::unavailable;
-use super::http::{RELOAD_PATH, with_answers_to_the_rest};
+use super::callers::{Callers, scoped};
+use super::events::Events;
+use super::http::with_answers_to_the_rest;
 use super::metrics::{self, Metrics};
 use super::origin;
-use super::problem::Problem;
-use super::protocol::rfc3339;
+use super::problem::{Kind, Problem};
 use super::query::{self, QueryError};
 use super::traffic::Traffic;
-use crate::driver::{Event, Query, UserView};
-use crate::store::SharedStore;
+use crate::api_keys::Scope;
+use crate::driver::{Event, Query};
+use crate::store::{SharedStore, StoreError};
 
 pub mod cluster;
+pub mod counts;
+mod events;
+pub mod holders;
 pub mod letters;
+pub mod messages;
+mod paging;
 pub mod plugins;
 pub mod reload;
+pub mod sessions;
+pub mod transitions;
+pub mod users;
 
-/// The most users of one question.
-pub const MAX_USERS_PER_QUERY: usize = 1000;
+pub use users::{MAX_USERS_PER_QUERY, UserDocument, UsersDocument};
 
 /// How long the driver or the store may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -52,18 +65,23 @@ pub struct AdminDeps {
     pub reload: Arc<dyn reload::Reload>,
 }
 
-/// Who may ask: no web page of another origin, and on a loopback listener nobody who calls it by another name.
-#[derive(Clone, Copy, Debug)]
+/// Who may ask: whoever has a key, if there are keys; no web page of another origin; and on a loopback listener without
+/// keys nobody who calls it by another name.
+#[derive(Clone, Debug)]
 pub(super) struct Guard {
-    pub(super) loopback_host: bool,
+    pub(super) is_loopback: bool,
+    pub(super) callers: Arc<Callers>,
+    pub(super) traffic: Arc<Traffic>,
 }
 
 impl Guard {
-    pub(super) fn check(&self, request: &Parts) -> Result<(), Problem> {
-        let allowed = if self.loopback_host { origin::loopback_host(request) } else { Ok(()) };
+    pub(super) fn check(&self, request: &mut Parts) -> Result<(), Problem> {
+        let is_by_name = self.is_loopback && self.callers.are_free();
+        let allowed = if is_by_name { origin::loopback_host(request) } else { Ok(()) };
         allowed
             .and_then(|()| origin::same_origin(request))
-            .map_err(|foreign| Problem::new(StatusCode::FORBIDDEN, foreign.to_string()))
+            .map_err(|foreign| Problem::new(StatusCode::FORBIDDEN, foreign.to_string()))?;
+        self.callers.check(request, &self.traffic)
     }
 }
 
@@ -72,82 +90,115 @@ struct Desk {
     handle: Handle,
     deps: AdminDeps,
     traffic: Arc<Traffic>,
+    /// Ends what lasts longer than a request.
+    shutdown: CancellationToken,
+    /// Places for connections of holders, beside those of the listener.
+    holds: Arc<Semaphore>,
+    events: Events,
 }
 
-/// The addresses of the admin listener.
-pub(super) fn router(handle: Handle, deps: AdminDeps, traffic: Arc<Traffic>) -> Router {
-    let router = Router::new()
-        .route("/v1/users/{user}", get(user))
-        .route("/v1/users", get(users))
-        .route("/v1/plugins", get(plugins::plugins))
-        .route("/v1/dead-letters", get(letters::list).delete(letters::discard_many))
-        .route("/v1/dead-letters/replay", post(letters::replay_many))
-        .route("/v1/dead-letters/{number}", get(letters::show).delete(letters::discard))
-        .route("/v1/dead-letters/{number}/replay", post(letters::replay))
-        .route("/v1/instances", get(cluster::instances))
-        .route("/v1/partitions", get(cluster::partitions))
-        .route(RELOAD_PATH, post(reload::reload))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(print_metrics));
-    with_answers_to_the_rest(router).with_state(Desk { handle, deps, traffic })
+/// The addresses of the admin listener. Each route is in the list of its group; only what is [`open`] needs no key.
+pub(super) fn router(
+    handle: Handle,
+    deps: AdminDeps,
+    traffic: Arc<Traffic>,
+    closing: CancellationToken,
+) -> Router {
+    let holds = Arc::new(Semaphore::new(holders::MAX_CONNECTIONS));
+    let shutdown = closing.clone();
+    let events = Events::new(deps.store.clone(), traffic.clone(), closing);
+    let groups = [open(), reading(), holding(), changing()];
+    let router = groups.into_iter().fold(Router::new(), |router, routes| {
+        let scope = routes.group().scope();
+        let routes = routes.into_parts().0;
+        router.merge(match scope {
+            Some(scope) => scoped(scope, routes, &traffic),
+            None => routes,
+        })
+    });
+    let router = router.merge(scoped(Scope::Read, holders::reading(), &traffic)).merge(scoped(
+        Scope::Sessions,
+        holders::changing(),
+        &traffic,
+    ));
+    let desk = Desk { handle, deps, traffic, shutdown, holds, events };
+    with_answers_to_the_rest(router).with_state(desk)
 }
 
-/// A user as the API shows it. Of a user never seen everything but the status is null or 0.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UserDocument {
-    /// Whose status.
-    pub user: String,
-    /// The status.
-    pub status: Status,
-    /// When it was decided, RFC 3339.
-    pub since: Option<String>,
-    /// The end of the last session, RFC 3339; null while there is one.
-    pub last_seen: Option<String>,
-    /// How many sessions count.
-    pub sessions: u32,
-    /// Grows with every transition.
-    pub revision: u64,
+/// Whether the host lives and may be sent clients. The paths are those of [`super::callers::OPEN_PATHS`].
+fn open() -> Routes<Desk> {
+    Routes::new(Group::Open).add(healthz_operation(), healthz).add(readyz_operation(), readyz)
 }
 
-/// Several users, in the order asked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UsersDocument {
-    /// One for each that was asked for.
-    pub users: Vec<UserDocument>,
+/// What tells and changes nothing.
+fn reading() -> Routes<Desk> {
+    Routes::new(Group::Read)
+        .and(users::reading())
+        .and(sessions::reading())
+        .and(transitions::reading())
+        .and(messages::reading())
+        .and(counts::reading())
+        .and(events::reading())
+        .and(cluster::reading())
+        .and(plugins::reading())
+        .and(letters::reading())
+        .add(metrics_operation(), print_metrics)
+        .add(openapi_operation(), print_openapi)
 }
 
-impl From<UserView> for UserDocument {
-    fn from(view: UserView) -> UserDocument {
-        let record = view.record;
-        UserDocument {
-            user: view.user.as_str().to_owned(),
-            status: record.map_or(Status::Offline, |record| record.status),
-            since: record.map(|record| rfc3339(record.since)),
-            last_seen: record.and_then(|record| record.last_seen).map(rfc3339),
-            sessions: record.map_or(0, |record| record.sessions),
-            revision: record.map_or(0, |record| record.revision),
-        }
-    }
+/// What backends say of their users and of the sessions that they hold.
+fn holding() -> Routes<Desk> {
+    Routes::new(Group::Sessions).and(messages::changing())
+}
+
+/// What changes plugins and dead letters.
+fn changing() -> Routes<Desk> {
+    Routes::new(Group::Admin).and(letters::changing()).and(reload::changing())
+}
+
+/// All operations, and for whom.
+pub fn operations() -> Vec<(Group, Operation)> {
+    [open(), reading(), holding(), changing()].into_iter().flat_map(|group| group.into_parts().1).collect()
+}
+
+/// The OpenAPI document, as it is served.
+pub fn openapi() -> &'static str {
+    static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
+        let document = document::of(operations());
+        serde_json::to_string_pretty(&document).expect("an OpenAPI document always becomes JSON")
+    });
+    &DOCUMENT
+}
+
+fn openapi_operation() -> Operation {
+    Operation::get("/v1/openapi.json", "get_openapi", "This document").answers_text(
+        "application/json",
+        "OpenAPI 3.1.",
+        "{\"openapi\":\"3.1.0\",\"info\":{},\"paths\":{}}",
+    )
+}
+
+async fn print_openapi() -> Response<Body> {
+    bytes_answer("application/json", Bytes::from_static(openapi().as_bytes()))
 }
 
 impl From<QueryError> for Problem {
     fn from(error: QueryError) -> Problem {
-        bad_request(error.to_string())
+        bad_parameter(error.to_string())
     }
 }
 
-fn bad_request(detail: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, detail)
+fn bad_parameter(detail: impl Into<String>) -> Problem {
+    Problem::of(Kind::BadParameter, detail)
 }
 
 fn json(document: &impl Serialize) -> Response<Body> {
     let text = serde_json::to_string(document).expect("documents with text keys always become JSON");
-    text_answer("application/json", text)
+    bytes_answer("application/json", text.into())
 }
 
-fn text_answer(kind: &'static str, text: String) -> Response<Body> {
-    let mut response = Response::new(Body::from(text));
+fn bytes_answer(kind: &'static str, body: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
@@ -168,59 +219,81 @@ async fn ask<T>(handle: &Handle, question: impl FnOnce(oneshot::Sender<T>) -> Qu
     }
 }
 
-async fn views(desk: &Desk, users: Vec<UserId>) -> Result<Vec<UserDocument>, Problem> {
-    let views = ask(&desk.handle, |answer| Query::Users(users, answer)).await?;
-    let views = views.map_err(|why| unavailable(format!("the statuses can't be read now: {why}"), 1))?;
-    Ok(views.into_iter().map(UserDocument::from).collect())
+/// What the store answers, in time.
+async fn read<T>(what: &str, reading: impl Future<Output = Result<T, StoreError>>) -> Result<T, Problem> {
+    match timeout(PATIENCE, reading).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(error)) => Err(unavailable(format!("{what} can't be read now: {error}"), 1)),
+        Err(_) => Err(unavailable("the store does not answer".to_owned(), 5)),
+    }
 }
 
-async fn user(
-    State(desk): State<Desk>,
-    path: Result<RawPathParams, RawPathParamsRejection>,
-    uri: Uri,
-) -> Result<Response<Body>, Problem> {
-    known_parameters(&uri, &[])?;
-    let path = path.map_err(|_| bad_request("the user id is not percent-encoded UTF-8"))?;
+type Path = Result<RawPathParams, RawPathParamsRejection>;
+
+/// The user that the path names.
+fn user_in(path: Path) -> Result<UserId, Problem> {
+    let path = path.map_err(|_| bad_parameter("the user id is not percent-encoded UTF-8"))?;
     // The decoded segment, not the path: an encoded slash belongs to the user id.
     let segment = path.iter().find(|(name, _)| *name == "user").map(|(_, value)| value).unwrap_or_default();
-    let user = UserId::new(segment).map_err(|reason| bad_request(reason.to_string()))?;
-    let document = views(&desk, vec![user]).await?.pop();
-    document.map(|document| json(&document)).ok_or_else(|| unavailable("the answer is empty".to_owned(), 1))
+    UserId::new(segment).map_err(|reason| bad_parameter(reason.to_string()))
 }
 
-async fn users(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Problem> {
-    known_parameters(&uri, &["user"])?;
-    let mut users = Vec::new();
-    for (_, value) in query::pairs(uri.query()) {
-        let user = UserId::new(&value?)
-            .map_err(|reason| bad_request(format!("user {}: {reason}", users.len() + 1)))?;
-        users.push(user);
-    }
-    if users.is_empty() || users.len() > MAX_USERS_PER_QUERY {
-        let found = users.len();
-        return Err(bad_request(format!(
-            "name 1 to {MAX_USERS_PER_QUERY} users as ?user=a&user=b, not {found}"
-        )));
-    }
-    Ok(json(&UsersDocument { users: views(&desk, users).await? }))
-}
-
-/// A misspelt parameter would otherwise be a question for everything.
-fn known_parameters(uri: &Uri, known: &[&str]) -> Result<(), Problem> {
-    match query::pairs(uri.query()).find(|(name, _)| !known.contains(name)) {
-        None => Ok(()),
-        Some((name, _)) => {
-            let name: String = name.chars().take(40).collect();
-            Err(bad_request(format!("the query parameter `{name}` is not known here")))
+/// The value of a parameter that is a number from 1 to `most`.
+fn number_of(uri: &Uri, name: &'static str, most: u64) -> Result<Option<u64>, Problem> {
+    let Some(text) = query::single(uri.query(), name)? else { return Ok(None) };
+    match text.parse::<u64>() {
+        Ok(number) if (1..=most).contains(&number) => Ok(Some(number)),
+        _ if most == words::GREATEST_NUMBER => {
+            Err(bad_parameter(format!("`{name}` must be a number from 1 on")))
         }
+        _ => Err(bad_parameter(format!("`{name}` must be a number from 1 to {most}"))),
     }
 }
 
-#[derive(Serialize)]
+/// The wall clock; 1970 on a machine whose clock is before that.
+fn wall_clock() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Timestamp(since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
+}
+
+/// How the host is.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Health)]
 struct HealthDocument {
+    /// `alive` or `ready`.
     status: &'static str,
+    /// The id of this incarnation of the host.
     instance: String,
 }
+
+fn health(status: &'static str) -> HealthDocument {
+    HealthDocument { status, instance: "0190163d-8694-739b-aea5-966c26f8ad90".to_owned() }
+}
+
+fn healthz_operation() -> Operation {
+    Operation::get("/healthz", "get_health", "Whether the process lives").answers(
+        StatusCode::OK,
+        "It answers, so it lives.",
+        &health("alive"),
+    )
+}
+
+fn readyz_operation() -> Operation {
+    Operation::get("/readyz", "get_readiness", "Whether clients should be sent here")
+        .answers(StatusCode::OK, "They should.", &health("ready"))
+        .may_fail(Kind::Unavailable, "They should not; `detail` says why.")
+}
+
+fn metrics_operation() -> Operation {
+    Operation::get("/metrics", "get_metrics", "Figures of this host for Prometheus").answers_text(
+        METRICS_TYPE,
+        "OpenMetrics; docs/metrics.md lists them.",
+        "# TYPE presence_sessions gauge\npresence_sessions{status=\"online\"} 1\n# EOF\n",
+    )
+}
+
+/// The media type of `/metrics`.
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 async fn healthz(State(desk): State<Desk>) -> Result<Response<Body>, Problem> {
     let health = ask(&desk.handle, Query::Health).await?;
@@ -245,5 +318,5 @@ async fn print_metrics(State(desk): State<Desk>) -> Result<Response<Body>, Probl
             .map_err(|_| {
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be printed")
             })?;
-    Ok(text_answer("application/openmetrics-text; version=1.0.0; charset=utf-8", text))
+    Ok(bytes_answer(METRICS_TYPE, text.into()))
 }

@@ -1,25 +1,27 @@
-//! Who is it, and whom may they watch: decided from the head of a request, before the upgrade. Knows no socket and
-//! no driver.
+//! Who is it, and whom may they watch: decided from the head of a request, before the upgrade, and from the fresh
+//! tokens of a session. Knows no socket and no driver.
 
-mod jwt;
+use std::io;
 
 use http::header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use presence_core::ids::{InvalidUserId, UserId};
+use tokio_util::sync::CancellationToken;
 
 use super::handshake::offered_protocols;
 use super::origin::{self, Foreign};
 use super::problem::Problem;
 use super::query::{self, QueryError};
-use crate::settings::{AuthMode, AuthSettings, WatchPolicy};
+use super::traffic::Traffic;
+use crate::settings::{AuthMode, AuthSettings, JwtSettings, TokenRules, WatchPolicy};
+use crate::tokens::{self, Bearer, Circle, TokenError};
 
-pub use jwt::KeyError;
-#[cfg(test)]
-use jwt::LEEWAY;
+mod keys;
+mod rotation;
+mod source;
 
-/// The longest token, in bytes.
-pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+use keys::{Found, Keys};
 
 /// The start of an offered subprotocol that carries a token: the only header that a web page can choose.
 pub const BEARER_PROTOCOL: &str = "bearer.";
@@ -42,8 +44,8 @@ pub enum Watching {
     Own,
     /// Everybody.
     Anyone,
-    /// Its own user and these, sorted.
-    Listed(Box<[UserId]>),
+    /// Its own user and these.
+    Listed(Box<Circle>),
 }
 
 impl Watching {
@@ -52,7 +54,7 @@ impl Watching {
         match self {
             Watching::Anyone => true,
             Watching::Own => own == user,
-            Watching::Listed(users) => own == user || users.binary_search(user).is_ok(),
+            Watching::Listed(circle) => own == user || circle.holds(user),
         }
     }
 }
@@ -83,9 +85,34 @@ pub enum Denied {
     /// 401
     #[error("more than one token is given")]
     SeveralTokens,
-    /// 401
+    /// 401, or 503 where nobody can tell.
     #[error(transparent)]
-    Token(#[from] jwt::TokenError),
+    Token(#[from] NotVerified),
+}
+
+/// Why a token is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotVerified {
+    /// By what it is.
+    #[error(transparent)]
+    Bad(#[from] TokenError),
+    /// Its key is not known, and the set in which it may be can't be read.
+    #[error("the token can't be checked right now, because the keys for it can't be read: try again")]
+    KeysAway,
+}
+
+/// Why a session does not go on with a fresh token. It goes on with the old one, as long as that lasts.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotRenewed {
+    /// `auth.mode = "none"`
+    #[error("this host takes no tokens: sessions do not expire here")]
+    NoTokens,
+    /// Nobody becomes somebody else.
+    #[error("the token is that of another user: open another session with it")]
+    OtherUser,
+    /// As at the opening.
+    #[error(transparent)]
+    Token(#[from] NotVerified),
 }
 
 impl From<Denied> for Problem {
@@ -97,12 +124,16 @@ impl From<Denied> for Problem {
                 Problem::new(StatusCode::BAD_REQUEST, detail)
             }
             Denied::NoToken => unauthorized(detail, "Bearer"),
-            Denied::Authorization | Denied::SeveralTokens | Denied::Token(_) => {
+            Denied::Token(NotVerified::KeysAway) => unavailable(detail, KEYS_AWAY_SECONDS),
+            Denied::Authorization | Denied::SeveralTokens | Denied::Token(NotVerified::Bad(_)) => {
                 unauthorized(detail, "Bearer error=\"invalid_token\"")
             }
         }
     }
 }
+
+/// When to come back with a token whose key can't be looked for.
+const KEYS_AWAY_SECONDS: u32 = 5;
 
 fn unauthorized(detail: String, challenge: &'static str) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, detail).with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
@@ -124,48 +155,92 @@ pub struct Authenticator {
 #[derive(Debug)]
 enum Mode {
     None,
-    Jwt(jwt::Verifier),
+    Jwt(Box<Issuer>),
+}
+
+/// Whose tokens are taken.
+#[derive(Debug)]
+struct Issuer {
+    rules: TokenRules,
+    keys: Keys,
+    origins: Option<Vec<String>>,
+}
+
+impl Issuer {
+    fn new(settings: &JwtSettings) -> io::Result<Issuer> {
+        let keys = Keys::new(settings)?;
+        Ok(Issuer { rules: settings.rules.clone(), keys, origins: settings.origins.clone() })
+    }
+
+    /// Only where the key is not known, this waits: for the key set, a few seconds at most.
+    async fn verify(&self, token: &str, now: u64) -> Result<Bearer, NotVerified> {
+        let ring = self.keys.ring();
+        match tokens::verify(token, &ring, &self.rules, now) {
+            Err(TokenError::UnknownKey) => match self.keys.look_again(&ring).await {
+                Found::Keys(ring) => Ok(tokens::verify(token, &ring, &self.rules, now)?),
+                Found::Nothing => Err(TokenError::UnknownKey.into()),
+                Found::Unclear => Err(NotVerified::KeysAway),
+            },
+            judged => Ok(judged?),
+        }
+    }
 }
 
 impl Authenticator {
-    /// Reads the keys.
-    pub fn new(settings: &AuthSettings) -> Result<Authenticator, KeyError> {
+    /// Fails where a key set is to be fetched and servers can't be checked, for want of root certificates.
+    pub fn new(settings: &AuthSettings) -> io::Result<Authenticator> {
         let mode = match &settings.mode {
             AuthMode::None => Mode::None,
-            AuthMode::Jwt { issuer, audience, keys } => {
-                Mode::Jwt(jwt::Verifier::new(issuer.as_deref(), audience.as_deref(), keys)?)
-            }
+            AuthMode::Jwt(jwt) => Mode::Jwt(Box::new(Issuer::new(jwt)?)),
         };
         Ok(Authenticator { mode, watch: settings.watch, query_token: settings.query_token })
     }
 
+    /// Keeps the keys of tokens fresh until `shutdown`.
+    pub async fn keep_keys(&self, traffic: &Traffic, shutdown: &CancellationToken) {
+        if let Mode::Jwt(issuer) = &self.mode {
+            issuer.keys.keep(traffic, shutdown).await;
+        }
+    }
+
     /// Who sends this request. `now` is in seconds since 1970.
-    pub fn identify(&self, request: &Parts, now: u64) -> Result<Identity, Denied> {
+    pub async fn identify(&self, request: &Parts, now: u64) -> Result<Identity, Denied> {
         match &self.mode {
             Mode::None => {
                 origin::loopback_only(request)?;
                 let text = query::single(request.uri.query(), "user")?.ok_or(Denied::NoUser)?;
                 let user = UserId::new(&text).map_err(Denied::User)?;
-                Ok(Identity { user, expires_at: None, watching: self.watching(Vec::new()) })
+                Ok(Identity { user, expires_at: None, watching: self.watching(Circle::default()) })
             }
-            Mode::Jwt(verifier) => {
+            Mode::Jwt(issuer) => {
+                if let Some(origins) = &issuer.origins {
+                    origin::listed(request, origins)?;
+                }
                 let token = self.token(request)?.ok_or(Denied::NoToken)?;
-                let bearer = verifier.verify(&token, now)?;
-                let watching = self.watching(bearer.watch);
-                Ok(Identity { user: bearer.user, expires_at: Some(bearer.expires_at), watching })
+                Ok(self.identity(issuer.verify(&token, now).await?))
             }
         }
     }
 
-    fn watching(&self, mut listed: Vec<UserId>) -> Watching {
+    /// What a fresh token says of a session of `user`.
+    pub async fn renew(&self, user: &UserId, token: &str, now: u64) -> Result<Identity, NotRenewed> {
+        let Mode::Jwt(issuer) = &self.mode else {
+            return Err(NotRenewed::NoTokens);
+        };
+        let bearer = issuer.verify(token, now).await?;
+        if bearer.user == *user { Ok(self.identity(bearer)) } else { Err(NotRenewed::OtherUser) }
+    }
+
+    fn identity(&self, bearer: Bearer) -> Identity {
+        let watching = self.watching(bearer.circle);
+        Identity { user: bearer.user, expires_at: Some(bearer.expires_at), watching }
+    }
+
+    fn watching(&self, circle: Circle) -> Watching {
         match self.watch {
             WatchPolicy::Own => Watching::Own,
             WatchPolicy::Anyone => Watching::Anyone,
-            WatchPolicy::Claims => {
-                listed.sort_unstable();
-                listed.dedup();
-                Watching::Listed(listed.into())
-            }
+            WatchPolicy::Claims => Watching::Listed(Box::new(circle)),
         }
     }
 

@@ -3,8 +3,8 @@
 
 use axum::body::Body;
 use http::header::{
-    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
-    UPGRADE,
+    CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
@@ -31,6 +31,9 @@ pub enum BadHandshake {
     #[error("only version 13 of the WebSocket protocol is spoken here")]
     Version,
     /// 400
+    #[error("a request for a WebSocket has no body")]
+    Body,
+    /// 400
     #[error("the header Sec-WebSocket-Key is missing or not the base64 of 16 bytes")]
     Key,
     /// 400
@@ -47,6 +50,8 @@ impl From<BadHandshake> for Problem {
                     .with(CONNECTION, HeaderValue::from_static("upgrade"))
                     .with(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))
             }
+            BadHandshake::Body => Problem::new(StatusCode::BAD_REQUEST, bad.to_string())
+                .with(CONNECTION, HeaderValue::from_static("close")),
             BadHandshake::Key | BadHandshake::Protocol => {
                 Problem::new(StatusCode::BAD_REQUEST, bad.to_string())
             }
@@ -57,6 +62,15 @@ impl From<BadHandshake> for Problem {
 impl Handshake {
     /// Checks a request that has already been found to be a GET.
     pub fn read(request: &Parts) -> Result<Handshake, BadHandshake> {
+        // HTTP/1.0 knows no upgrades (RFC 9110, 7.8).
+        if request.version < http::Version::HTTP_11 {
+            return Err(BadHandshake::NoUpgrade);
+        }
+        // What follows the head would be taken for frames.
+        let is_empty = request.headers.get_all(CONTENT_LENGTH).iter().all(|length| length == "0");
+        if !is_empty || request.headers.contains_key(TRANSFER_ENCODING) {
+            return Err(BadHandshake::Body);
+        }
         if !lists(request, CONNECTION, "upgrade") || !lists(request, UPGRADE, "websocket") {
             return Err(BadHandshake::NoUpgrade);
         }
@@ -151,6 +165,8 @@ mod tests {
         assert_eq!(refused(CONNECTION, None), BadHandshake::NoUpgrade);
         assert_eq!(refused(UPGRADE, Some("h2c")), BadHandshake::NoUpgrade);
         assert_eq!(refused(SEC_WEBSOCKET_VERSION, Some("8")), BadHandshake::Version);
+        assert_eq!(refused(CONTENT_LENGTH, Some("1")), BadHandshake::Body);
+        assert_eq!(refused(TRANSFER_ENCODING, Some("chunked")), BadHandshake::Body);
         assert_eq!(refused(SEC_WEBSOCKET_KEY, None), BadHandshake::Key);
         assert_eq!(refused(SEC_WEBSOCKET_KEY, Some("short")), BadHandshake::Key);
     }

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Body;
@@ -13,13 +13,16 @@ use http::header::{ALLOW, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use presence_core::events::Attributes;
+use presence_core::metadata::{METADATA_PREFIX, Metadata};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::auth::unavailable;
 use super::handshake::Handshake;
+use super::limits::Limit;
 use super::listeners::{Gate, Slot};
 use super::problem::Problem;
+use super::query;
 use super::traffic::Refusal;
 use super::ws::{self, Arrival, NotOpened};
 use super::{Handle, Refused};
@@ -27,9 +30,6 @@ use crate::traces::Traceparent;
 
 /// The longest `user-agent` attribute, in bytes.
 const MAX_USER_AGENT_BYTES: usize = 256;
-
-/// The one address that is asked with POST.
-pub(super) const RELOAD_PATH: &str = "/v1/reload";
 
 /// What the client listener needs.
 #[derive(Clone)]
@@ -63,34 +63,60 @@ async fn wrong_method(request: Request<Body>) -> Problem {
 async fn connect(State(door): State<Door>, request: Request<Body>) -> Response<Body> {
     match admit(&door, request).await {
         Ok(response) => response,
-        Err(problem) => {
-            door.gate.traffic.count_refused(Refusal::of(problem.status()));
-            problem.into()
+        Err(turned) => {
+            door.gate.traffic.count_refused(turned.reason);
+            turned.problem.into()
         }
     }
 }
 
-async fn admit(door: &Door, mut request: Request<Body>) -> Result<Response<Body>, Problem> {
-    if request.method() != Method::GET {
-        let detail = "a WebSocket is asked for with GET";
-        return Err(
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).with(ALLOW, HeaderValue::from_static("GET"))
-        );
+/// A request that leads to no session.
+struct TurnedAway {
+    reason: Refusal,
+    problem: Problem,
+}
+
+impl From<Problem> for TurnedAway {
+    fn from(problem: Problem) -> TurnedAway {
+        TurnedAway { reason: Refusal::of(problem.status()), problem }
     }
+}
+
+fn over(limit: Limit) -> TurnedAway {
+    let detail = limit.to_string();
+    let (reason, problem) = match limit {
+        Limit::Rate => (Refusal::Rate, unavailable(detail, 1)),
+        Limit::User => (Refusal::UserSessions, Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)),
+        Limit::Address => (Refusal::AddressSessions, Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)),
+    };
+    TurnedAway { reason, problem }
+}
+
+async fn admit(door: &Door, mut request: Request<Body>) -> Result<Response<Body>, TurnedAway> {
+    if request.method() != Method::GET {
+        let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "a WebSocket is asked for with GET");
+        return Err(problem.with(ALLOW, HeaderValue::from_static("GET")).into());
+    }
+    // Before any signature is checked: that is what costs most.
+    door.gate.limits.connect(Instant::now()).map_err(over)?;
     let upgrade = hyper::upgrade::on(&mut request);
     let (parts, _) = request.into_parts();
-    let identity = door.gate.authenticator.identify(&parts, now_in_seconds())?;
-    let handshake = Handshake::read(&parts)?;
+    let identity = door.gate.authenticator.identify(&parts, now_in_seconds()).await.map_err(Problem::from)?;
+    let handshake = Handshake::read(&parts).map_err(Problem::from)?;
+    let metadata = metadata_of(&parts)?;
     let slot = parts.extensions.get::<Arc<Slot>>().cloned().ok_or_else(|| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the request came without a connection")
     })?;
+    let client = door.gate.proxies.client(slot.peer, &parts);
+    let seat = door.gate.limits.seat(&identity.user, client).map_err(over)?;
     let sender = parts.headers.get("traceparent").and_then(|value| Traceparent::parse(value.to_str().ok()?));
     let arrival = Box::new(Arrival {
         trace: door.gate.tracer.root("session.connect", sender),
         identity,
-        attributes: attributes(&parts, slot.peer),
+        attributes: attributes(&parts, client).with_metadata(&metadata),
         upgrade,
         slot,
+        seat,
         gate: door.gate.clone(),
         handle: door.handle.clone(),
     });
@@ -98,8 +124,10 @@ async fn admit(door: &Door, mut request: Request<Body>) -> Result<Response<Body>
     door.sessions.spawn(ws::session(arrival, verdict));
     match decided.await {
         Ok(Ok(())) => Ok(handshake.answer()),
-        Ok(Err(refused)) => Err(unavailable(refused.to_string(), retry_after_seconds(refused))),
-        Err(_) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the session could not be opened")),
+        Ok(Err(refused)) => Err(unavailable(refused.to_string(), retry_after_seconds(refused)).into()),
+        Err(_) => {
+            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the session could not be opened").into())
+        }
     }
 }
 
@@ -110,8 +138,8 @@ fn retry_after_seconds(refused: NotOpened) -> u32 {
     }
 }
 
-fn attributes(request: &Parts, peer: IpAddr) -> Attributes {
-    let mut pairs = vec![("remote-address".to_owned(), peer.to_canonical().to_string())];
+fn attributes(request: &Parts, client: IpAddr) -> Attributes {
+    let mut pairs = vec![("remote-address".to_owned(), client.to_canonical().to_string())];
     if let Some(agent) = request.headers.get(USER_AGENT) {
         let agent = String::from_utf8_lossy(agent.as_bytes());
         let end = (0..=agent.len().min(MAX_USER_AGENT_BYTES)).rev().find(|at| agent.is_char_boundary(*at));
@@ -120,7 +148,19 @@ fn attributes(request: &Parts, peer: IpAddr) -> Attributes {
     Attributes::new(pairs)
 }
 
+/// The query parameters `meta.<key>`, each of which may be given once.
+fn metadata_of(request: &Parts) -> Result<Metadata, Problem> {
+    let bad = |why: String| Problem::new(StatusCode::BAD_REQUEST, why);
+    let mut pairs = Vec::new();
+    for (name, value) in query::pairs(request.uri.query()) {
+        if let Some(key) = name.strip_prefix(METADATA_PREFIX) {
+            pairs.push((key.to_owned(), value.map_err(|error| bad(error.to_string()))?));
+        }
+    }
+    Metadata::new(pairs).map_err(|error| bad(error.to_string()))
+}
+
 /// Seconds since 1970; 0 on a machine whose clock is before that.
-fn now_in_seconds() -> u64 {
+pub(super) fn now_in_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

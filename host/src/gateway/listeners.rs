@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -23,11 +24,18 @@ use tower_service::Service;
 
 use super::Handle;
 use super::admin::{self, AdminDeps, Guard};
-use super::auth::{Authenticator, KeyError};
+use super::auth::Authenticator;
+use super::bounds::Bounds;
+use super::callers::Callers;
 use super::http::{self as client_side, Door};
-use super::traffic::{Refusal, Traffic};
-use super::ws::Bounds;
-use crate::settings::{AuthMode, Settings};
+use super::limits::Limits;
+use super::proxies::Proxies;
+use super::stream::Stream;
+use super::timed_body::timed;
+use super::tls::{Tls, TlsError};
+use super::traffic::{Cut, Refusal, Traffic};
+use crate::certificates::TlsFiles;
+use crate::settings::{AuthMode, ClientLimits, Settings};
 use crate::traces::Tracer;
 
 /// The longest head of a request, in bytes.
@@ -49,8 +57,8 @@ const TURNED_AWAY_AT_ONCE: usize = 64;
 const STOP_WAIT: Duration = Duration::from_secs(3);
 
 const FULL: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 5\r\n\
-connection: close\r\ncontent-length: 116\r\n\r\n{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\
-\"status\":503,\"detail\":\"this host has as many clients as it may\"}";
+connection: close\r\ncontent-length: 137\r\n\r\n{\"type\":\"urn:presence:problem:unavailable\",\
+\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"this host has as many clients as it may\"}";
 
 /// Why a listener could not be set up. Nothing listens then.
 #[derive(Debug, thiserror::Error)]
@@ -65,9 +73,9 @@ pub enum BindError {
         /// What the operating system says.
         source: io::Error,
     },
-    /// A key that can't be used.
-    #[error(transparent)]
-    Key(#[from] KeyError),
+    /// The server of a key set could not be checked.
+    #[error("auth.jwks.url: no root certificates to check the server with")]
+    Roots(#[source] io::Error),
     /// `auth.mode = "none"` is for programs on this machine.
     #[error(
         "auth.mode is \"none\", but host.{key} is {address}: use a loopback address, or auth.mode \"jwt\""
@@ -78,12 +86,27 @@ pub enum BindError {
         /// As configured.
         address: SocketAddr,
     },
+    /// A certificate that can't be shown.
+    #[error("host.{key}")]
+    Tls {
+        /// `tls` or `admin_tls`.
+        key: &'static str,
+        /// What is wrong with it.
+        source: TlsError,
+    },
+    /// Whoever reaches the API could change everything.
+    #[error(
+        "host.admin is {0}, and there is no [[api.key]]: add a key (`presence keys new`), or use a loopback address"
+    )]
+    OpenAdmin(SocketAddr),
 }
 
 /// What all connections of clients share.
 pub(super) struct Gate {
     pub(super) authenticator: Authenticator,
     pub(super) heartbeat_ms: u64,
+    pub(super) limits: Arc<Limits>,
+    pub(super) proxies: Proxies,
     pub(super) traffic: Arc<Traffic>,
     pub(super) bounds: Bounds,
     pub(super) tracer: Tracer,
@@ -92,7 +115,12 @@ pub(super) struct Gate {
 /// A place among the connections, held as long as the connection lives.
 #[derive(Debug)]
 pub(super) struct Slot {
+    /// The other end of the socket, which may be a proxy.
     pub(super) peer: IpAddr,
+    /// Ends the connection at once: it takes nothing.
+    pub(super) cut: CancellationToken,
+    /// Whether any request came over it.
+    asked: AtomicBool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -103,13 +131,18 @@ pub struct Listeners {
     client_address: SocketAddr,
     admin_address: SocketAddr,
     authenticator: Authenticator,
+    callers: Arc<Callers>,
     heartbeat_ms: u64,
+    limits: ClientLimits,
+    proxies: Proxies,
+    tls: Option<Tls>,
+    admin_tls: Option<Tls>,
     max_clients: usize,
     bounds: Bounds,
     tracer: Tracer,
 }
 
-/// Reads the keys and binds both listeners. Port 0 takes any free port. Raises the process's limit of open files as
+/// Takes the keys and binds both listeners. Port 0 takes any free port. Raises the process's limit of open files as
 /// far as it may, and takes the number of client connections from it.
 pub async fn bind(settings: &Settings) -> Result<Listeners, BindError> {
     let host = &settings.host;
@@ -120,7 +153,15 @@ pub async fn bind(settings: &Settings) -> Result<Listeners, BindError> {
             }
         }
     }
-    let authenticator = Authenticator::new(&settings.auth)?;
+    if settings.api.is_empty() && !host.admin.ip().to_canonical().is_loopback() {
+        return Err(BindError::OpenAdmin(host.admin));
+    }
+    if let AuthMode::Jwt(jwt) = &settings.auth.mode {
+        jwt.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    }
+    let authenticator = Authenticator::new(&settings.auth).map_err(BindError::Roots)?;
+    let tls = read_tls("tls", host.tls.as_ref())?;
+    let admin_tls = read_tls("admin_tls", host.admin_tls.as_ref())?;
     let (clients, client_address) = listen("listen", host.listen)?;
     let (admin, admin_address) = listen("admin", host.admin)?;
     Ok(Listeners {
@@ -129,11 +170,20 @@ pub async fn bind(settings: &Settings) -> Result<Listeners, BindError> {
         client_address,
         admin_address,
         authenticator,
+        callers: Callers::new(settings.api.clone()),
         heartbeat_ms: u64::try_from(settings.presence.heartbeat.as_millis()).unwrap_or(u64::MAX),
+        limits: settings.limits,
+        proxies: Proxies { networks: host.trusted_proxies.clone(), header: host.proxy_header },
+        tls,
+        admin_tls,
         max_clients: client_share(raise_open_files()),
-        bounds: Bounds::default(),
+        bounds: Bounds::of(&settings.limits),
         tracer: Tracer::off(),
     })
+}
+
+fn read_tls(key: &'static str, files: Option<&TlsFiles>) -> Result<Option<Tls>, BindError> {
+    files.map(Tls::new).transpose().map_err(|source| BindError::Tls { key, source })
 }
 
 fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
@@ -175,6 +225,11 @@ impl Listeners {
         self.admin_address
     }
 
+    /// Who may ask the admin listener; other keys can take the place of these.
+    pub fn callers(&self) -> Arc<Callers> {
+        self.callers.clone()
+    }
+
     /// At most so many clients are connected at once.
     pub fn max_clients(&self) -> usize {
         self.max_clients
@@ -198,25 +253,38 @@ impl Listeners {
         let gate = Arc::new(Gate {
             authenticator: self.authenticator,
             heartbeat_ms: self.heartbeat_ms,
+            limits: Limits::new(self.limits),
+            proxies: self.proxies,
             traffic: traffic.clone(),
             bounds: self.bounds,
             tracer: self.tracer,
         });
+        let (keeping, closing) = (gate.clone(), shutdown.clone());
+        tasks.spawn(async move { keeping.authenticator.keep_keys(&keeping.traffic, &closing).await });
         let door = Door { gate, handle: handle.clone(), sessions: tasks.clone() };
-        let guard = Guard { loopback_host: self.admin_address.ip().to_canonical().is_loopback() };
+        let guard = Guard {
+            is_loopback: self.admin_address.ip().to_canonical().is_loopback(),
+            callers: self.callers,
+            traffic: traffic.clone(),
+        };
+        let closing = shutdown.clone();
         let shared = Shared { tasks: tasks.clone(), shutdown, traffic: traffic.clone(), bounds: self.bounds };
         let clients = Counter {
             shared: shared.clone(),
             router: client_side::router(door),
             guard: None,
+            tls: self.tls,
             is_for: "clients",
         };
         let admin = Counter {
             shared,
-            router: admin::router(handle, deps, traffic),
+            router: admin::router(handle, deps, traffic, closing),
             guard: Some(guard),
+            tls: self.admin_tls,
             is_for: "the admin API",
         };
+        clients.keep_certificate();
+        admin.keep_certificate();
         tokio::join!(
             clients.accept(self.clients, self.max_clients),
             admin.accept(self.admin, ADMIN_CONNECTIONS)
@@ -242,10 +310,19 @@ struct Counter {
     shared: Shared,
     router: Router,
     guard: Option<Guard>,
+    tls: Option<Tls>,
     is_for: &'static str,
 }
 
 impl Counter {
+    fn keep_certificate(&self) {
+        if let Some(tls) = self.tls.clone() {
+            let (is_for, traffic, closing) =
+                (self.is_for, self.shared.traffic.clone(), self.shared.shutdown.clone());
+            self.shared.tasks.spawn(async move { tls.keep(is_for, &traffic, &closing).await });
+        }
+    }
+
     async fn accept(self, listener: TcpListener, max_connections: usize) {
         let places = Arc::new(Semaphore::new(max_connections));
         let turned_away = Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE));
@@ -263,7 +340,8 @@ impl Counter {
                 }
             };
             if let Ok(permit) = places.clone().try_acquire_owned() {
-                let slot = Arc::new(Slot { peer: peer.ip(), _permit: permit });
+                let (cut, asked) = (CancellationToken::new(), AtomicBool::new(false));
+                let slot = Arc::new(Slot { peer: peer.ip(), cut, asked, _permit: permit });
                 self.shared.tasks.spawn(self.clone().converse(stream, slot));
                 continue;
             }
@@ -277,7 +355,10 @@ impl Counter {
                     self.is_for
                 );
             }
-            if let Ok(permit) = turned_away.clone().try_acquire_owned() {
+            // With TLS an answer would take a handshake first, which costs most.
+            if self.tls.is_none()
+                && let Ok(permit) = turned_away.clone().try_acquire_owned()
+            {
                 self.shared.tasks.spawn(turn_away(stream, permit, self.shared.bounds.close));
             }
         }
@@ -296,7 +377,23 @@ impl Counter {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
-        let (shutdown, bounds) = (self.shared.shutdown.clone(), self.shared.bounds);
+        let cut = slot.cut.clone();
+        let Shared { shutdown, bounds, traffic, .. } = self.shared.clone();
+        let stream = match &self.tls {
+            None => Stream::Plain(stream),
+            Some(tls) => {
+                let accepted = tokio::select! {
+                    accepted = Box::pin(tls.accept(stream, bounds.handshake)) => accepted,
+                    () = shutdown.cancelled() => return,
+                };
+                let Some(stream) = accepted else {
+                    traffic.count_cut(Cut::Handshake);
+                    return;
+                };
+                stream
+            }
+        };
+        let asked = slot.clone();
         let service = hyper::service::service_fn(move |request| self.clone().answer(request, slot.clone()));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -308,12 +405,17 @@ impl Counter {
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
+            () = cut.cancelled() => Ok(()),
             () = shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 timeout(bounds.close, connection).await.unwrap_or(Ok(()))
             }
         };
         if let Err(error) = result {
+            // One that was kept after an answer, and is not needed any more, is nobody's fault.
+            if error.is_timeout() && !asked.asked.load(Ordering::Relaxed) {
+                traffic.count_cut(Cut::Head);
+            }
             tracing::debug!(%error, "an HTTP connection ended badly");
         }
     }
@@ -323,12 +425,14 @@ impl Counter {
         mut request: Request<Incoming>,
         slot: Arc<Slot>,
     ) -> Result<Response<Body>, std::convert::Infallible> {
+        slot.asked.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(slot);
-        let (parts, body) = request.into_parts();
-        if let Some(Err(foreign)) = self.guard.as_ref().map(|guard| guard.check(&parts)) {
+        let (mut parts, body) = request.into_parts();
+        if let Some(Err(foreign)) = self.guard.as_ref().map(|guard| guard.check(&mut parts)) {
             return Ok(foreign.into());
         }
         // A router is always ready.
+        let body = timed(body, self.shared.bounds.body);
         self.router.call(Request::from_parts(parts, body)).await
     }
 }

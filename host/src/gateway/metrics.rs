@@ -3,7 +3,7 @@
 use std::fmt;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
@@ -14,6 +14,8 @@ use super::traffic::Traffic;
 use crate::driver::Census;
 use crate::plugins::PluginSet;
 use crate::plugins::metrics::{HookMetrics, PluginMetrics};
+
+mod process;
 
 /// Where the figures of the plugins come from.
 pub trait Metrics: Send + Sync + 'static {
@@ -46,18 +48,30 @@ pub(super) fn render(
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("presence");
     let [frames_in, frames_out] = traffic.frames();
+    let [keys_read, keys_not_read] = traffic.key_readings();
+    let [certificates_read, certificates_not_read] = traffic.certificate_readings();
     registry.register_collector(Box::new(Figures {
         census: census.cloned(),
         accepted: traffic.accepted(),
         refused: traffic.refused().map(|(reason, count)| (reason.as_str(), count)).collect(),
         frames: vec![("in", frames_in), ("out", frames_out)],
+        cut: traffic.cut().map(|(reason, count)| (reason.as_str(), count)).collect(),
+        api_refused: traffic.api_refused().map(|(reason, count)| (reason.as_str(), count)).collect(),
         errors: traffic.errors().map(|(code, count)| (code.as_str(), count)).collect(),
+        event_streams: traffic.event_streams(),
+        tokens_renewed: traffic.tokens_renewed(),
+        key_readings: [("read", keys_read), ("failed", keys_not_read)],
+        certificate_readings: [("read", certificates_read), ("failed", certificates_not_read)],
         plugins: plugins.to_vec(),
         reloads,
         traces_dropped,
     }));
+    let mut system = Registry::default();
+    system.register_collector(Box::new(process::Process));
     let mut text = String::new();
-    encode(&mut text, &registry)?;
+    encode_registry(&mut text, &registry)?;
+    encode_registry(&mut text, &system)?;
+    encode_eof(&mut text)?;
     Ok(text)
 }
 
@@ -66,8 +80,14 @@ struct Figures {
     census: Option<Census>,
     accepted: u64,
     refused: Vec<(&'static str, u64)>,
+    cut: Vec<(&'static str, u64)>,
+    api_refused: Vec<(&'static str, u64)>,
     frames: Vec<(&'static str, u64)>,
     errors: Vec<(&'static str, u64)>,
+    event_streams: [u64; 3],
+    tokens_renewed: u64,
+    key_readings: [(&'static str, u64); 2],
+    certificate_readings: [(&'static str, u64); 2],
     plugins: Vec<PluginMetrics>,
     reloads: ReloadFigures,
     traces_dropped: Option<u64>,
@@ -94,8 +114,21 @@ impl Collector for Figures {
             "reason",
             &self.refused,
         )?;
+        let help = "Connections that were cut for what came over them, or did not";
+        labelled(&mut encoder, "gateway_connections_cut", help, "reason", &self.cut)?;
+        let help = "Requests to the admin listener that were refused for their key";
+        labelled(&mut encoder, "gateway_api_requests_refused", help, "reason", &self.api_refused)?;
         labelled(&mut encoder, "gateway_frames", "WebSocket frames of clients", "direction", &self.frames)?;
         labelled(&mut encoder, "gateway_errors", "Errors told to clients", "code", &self.errors)?;
+        let help = "Sessions that went on with a fresh token";
+        let mut renewed =
+            encoder.encode_descriptor("gateway_tokens_renewed", help, None, MetricType::Counter)?;
+        write_count(&mut renewed, self.tokens_renewed)?;
+        write_event_streams(&mut encoder, self.event_streams)?;
+        let help = "Readings of the set of keys for tokens";
+        labelled(&mut encoder, "gateway_key_readings", help, "result", &self.key_readings)?;
+        let help = "Certificates whose files have changed and were read again";
+        labelled(&mut encoder, "gateway_certificate_readings", help, "result", &self.certificate_readings)?;
         write_reloads(&mut encoder, self.reloads)?;
         if let Some(dropped) = self.traces_dropped {
             let help = "Spans that were not sent: no room, or a collector that is away";
@@ -104,6 +137,18 @@ impl Collector for Figures {
         }
         write_plugins(&mut encoder, &self.plugins)
     }
+}
+
+fn write_event_streams(encoder: &mut DescriptorEncoder<'_>, [open, cut, resets]: [u64; 3]) -> fmt::Result {
+    let help = "Streams of /v1/events that are open";
+    encoder.encode_descriptor("event_streams", help, None, MetricType::Gauge)?.encode_gauge(&open)?;
+    let help = "Streams of /v1/events cut off because their reader was too slow";
+    write_count(&mut encoder.encode_descriptor("event_streams_cut", help, None, MetricType::Counter)?, cut)?;
+    let help = "Readers of /v1/events told that transitions may have been missed";
+    write_count(
+        &mut encoder.encode_descriptor("event_stream_resets", help, None, MetricType::Counter)?,
+        resets,
+    )
 }
 
 fn write_reloads(encoder: &mut DescriptorEncoder<'_>, reloads: ReloadFigures) -> fmt::Result {
@@ -171,7 +216,7 @@ fn write_census(encoder: &mut DescriptorEncoder<'_>, census: &Census) -> fmt::Re
         MetricType::Counter,
     )?;
     write_count(&mut dropped, letters.dropped)?;
-    for (name, help, figure) in MEMBERSHIP_COUNTERS {
+    for (name, help, figure) in CENSUS_COUNTERS {
         let mut counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         write_count(&mut counter, figure(census))?;
     }
@@ -190,6 +235,9 @@ fn write_census(encoder: &mut DescriptorEncoder<'_>, census: &Census) -> fmt::Re
         ("store_away", "1 while the own lease is not confirmed", u64::from(census.away)),
         ("watched_users", "Users that clients of this host watch", census.watched),
         ("partitions_owned", "Partitions that this host owns", census.partitions.len() as u64),
+        ("holders", "Holders that live", census.membership.holders),
+        ("held_sessions", "Sessions of holders, of the users that this host owns", census.held_sessions),
+        ("held_changes_waiting", "Changes of held sessions that wait for the store", census.holders.waiting),
     ] {
         encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&count)?;
     }
@@ -200,7 +248,7 @@ fn write_census(encoder: &mut DescriptorEncoder<'_>, census: &Census) -> fmt::Re
 
 type OfCensus = fn(&Census) -> u64;
 
-const MEMBERSHIP_COUNTERS: [(&str, &str, OfCensus); 14] = [
+const CENSUS_COUNTERS: [(&str, &str, OfCensus); 19] = [
     ("lease_renewals", "Renewals of the own lease that came back", |census| census.membership.renewals),
     ("lease_lapses", "How often the own lease ran out", |census| census.membership.lapses),
     ("partitions_claimed", "Claims of partitions that were written", |census| census.membership.claims),
@@ -219,6 +267,15 @@ const MEMBERSHIP_COUNTERS: [(&str, &str, OfCensus); 14] = [
     ("store_recreated", "How often the store was found recreated", |census| census.membership.wipes),
     ("watcher_gaps", "How often updates of the store were missed", |census| census.gaps),
     ("partition_reads", "Snapshots of partitions that were read", |census| census.reads),
+    ("holders_registered", "Holders registered by this host", |census| census.holders.registered),
+    ("holder_renewals", "Leases of holders renewed by this host", |census| census.holders.renewed),
+    ("held_changes", "Changes of held sessions that were done", |census| census.holders.changed),
+    ("held_changes_rejected", "Changes of held sessions that were not done", |census| {
+        census.holders.rejected
+    }),
+    ("held_conflicts", "Writes for holders that met another writer, or had no answer", |census| {
+        census.holders.conflicts
+    }),
 ];
 
 type OfHook = fn(&HookMetrics) -> u64;
@@ -433,6 +490,8 @@ pub(super) mod tests {
         traffic.count_accepted();
         traffic.count_refused(Refusal::Unauthorized);
         traffic.count_error(ErrorCode::Forbidden);
+        traffic.count_token_renewed();
+        traffic.count_key_reading(true);
         traffic.count_frame_in();
         let census = Census {
             sessions_online: 3,
@@ -464,6 +523,9 @@ pub(super) mod tests {
             "presence_gateway_connections_refused_total{reason=\"unauthorized\"} 1",
             "presence_gateway_frames_total{direction=\"in\"} 1",
             "presence_gateway_errors_total{code=\"forbidden\"} 1",
+            "presence_gateway_tokens_renewed_total 1",
+            "presence_gateway_key_readings_total{result=\"read\"} 1",
+            "presence_gateway_key_readings_total{result=\"failed\"} 0",
             "presence_hook_calls_total{plugin=\"webhook\",hook=\"user-online\"} 6",
             "presence_hook_failures_total{plugin=\"webhook\",hook=\"user-online\",kind=\"trap\"} 1",
             "presence_hook_failures_total{plugin=\"webhook\",hook=\"user-online\",kind=\"cut\"} 2",

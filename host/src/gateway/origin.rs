@@ -19,6 +19,9 @@ pub enum Foreign {
         "requests by web pages of another origin are refused: serve the page from localhost, or use auth.mode \"jwt\""
     )]
     PageElsewhere,
+    /// A web page that `auth.origins` does not list.
+    #[error("web pages of this origin may not connect: auth.origins does not list it")]
+    NotListed,
     /// A web page of another origin, where only the own is allowed.
     #[error("requests by web pages of another origin are refused")]
     CrossOrigin,
@@ -41,6 +44,15 @@ pub fn loopback_host(request: &Parts) -> Result<(), Foreign> {
     match only_value(request, HOST) {
         Value::One(host) if line_is_fine && is_loopback_authority(host) => Ok(()),
         _ => Err(Foreign::Host),
+    }
+}
+
+/// If a browser names an origin, it must be one of these.
+pub fn listed(request: &Parts, origins: &[String]) -> Result<(), Foreign> {
+    match only_value(request, ORIGIN) {
+        Value::Absent => Ok(()),
+        Value::One(origin) if origins.iter().any(|listed| listed == origin) => Ok(()),
+        Value::One(_) | Value::Unusable => Err(Foreign::NotListed),
     }
 }
 
@@ -179,6 +191,29 @@ mod tests {
             let request = request(&[(HOST, "localhost"), (ORIGIN, origin)]);
             assert_eq!(loopback_only(&request), Err(Foreign::PageElsewhere), "{origin}");
         }
+    }
+
+    #[test]
+    fn listed_pages_pass_and_so_does_who_is_no_page() {
+        let origins = ["https://app.example".to_owned(), "capacitor://localhost".to_owned()];
+        let told = |headers: &[(HeaderName, &str)]| listed(&request(headers), &origins);
+        assert_eq!(told(&[]), Ok(()));
+        assert_eq!(told(&[(ORIGIN, "https://app.example")]), Ok(()));
+        assert_eq!(told(&[(ORIGIN, "capacitor://localhost")]), Ok(()));
+        for origin in [
+            "null",
+            "",
+            "http://app.example",
+            "https://app.example:8443",
+            "https://app.example.evil.example",
+            "https://evil.example/https://app.example",
+            "https://app.example https://evil.example",
+        ] {
+            assert_eq!(told(&[(ORIGIN, origin)]), Err(Foreign::NotListed), "{origin}");
+        }
+        let twice = [(ORIGIN, "https://app.example"), (ORIGIN, "https://app.example")];
+        assert_eq!(told(&twice), Err(Foreign::NotListed));
+        assert_eq!(listed(&request(&[(ORIGIN, "https://app.example")]), &[]), Err(Foreign::NotListed));
     }
 
     #[test]

@@ -2,14 +2,20 @@
 //! it knows no socket, no session and no driver.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use presence_core::events::Status;
 use presence_core::ids::UserId;
+use presence_core::message::Wanted;
 use presence_core::time::Timestamp;
-use serde::{Deserialize, Serialize};
+use presence_core::watchers::{Shown, With};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::traces::Traceparent;
+
+mod shown;
+pub use shown::{ShownMessage, ShownSession};
 
 /// The WebSocket subprotocol.
 pub const SUBPROTOCOL: &str = "presence.v1";
@@ -22,9 +28,6 @@ pub const MAX_ID_BYTES: usize = 128;
 
 /// The most users in one `watch` or `unwatch`.
 pub const MAX_USERS_PER_MESSAGE: usize = 1000;
-
-/// The most users that one session watches.
-pub const MAX_WATCHED: usize = 10_000;
 
 /// The longest explanation in an `error`, in bytes: what a client sent is not sent back at length.
 const MAX_EXPLANATION_BYTES: usize = 300;
@@ -49,6 +52,8 @@ pub mod close_codes {
     pub const TIMEOUT: u16 = 4000;
     /// The token expired; connect again with a new one.
     pub const EXPIRED: u16 = 4001;
+    /// The client reads slower than it is sent what it asked for.
+    pub const SLOW: u16 = 4002;
 }
 
 /// Reasons in `goodbye`.
@@ -59,6 +64,8 @@ pub mod goodbyes {
     pub const TIMEOUT: &str = "timeout";
     /// The token expired.
     pub const EXPIRED: &str = "expired";
+    /// The client reads too slowly.
+    pub const SLOW: &str = "slow";
     /// Too many errors in a short time.
     pub const ABUSE: &str = "abuse";
     /// A message was too large.
@@ -79,11 +86,24 @@ pub enum ErrorCode {
     Forbidden,
     /// More users than one message may name or one session may watch.
     TooMany,
+    /// A fresh token that is not taken.
+    InvalidToken,
+    /// What is needed for this message is away for now.
+    Unavailable,
+    /// One of more messages than a session may send in a second.
+    TooFast,
 }
 
 impl ErrorCode {
     /// All of them, in the order of the counters.
-    pub const ALL: [ErrorCode; 3] = [ErrorCode::InvalidMessage, ErrorCode::Forbidden, ErrorCode::TooMany];
+    pub const ALL: [ErrorCode; 6] = [
+        ErrorCode::InvalidMessage,
+        ErrorCode::Forbidden,
+        ErrorCode::TooMany,
+        ErrorCode::InvalidToken,
+        ErrorCode::Unavailable,
+        ErrorCode::TooFast,
+    ];
 
     /// The word in the message.
     pub fn as_str(self) -> &'static str {
@@ -91,6 +111,9 @@ impl ErrorCode {
             ErrorCode::InvalidMessage => "invalid_message",
             ErrorCode::Forbidden => "forbidden",
             ErrorCode::TooMany => "too_many",
+            ErrorCode::InvalidToken => "invalid_token",
+            ErrorCode::Unavailable => "unavailable",
+            ErrorCode::TooFast => "too_fast",
         }
     }
 }
@@ -107,10 +130,26 @@ pub enum ClientMessage {
         /// The trace that the sender has begun; what is none is ignored.
         traceparent: Option<Traceparent>,
     },
+    /// `set_metadata`; whether what comes of it is metadata is seen where the session's is known.
+    SetMetadata {
+        /// Values of keys; none removes one.
+        changes: BTreeMap<String, Option<String>>,
+        /// Echoed in the answer.
+        id: Option<String>,
+    },
+    /// `set_message`
+    SetMessage {
+        /// None clears it.
+        wanted: Option<Wanted>,
+        /// Echoed in the answer.
+        id: Option<String>,
+    },
     /// `watch`
     Watch {
         /// 1 to [`MAX_USERS_PER_MESSAGE`].
         users: Vec<UserId>,
+        /// What is to be seen besides the status.
+        with: With,
         /// Echoed in the answer.
         id: Option<String>,
     },
@@ -121,11 +160,36 @@ pub enum ClientMessage {
         /// Echoed in the answer.
         id: Option<String>,
     },
+    /// `token`: the session shall last as long as this one does.
+    Token {
+        /// A fresh one of the same user.
+        token: FreshToken,
+        /// Echoed in the answer.
+        id: Option<String>,
+    },
     /// `ping`
     Ping {
         /// Echoed in the answer.
         id: Option<String>,
     },
+}
+
+/// A token as it came, unchecked. Shown to nobody.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct FreshToken(String);
+
+impl FreshToken {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for FreshToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FreshToken(..)")
+    }
 }
 
 /// Why a text is no [`ClientMessage`]; what the client is told.
@@ -144,10 +208,58 @@ pub struct Invalid {
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 enum Written {
-    SetStatus { status: SettableStatus, id: Option<String>, traceparent: Option<String> },
-    Watch { users: Vec<String>, id: Option<String> },
-    Unwatch { users: Vec<String>, id: Option<String> },
-    Ping { id: Option<String> },
+    SetStatus {
+        status: SettableStatus,
+        id: Option<String>,
+        traceparent: Option<String>,
+    },
+    SetMetadata {
+        metadata: BTreeMap<String, Option<String>>,
+        id: Option<String>,
+    },
+    SetMessage {
+        #[serde(deserialize_with = "present")]
+        message: Option<String>,
+        #[serde(default, deserialize_with = "whole")]
+        expires_in_ms: Option<u64>,
+        id: Option<String>,
+    },
+    Watch {
+        users: Vec<String>,
+        #[serde(default)]
+        with: Vec<shown::Part>,
+        id: Option<String>,
+    },
+    Unwatch {
+        users: Vec<String>,
+        id: Option<String>,
+    },
+    Token {
+        token: FreshToken,
+        id: Option<String>,
+    },
+    Ping {
+        id: Option<String>,
+    },
+}
+
+/// A field that may be null and must be there: without it nobody knows whether clearing was meant.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Option::deserialize(deserializer)
+}
+
+/// A whole number, however it is written: to JSON 1000 and 1e3 are one.
+pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
+    let written_otherwise = || {
+        let value = number.as_f64()?;
+        // Below 2^53 every whole number is exact.
+        (value.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&value)).then_some(value as u64)
+    };
+    let whole = number.as_u64().or_else(written_otherwise);
+    whole
+        .map(Some)
+        .ok_or_else(|| serde::de::Error::custom(format!("{number} is not a whole number from 0 on")))
 }
 
 #[derive(Deserialize)]
@@ -158,6 +270,19 @@ enum SettableStatus {
 }
 
 impl ClientMessage {
+    /// What the answer echoes.
+    pub fn into_id(self) -> Option<String> {
+        match self {
+            ClientMessage::SetStatus { id, .. }
+            | ClientMessage::SetMetadata { id, .. }
+            | ClientMessage::SetMessage { id, .. }
+            | ClientMessage::Watch { id, .. }
+            | ClientMessage::Unwatch { id, .. }
+            | ClientMessage::Token { id, .. }
+            | ClientMessage::Ping { id } => id,
+        }
+    }
+
     /// Reads one text frame.
     pub fn parse(text: &str) -> Result<ClientMessage, Invalid> {
         let written = serde_json::from_str::<Written>(text).map_err(|error| explain(text, &error))?;
@@ -170,14 +295,29 @@ impl ClientMessage {
                 let traceparent = traceparent.as_deref().and_then(Traceparent::parse);
                 Ok(ClientMessage::SetStatus { status, id: checked_id(id)?, traceparent })
             }
-            Written::Watch { users, id } => {
+            Written::SetMetadata { metadata, id } => {
+                Ok(ClientMessage::SetMetadata { changes: metadata, id: checked_id(id)? })
+            }
+            Written::SetMessage { message, expires_in_ms, id } => {
                 let id = checked_id(id)?;
-                Ok(ClientMessage::Watch { users: checked_users(&users, &id)?, id })
+                match Wanted::new(message.as_deref(), expires_in_ms) {
+                    Ok(wanted) => Ok(ClientMessage::SetMessage { wanted, id }),
+                    Err(error) => {
+                        let (code, explanation) = (ErrorCode::InvalidMessage, error.to_string());
+                        Err(Invalid { code, explanation, id })
+                    }
+                }
+            }
+            Written::Watch { users, with, id } => {
+                let id = checked_id(id)?;
+                let with = shown::asked_for(&with);
+                Ok(ClientMessage::Watch { users: checked_users(&users, &id)?, with, id })
             }
             Written::Unwatch { users, id } => {
                 let id = checked_id(id)?;
                 Ok(ClientMessage::Unwatch { users: checked_users(&users, &id)?, id })
             }
+            Written::Token { token, id } => Ok(ClientMessage::Token { token, id: checked_id(id)? }),
             Written::Ping { id } => Ok(ClientMessage::Ping { id: checked_id(id)? }),
         }
     }
@@ -263,6 +403,12 @@ pub enum HostMessage<'a> {
         since: Option<Cow<'a, str>>,
         /// Grows with every transition; 0 for a user never seen.
         revision: u64,
+        /// The user's custom message, to whoever asked for it; null: there is none.
+        #[serde(default, deserialize_with = "there", skip_serializing_if = "Option::is_none")]
+        message: Option<Option<ShownMessage>>,
+        /// The user's sessions that have metadata, to whoever asked for them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sessions: Option<Vec<ShownSession<'a>>>,
     },
     /// A message was carried out.
     Ok {
@@ -296,6 +442,31 @@ pub enum HostMessage<'a> {
     },
 }
 
+/// A null is told from nothing at all.
+fn there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<ShownMessage>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+impl<'a> HostMessage<'a> {
+    /// `presence`, with what the watcher has asked to see besides.
+    pub fn presence(
+        user: &'a UserId,
+        status: Status,
+        since: Timestamp,
+        revision: u64,
+        shown: Option<&'a Shown>,
+    ) -> HostMessage<'a> {
+        HostMessage::Presence {
+            user: user.as_str().into(),
+            status,
+            since: HostMessage::since(since, revision),
+            revision,
+            message: shown::message_of(shown),
+            sessions: shown::sessions_of(shown, status),
+        }
+    }
+}
+
 impl HostMessage<'_> {
     /// The text frame.
     pub fn to_text(&self) -> String {
@@ -318,6 +489,14 @@ pub fn rfc3339(at: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use presence_core::events::Attributes;
+    use presence_core::ids::InstanceId;
+    use presence_core::message::CustomMessage;
+    use presence_core::metadata::Metadata;
+    use presence_core::watchers::{Details, SessionDetails};
+
     use super::*;
 
     fn user(text: &str) -> UserId {
@@ -346,13 +525,50 @@ mod tests {
         }
         assert_eq!(
             ClientMessage::parse(r#"{"users":["a/b","🦀 *,."],"type":"watch"}"#),
-            Ok(ClientMessage::Watch { users: vec![user("a/b"), user("🦀 *,.")], id: None })
+            Ok(ClientMessage::Watch {
+                users: vec![user("a/b"), user("🦀 *,.")],
+                with: With::default(),
+                id: None
+            })
+        );
+        assert_eq!(
+            ClientMessage::parse(
+                r#"{"type":"watch","users":["bob"],"with":["metadata","message","message"]}"#
+            ),
+            Ok(ClientMessage::Watch {
+                users: vec![user("bob")],
+                with: With { message: true, metadata: true },
+                id: None
+            })
+        );
+        let changes = [("device".to_owned(), Some("phone".to_owned())), ("room".to_owned(), None)].into();
+        assert_eq!(
+            ClientMessage::parse(r#"{"type":"set_metadata","metadata":{"device":"phone","room":null}}"#),
+            Ok(ClientMessage::SetMetadata { changes, id: None })
+        );
+        let wanted = Wanted::new(Some("in a meeting"), Some(3_600_000)).unwrap();
+        assert_eq!(
+            ClientMessage::parse(
+                r#"{"type":"set_message","message":"in a meeting","expires_in_ms":3600000,"id":"m"}"#
+            ),
+            Ok(ClientMessage::SetMessage { wanted, id: Some("m".into()) })
+        );
+        let written = r#"{"type":"set_message","message":"in a meeting","expires_in_ms":3.6e6}"#;
+        let wanted = Wanted::new(Some("in a meeting"), Some(3_600_000)).unwrap();
+        assert_eq!(ClientMessage::parse(written), Ok(ClientMessage::SetMessage { wanted, id: None }));
+        assert_eq!(
+            ClientMessage::parse(r#"{"type":"set_message","message":null}"#),
+            Ok(ClientMessage::SetMessage { wanted: None, id: None })
         );
         assert_eq!(
             ClientMessage::parse(r#"{"type":"unwatch","users":["bob"],"id":null}"#),
             Ok(ClientMessage::Unwatch { users: vec![user("bob")], id: None })
         );
         assert_eq!(ClientMessage::parse(r#"{"type":"ping"}"#), Ok(ClientMessage::Ping { id: None }));
+        let token = ClientMessage::parse(r#"{"type":"token","token":"eyJhbGciOi","id":"t"}"#).unwrap();
+        let fresh = FreshToken("eyJhbGciOi".into());
+        assert_eq!(token, ClientMessage::Token { token: fresh, id: Some("t".into()) });
+        assert!(!format!("{token:?}").contains("eyJ"), "{token:?}");
     }
 
     #[test]
@@ -372,7 +588,29 @@ mod tests {
             (r#"{"type":"watch","users":["a","..",""],"id":"7"}"#, "`users[1]`: `.` and `..`", Some("7")),
             (r#"{"type":"watch","users":[""]}"#, "must not be empty", None),
             (r#"{"type":"watch","users":["a\u0007"]}"#, "control characters", None),
+            (r#"{"type":"watch","users":["bob"],"with":["address"],"id":"7"}"#, "unknown variant", Some("7")),
+            (r#"{"type":"watch","users":["bob"],"with":"message"}"#, "invalid type: string", None),
+            (r#"{"type":"set_metadata","id":"7"}"#, "missing field `metadata`", Some("7")),
+            (r#"{"type":"set_metadata","metadata":{"a":1},"id":"7"}"#, "invalid type: integer", Some("7")),
+            (r#"{"type":"set_message","id":"7"}"#, "missing field `message`", Some("7")),
+            (r#"{"type":"set_message","message":"","id":"7"}"#, "must not be blank", Some("7")),
+            (r#"{"type":"set_message","message":"a\u0007"}"#, "control characters", None),
+            (r#"{"type":"set_message","message":"a","expires_in_ms":0}"#, "from 1000 to 31536000000", None),
+            (
+                r#"{"type":"set_message","message":"a","expires_in_ms":1.5}"#,
+                "1.5 is not a whole number",
+                None,
+            ),
+            (r#"{"type":"set_message","message":"a","expires_in_ms":-1}"#, "-1 is not a whole number", None),
+            (r#"{"type":"set_message","message":"a","expires_in_ms":"5"}"#, "invalid type: string", None),
+            (
+                r#"{"type":"set_message","message":null,"expires_in_ms":5000}"#,
+                "not for one that is cleared",
+                None,
+            ),
             (r#"{"type":"ping","type":"ping"}"#, "duplicate field `type`", None),
+            (r#"{"type":"token","id":"7"}"#, "missing field `token`", Some("7")),
+            (r#"{"type":"token","token":null}"#, "invalid type: null", None),
         ];
         for (text, part, id) in cases {
             let (code, explanation, found) = invalid(text);
@@ -421,11 +659,39 @@ mod tests {
             status: Status::Offline,
             since: HostMessage::since(Timestamp(0), 0),
             revision: 0,
+            message: None,
+            sessions: None,
         };
         assert_eq!(
             presence.to_text(),
             r#"{"type":"presence","user":"bob","status":"offline","since":null,"revision":0}"#
         );
+        let attributes = Attributes::new(vec![("user-agent".into(), "x".into())])
+            .with_metadata(&Metadata::new([("device".to_owned(), "phone".to_owned())]).unwrap());
+        let session = SessionDetails { instance: InstanceId(1), status: Status::Idle, attributes };
+        let message = CustomMessage { text: "in a meeting".into(), until: Timestamp(1_764_000_000_123) };
+        let details = Arc::new(Details { message: Some(message), sessions: vec![session] });
+        let text = |status, with, details: &Arc<Details>| {
+            let shown = Shown { with, details: details.clone() };
+            HostMessage::presence(&user("bob"), status, Timestamp(0), 0, Some(&shown)).to_text()
+        };
+        let (message, sessions) = (
+            r#","message":{"text":"in a meeting","until":"2025-11-24T16:00:00.123Z"}"#,
+            r#","sessions":[{"status":"idle","metadata":{"device":"phone"}}]"#,
+        );
+        let begin = r#"{"type":"presence","user":"bob","status":"online","since":null,"revision":0"#;
+        let all = With { message: true, metadata: true };
+        assert_eq!(text(Status::Online, all, &details), format!("{begin}{message}{sessions}}}"));
+        let one = With { message: true, metadata: false };
+        assert_eq!(text(Status::Online, one, &details), format!("{begin}{message}}}"));
+        let nothing = text(Status::Online, all, &Arc::default());
+        assert_eq!(nothing, format!("{begin},\"message\":null,\"sessions\":[]}}"));
+        let gone = text(Status::Offline, all, &details).replace("offline", "online");
+        assert_eq!(gone, format!("{begin}{message},\"sessions\":[]}}"), "who is offline has no session");
+        for text in [nothing, format!("{begin}{message}{sessions}}}"), format!("{begin}}}")] {
+            let read: HostMessage<'_> = serde_json::from_str(&text).unwrap();
+            assert_eq!(read.to_text(), text, "a null is not forgotten");
+        }
         assert_eq!(HostMessage::Pong { id: None }.to_text(), r#"{"type":"pong"}"#);
         assert_eq!(
             HostMessage::Goodbye { reason: "draining".into(), retry_after_ms: Some(1200) }.to_text(),
@@ -460,5 +726,50 @@ mod tests {
             }
         }
         assert!(from_client >= 8 && from_host >= 12, "{from_client} {from_host}");
+    }
+
+    /// The words between backticks of an error that names all that there are.
+    fn all_types(error: &str) -> Vec<&str> {
+        let (_, expected) = error.split_once("expected one of").expect("a list of words");
+        expected.split('`').skip(1).step_by(2).collect()
+    }
+
+    /// The values of the constants in a module of this file: what others add is found too.
+    fn constants(module: &str) -> Vec<&'static str> {
+        let source = include_str!("protocol.rs");
+        let begin = source.find(&format!("pub mod {module} {{")).expect("the module");
+        let module = &source[begin..];
+        let module = &module[..module.find("\n}").expect("its end")];
+        let values = module.lines().filter(|line| line.trim_start().starts_with("pub const"));
+        values
+            .map(|line| line.rsplit(" = ").next().unwrap().trim_end_matches(';').trim_matches('"'))
+            .collect()
+    }
+
+    #[test]
+    fn the_document_names_every_message_field_code_and_reason() {
+        let document = include_str!("../../../docs/protocol.md");
+        let row = |word: &str| document.lines().any(|line| line.starts_with(&format!("| `{word}` |")));
+        let from_client = ClientMessage::parse(r#"{"type":"?"}"#).unwrap_err().explanation;
+        let from_host = serde_json::from_str::<HostMessage<'_>>(r#"{"type":"?"}"#).unwrap_err().to_string();
+        let (from_client, from_host) = (all_types(&from_client), all_types(&from_host));
+        assert!(from_client.len() >= 7 && from_host.len() >= 6, "{from_client:?} {from_host:?}");
+        for word in from_client.iter().chain(&from_host).copied() {
+            assert!(row(word), "no row for the message `{word}`");
+        }
+        for code in ErrorCode::ALL {
+            assert!(row(code.as_str()), "no row for the code `{}`", code.as_str());
+        }
+        let goodbye = document.split("\n## ").find(|part| part.starts_with("Goodbye")).expect("a chapter");
+        for reason in constants("goodbyes") {
+            assert!(goodbye.contains(&format!("| `{reason}` |")), "no row for the reason `{reason}`");
+        }
+        for code in constants("close_codes") {
+            let names = |line: &&str| {
+                let first = line.strip_prefix("| ").and_then(|line| line.split(" |").next());
+                first.is_some_and(|codes| codes.split(", ").any(|other| other == code))
+            };
+            assert!(goodbye.lines().any(|line| names(&line)), "no row for the close code {code}");
+        }
     }
 }

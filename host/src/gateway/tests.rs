@@ -1,9 +1,14 @@
 //! Both listeners over real sockets, with a driver that only writes down what it hears.
 
 mod admin;
+mod api_keys;
+mod attacks;
 mod bad_input;
+mod details;
 pub(crate) mod driver;
+pub(crate) mod limits;
 mod sessions;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,19 +29,21 @@ use tokio_util::sync::CancellationToken;
 
 use self::driver::{Driver, store_with_dead_letters};
 use super::admin::reload::{NotReloaded, Reload, ReloadDocument, ReloadFigures};
+use super::bounds::Bounds;
 use super::metrics::Metrics;
-use super::ws::Bounds;
 use super::*;
+use crate::api_keys::ApiKeys;
 use crate::plugins::metrics::PluginMetrics;
 use crate::settings::{
-    AuthKey, AuthMode, AuthSettings, ClusterSettings, HostSettings, KeyAlgorithm, PresenceSettings, Settings,
-    StoreKind, WatchPolicy,
+    AuthKey, AuthMode, AuthSettings, ClientLimits, ClusterSettings, HostSettings, JwtSettings,
+    PresenceSettings, Settings, StoreKind, TokenRules, WatchPolicy,
 };
+use crate::tokens::Key;
 
 /// Longer than anything here takes, shorter than a person's patience.
 const BOUND: Duration = Duration::from_secs(20);
 
-const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+pub(crate) const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(BOUND, future).await.expect("nothing happened for 20 s")
@@ -54,6 +61,10 @@ fn settings(auth: AuthSettings) -> Settings {
             drain_timeout: second,
             unready_after: second,
             watch_files: false,
+            trusted_proxies: Vec::new(),
+            proxy_header: Default::default(),
+            tls: None,
+            admin_tls: None,
         },
         presence: PresenceSettings {
             offline_grace: second,
@@ -66,6 +77,8 @@ fn settings(auth: AuthSettings) -> Settings {
             boot_timeout: second,
         },
         auth,
+        api: ApiKeys::default(),
+        limits: limits::NONE,
         cluster: ClusterSettings {
             store: StoreKind::Memory,
             partitions: 1,
@@ -83,9 +96,27 @@ pub(crate) fn open_to_all() -> AuthSettings {
 }
 
 pub(crate) fn with_tokens() -> AuthSettings {
-    let key = AuthKey { id: None, algorithm: KeyAlgorithm::Hs256, material: SECRET.into() };
-    let mode = AuthMode::Jwt { issuer: None, audience: None, keys: vec![key] };
-    AuthSettings { mode, watch: WatchPolicy::Own, query_token: false }
+    with_watch(WatchPolicy::Own)
+}
+
+/// Tokens that are signed with [`SECRET`].
+pub(crate) fn jwt() -> JwtSettings {
+    let watch_claim = Some("presence_watch".to_owned());
+    let leeway = Duration::from_secs(30);
+    let rules = TokenRules { issuer: None, audience: None, leeway, watch_claim };
+    let keys = vec![AuthKey { id: None, key: Key::from_secret(SECRET).unwrap() }];
+    JwtSettings { rules, keys, key_set: None, origins: None, warnings: Vec::new() }
+}
+
+fn with_watch(watch: WatchPolicy) -> AuthSettings {
+    AuthSettings { mode: AuthMode::Jwt(Box::new(jwt())), watch, query_token: false }
+}
+
+/// The usual ones, but for what `change` does.
+fn bounds(change: impl FnOnce(&mut Bounds)) -> Bounds {
+    let mut bounds = Bounds::of(&limits::NONE);
+    change(&mut bounds);
+    bounds
 }
 
 struct NoPlugins;
@@ -132,11 +163,20 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) async fn start(auth: AuthSettings) -> Gateway {
-        Gateway::with_limits(auth, 1000, Bounds::default()).await
+        Gateway::with_limits(auth, 1000, bounds(|_| ())).await
     }
 
     async fn with_limits(auth: AuthSettings, max_clients: usize, bounds: Bounds) -> Gateway {
-        let listeners = bind(&settings(auth)).await.unwrap().limited(max_clients, bounds);
+        Gateway::serve(bind(&settings(auth)).await.unwrap().limited(max_clients, bounds)).await
+    }
+
+    /// With `[limits]`.
+    async fn within(auth: AuthSettings, limits: ClientLimits) -> Gateway {
+        let listeners = bind(&Settings { limits, ..settings(auth) }).await.unwrap();
+        Gateway::serve(listeners).await
+    }
+
+    async fn serve(listeners: Listeners) -> Gateway {
         let (handle, queue) = Handle::channel(64);
         let (clients, admin) = (listeners.client_address(), listeners.admin_address());
         let shutdown = CancellationToken::new();
@@ -234,6 +274,13 @@ async fn raw(address: SocketAddr, request: &str) -> (String, String) {
     let answer = String::from_utf8(answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     (head.to_ascii_lowercase(), body.to_owned())
+}
+
+/// A request to the admin listener, whatever it answers.
+pub(crate) async fn ask_admin(gateway: &Gateway, method: &str, target: &str) -> (String, String) {
+    let address = gateway.admin;
+    let request = format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    raw(address, &request).await
 }
 
 async fn get(address: SocketAddr, path: &str) -> (String, String) {

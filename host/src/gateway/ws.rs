@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use foldhash::fast::RandomState;
 use futures_util::{SinkExt, StreamExt};
@@ -15,7 +15,6 @@ use hyper_util::rt::TokioIo;
 use presence_core::events::{Attributes, Status, labels};
 use presence_core::ids::UserId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -25,14 +24,19 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
 use super::auth::{Identity, Watching};
+use super::lag::Lag;
+use super::limits::{Rate, Seat};
 use super::listeners::{Gate, Slot};
-use super::protocol::{
-    ClientMessage, ErrorCode, HostMessage, MAX_MESSAGE_BYTES, MAX_WATCHED, close_codes, goodbyes,
-};
+use super::protocol::{ClientMessage, ErrorCode, HostMessage, MAX_MESSAGE_BYTES, close_codes, goodbyes};
+use super::stream::Stream;
 use super::strikes::Strikes;
+use super::traffic::Cut;
 use super::{Handle, NewSession, Outbox, Refused};
 use crate::driver::{Connection as ConnectionId, Event, Outgoing, Stopped};
 use crate::traces::Traced;
+
+mod metadata;
+mod renewal;
 
 /// So many frames are sent in a row before a client is listened to again.
 const FRAMES_IN_A_ROW: usize = 256;
@@ -48,6 +52,7 @@ pub(super) struct Arrival {
     pub(super) attributes: Attributes,
     pub(super) upgrade: OnUpgrade,
     pub(super) slot: Arc<Slot>,
+    pub(super) seat: Seat,
     pub(super) gate: Arc<Gate>,
     pub(super) handle: Handle,
 }
@@ -73,11 +78,11 @@ async fn open(
     arrival: Box<Arrival>,
     verdict: oneshot::Sender<Result<(), NotOpened>>,
 ) -> Option<Box<Connection>> {
-    let Arrival { trace, identity, attributes, upgrade, slot, gate, handle } = *arrival;
+    let Arrival { trace, identity, attributes, upgrade, slot, seat, gate, handle } = *arrival;
     let outbox = Arc::new(Outbox::default());
     let session = NewSession {
         user: identity.user.clone(),
-        attributes,
+        attributes: attributes.clone(),
         outbox: outbox.clone(),
         expires_at: identity.expires_at,
         trace,
@@ -85,6 +90,8 @@ async fn open(
     let opened = match handle.open(session).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(refused)) => {
+            // Before it is told: whoever comes again at once finds it free.
+            drop(seat);
             // Nobody to tell is fine: nothing was opened.
             let _ = verdict.send(Err(refused.into()));
             return None;
@@ -95,7 +102,7 @@ async fn open(
         }
     };
     let stream = match verdict.send(Ok(())) {
-        Ok(()) => upgrade.await.ok().and_then(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>().ok()),
+        Ok(()) => upgrade.await.ok().and_then(|upgraded| upgraded.downcast::<TokioIo<Stream>>().ok()),
         Err(_) => None,
     };
     let Some(parts) = stream else {
@@ -119,10 +126,14 @@ async fn open(
         gate,
         user: identity.user,
         watching: identity.watching,
+        attributes,
         watched: HashSet::default(),
         strikes: Strikes::default(),
+        rate: Rate::default(),
+        lag: Lag::default(),
         welcome: Some(Box::new(Outgoing::Welcome(opened.session, opened.instance, Status::Online))),
         _slot: slot,
+        _seat: seat,
     };
     Some(Box::new(connection))
 }
@@ -153,6 +164,12 @@ enum Ending {
 impl Ending {
     const ABUSE: Ending = Ending::sent_away(goodbyes::ABUSE, close_codes::ABUSE);
     const TOO_LARGE: Ending = Ending::sent_away(goodbyes::TOO_LARGE, close_codes::TOO_LARGE);
+    const SLOW: Ending = Ending::Goodbye {
+        reason: goodbyes::SLOW,
+        retry_after_ms: None,
+        code: close_codes::SLOW,
+        label: labels::TIMEOUT,
+    };
     const STOPPED: Ending = Ending::Goodbye {
         reason: goodbyes::INTERNAL,
         retry_after_ms: None,
@@ -162,6 +179,21 @@ impl Ending {
 
     const fn sent_away(reason: &'static str, code: u16) -> Ending {
         Ending::Goodbye { reason, retry_after_ms: None, code, label: labels::ABUSE }
+    }
+
+    /// Under what it is counted, if it is the client's fault.
+    fn cut(self) -> Option<Cut> {
+        match self {
+            Ending::Stuck => Some(Cut::SlowReader),
+            Ending::Goodbye { code, .. } => match code {
+                close_codes::SLOW => Some(Cut::SlowReader),
+                close_codes::ABUSE => Some(Cut::Abuse),
+                close_codes::TOO_LARGE => Some(Cut::TooLarge),
+                close_codes::PROTOCOL_ERROR | close_codes::NOT_UTF8 => Some(Cut::Protocol),
+                _ => None,
+            },
+            Ending::Closed | Ending::Broken => None,
+        }
     }
 
     /// The reason in `session-disconnected`.
@@ -202,18 +234,23 @@ enum Step {
 
 struct Connection {
     id: ConnectionId,
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Stream>,
     outbox: Arc<Outbox>,
     handle: Handle,
     gate: Arc<Gate>,
     user: UserId,
     watching: Watching,
-    /// Only to keep to [`MAX_WATCHED`]; the driver knows who watches whom.
+    /// The driver has the same: changes of metadata are checked here.
+    attributes: Attributes,
+    /// Only to keep to `limits.watched_users`; the driver knows who watches whom.
     watched: HashSet<UserId, RandomState>,
     strikes: Strikes,
+    rate: Rate,
+    lag: Lag,
     /// The first frame to send.
     welcome: Option<Box<Outgoing>>,
     _slot: Arc<Slot>,
+    _seat: Seat,
 }
 
 impl Connection {
@@ -254,7 +291,13 @@ impl Connection {
         }
         for _ in 0..FRAMES_IN_A_ROW {
             match self.outbox.pop() {
-                Some(frame) => self.send(frame).await?,
+                Some(frame) => {
+                    self.send(frame).await?;
+                    let (waiting, patience) = (self.outbox.len(), self.gate.bounds.write);
+                    if self.lag.is_too_long(waiting, Instant::now(), patience) {
+                        return Err(Ending::SLOW);
+                    }
+                }
                 None => break,
             }
         }
@@ -264,12 +307,18 @@ impl Connection {
     async fn send(&mut self, frame: Outgoing) -> Result<(), Ending> {
         let message = match &frame {
             Outgoing::Ok(id) => HostMessage::Ok { id: id.as_deref().map(Into::into) },
-            Outgoing::Presence(user, status, since, revision) => HostMessage::Presence {
-                user: user.as_str().into(),
-                status: *status,
-                since: HostMessage::since(*since, *revision),
-                revision: *revision,
-            },
+            Outgoing::Presence(user, status, since, revision) => {
+                HostMessage::presence(user, *status, *since, *revision, None)
+            }
+            Outgoing::Detailed(news) => {
+                let (user, status, since, revision, shown) = &**news;
+                HostMessage::presence(user, *status, *since, *revision, Some(shown))
+            }
+            Outgoing::Unavailable(why, id) => {
+                self.gate.traffic.count_error(ErrorCode::Unavailable);
+                let id = id.as_deref().map(Into::into);
+                HostMessage::Error { code: ErrorCode::Unavailable, message: why.into(), id }
+            }
             Outgoing::Welcome(session, instance, status) => {
                 let (session, instance) = (session.to_string(), instance.to_string());
                 HostMessage::Welcome {
@@ -303,6 +352,9 @@ impl Connection {
 
     async fn hear(&mut self, frame: Message) -> Result<(), Ending> {
         self.gate.traffic.count_frame_in();
+        if !frame.is_close() && !self.gate.limits.message(&mut self.rate, Instant::now()) {
+            return self.put_off(frame).await;
+        }
         match frame {
             Message::Text(text) => match ClientMessage::parse(&text) {
                 Ok(message) => self.obey(message).await,
@@ -323,14 +375,31 @@ impl Connection {
         }
     }
 
+    /// Too many came in a second: this one is not carried out.
+    async fn put_off(&mut self, frame: Message) -> Result<(), Ending> {
+        self.handle.send(Event::Frame(self.id)).await?;
+        let id = match &frame {
+            Message::Text(text) => {
+                ClientMessage::parse(text).map_or_else(|invalid| invalid.id, ClientMessage::into_id)
+            }
+            _ => None,
+        };
+        let explanation = "more messages than a session may send in a second: send it again later";
+        self.complain(ErrorCode::TooFast, explanation.to_owned(), id).await
+    }
+
     async fn obey(&mut self, message: ClientMessage) -> Result<(), Ending> {
         match message {
             ClientMessage::SetStatus { status, id, traceparent } => {
                 let trace = self.gate.tracer.root("session.set_status", traceparent);
                 Ok(self.handle.send(Event::SetStatus(self.id, status, id, trace)).await?)
             }
-            ClientMessage::Watch { users, id } => match self.may_watch(&users) {
-                Ok(()) => Ok(self.handle.send(Event::Watch(self.id, users, id)).await?),
+            ClientMessage::SetMetadata { changes, id } => self.set_metadata(changes, id).await,
+            ClientMessage::SetMessage { wanted, id } => {
+                Ok(self.handle.send(Event::SetMessage(self.id, wanted, id)).await?)
+            }
+            ClientMessage::Watch { users, with, id } => match self.may_watch(&users) {
+                Ok(()) => Ok(self.handle.send(Event::Watch(self.id, users, with, id)).await?),
                 Err((code, explanation)) => {
                     self.handle.send(Event::Activity(self.id)).await?;
                     self.complain(code, explanation, id).await
@@ -345,6 +414,7 @@ impl Connection {
                 }
                 Ok(self.handle.send(Event::Unwatch(self.id, users, id)).await?)
             }
+            ClientMessage::Token { token, id } => self.renew(token.as_str(), id).await,
             ClientMessage::Ping { id } => {
                 self.handle.send(Event::Frame(self.id)).await?;
                 let pong = HostMessage::Pong { id: id.map(Into::into) };
@@ -362,9 +432,10 @@ impl Connection {
         let watched = &mut self.watched;
         let new: HashSet<&UserId, RandomState> =
             users.iter().filter(|user| !watched.contains(*user)).collect();
-        if watched.len() + new.len() > MAX_WATCHED {
+        let most = self.gate.limits.watched_users();
+        if watched.len() + new.len() > most {
             let explanation = format!(
-                "this session watches {} users; with this message there would be more than {MAX_WATCHED}",
+                "this session watches {} users; with this message there would be more than {most}",
                 watched.len()
             );
             return Err((ErrorCode::TooMany, explanation));
@@ -382,6 +453,9 @@ impl Connection {
 
     async fn end(mut self: Box<Self>, ending: Ending) {
         tracing::debug!(user = %self.user, connection = self.id.0, ?ending, "a connection ends");
+        if let Some(reason) = ending.cut() {
+            self.gate.traffic.count_cut(reason);
+        }
         let patience = self.gate.bounds.close;
         if let Ending::Goodbye { reason, retry_after_ms, code, .. } = ending {
             // Whether it arrives is the client's affair; the session ends either way.
@@ -416,7 +490,7 @@ impl Connection {
 }
 
 /// Closes our side and reads on until the client closes its own.
-async fn see_off(mut stream: TcpStream) -> std::io::Result<()> {
+async fn see_off(mut stream: Stream) -> std::io::Result<()> {
     stream.shutdown().await?;
     let mut thrown_away = vec![0; 4096];
     let mut bytes = 0;
@@ -427,25 +501,4 @@ async fn see_off(mut stream: TcpStream) -> std::io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// How long a client may take, whatever it does. Tests shorten these.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
-    /// From the connection (or the previous answer) to the end of a request's head.
-    pub(super) head: Duration,
-    /// For one frame to be written.
-    pub(super) write: Duration,
-    /// For goodbye and close.
-    pub(super) close: Duration,
-}
-
-impl Default for Bounds {
-    fn default() -> Bounds {
-        Bounds {
-            head: Duration::from_secs(10),
-            write: Duration::from_secs(30),
-            close: Duration::from_secs(2),
-        }
-    }
 }

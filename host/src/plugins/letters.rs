@@ -64,13 +64,18 @@ pub fn event_of(letter: &DeadLetter, layout: Layout) -> Result<Payload, Unreadab
             Payload::Session(Arc::new(SessionEvent {
                 session: session.read(),
                 change: SessionChange::Connected,
+                partition: None,
             }))
         }
         Hook::SessionDisconnected => {
             let event = WrittenEnd::deserialize(&letter.event).map_err(unfit)?;
             let change =
                 SessionChange::Disconnected { reason: event.reason.into(), duration_ms: event.duration_ms };
-            Payload::Session(Arc::new(SessionEvent { session: event.session.read(), change }))
+            Payload::Session(Arc::new(SessionEvent {
+                session: event.session.read(),
+                change,
+                partition: None,
+            }))
         }
         Hook::UserOnline | Hook::UserIdle | Hook::UserOffline => {
             let status = WrittenStatus::deserialize(&letter.event).map_err(unfit)?;
@@ -271,7 +276,7 @@ mod tests {
                     SessionChange::Disconnected { reason: reason.into(), duration_ms }
                 }
             };
-            Payload::Session(SessionEvent { session, change }.into())
+            Payload::Session(SessionEvent { session, change, partition: None }.into())
         });
         let lost = (any::<u128>(), proptest::collection::vec(any_session(), 0..3), "|[1-9][0-9]{0,3}");
         let scope = prop_oneof![

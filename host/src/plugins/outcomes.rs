@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use presence_core::delivery::{LetterNumber, Payload};
 use presence_core::events::{Hook, Scope};
-use presence_core::ids::{InstanceId, PartitionId, SessionId};
+use presence_core::ids::{InstanceId, PartitionId, SessionId, UserId};
 use tokio::sync::Notify;
 
 use super::{Outcome, ReplayEnd};
@@ -32,6 +32,7 @@ struct State {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Shared {
     Session(SessionId, Hook),
+    Held(PartitionId, InstanceId, UserId, SessionId, Hook),
     Everything(Arc<str>),
 }
 
@@ -46,7 +47,16 @@ struct Left {
 impl Shared {
     fn of(payload: &Payload) -> Option<Shared> {
         match payload {
-            Payload::Session(event) => Some(Shared::Session(event.session.id.clone(), event.hook())),
+            Payload::Session(event) => {
+                let (session, hook) = (&event.session, event.hook());
+                Some(match event.partition {
+                    None => Shared::Session(session.id.clone(), hook),
+                    Some(partition) => {
+                        let (user, id) = (session.user.clone(), session.id.clone());
+                        Shared::Held(partition, session.instance, user, id, hook)
+                    }
+                })
+            }
             Payload::Cleanup(sweep) if sweep.scope == Scope::Everything => {
                 Some(Shared::Everything(sweep.run.clone()))
             }
@@ -64,6 +74,13 @@ impl Shared {
     fn outcome(&self) -> Outcome {
         match self {
             Shared::Session(session, hook) => Outcome::Session { session: session.clone(), hook: *hook },
+            Shared::Held(partition, instance, user, session, hook) => Outcome::Held {
+                partition: *partition,
+                instance: *instance,
+                user: user.clone(),
+                session: session.clone(),
+                hook: *hook,
+            },
             Shared::Everything(run) => Outcome::Everything(run.clone()),
         }
     }
@@ -81,7 +98,7 @@ impl Outcomes {
                 self.filled.notify_one();
             }
             // A session's event is not given to one plugin while others still have it.
-            1 if matches!(shared, Shared::Session(..)) => {}
+            1 if matches!(shared, Shared::Session(..) | Shared::Held(..)) => {}
             plugins => {
                 let mut state = self.lock();
                 let instance = Shared::instance(payload);
@@ -168,6 +185,8 @@ impl State {
             *left.get_mut() -= plugins;
             if *left.get() == 0 {
                 left.remove();
+                // What plugins have dropped of it they will not settle.
+                self.shared.retain(|shared, _| !matches!(shared, Shared::Held(id, ..) if *id == partition));
                 self.ready.push(Outcome::Withdrawn(partition));
             }
         }

@@ -94,6 +94,7 @@ mod tests {
                 sessions: 1,
                 generation: 1,
                 previous: None,
+                trail: Default::default(),
             };
             let key = Key::User(partition, leaf, user.clone());
             let put = Put { key, document: Document::User(record), expect: Expect::Any, lease: None };

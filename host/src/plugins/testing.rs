@@ -122,7 +122,7 @@ pub(crate) fn session_event(user: &str, session: u128) -> SessionEvent {
         connected_at: Timestamp(1),
         attributes: Attributes::new(vec![("user-agent".to_owned(), "test".to_owned())]),
     };
-    SessionEvent { session, change: SessionChange::Connected }
+    SessionEvent { session, change: SessionChange::Connected, partition: None }
 }
 
 /// Keeps dead letters; is never asked for anything else.
@@ -199,6 +199,18 @@ impl Store for LetterBox {
     }
 
     fn unwatch(&self, _: &UserId) {
+        unreachable!("{NEVER_ASKED}")
+    }
+
+    fn notify_details(&self, _: &UserId) {
+        unreachable!("{NEVER_ASKED}")
+    }
+
+    fn watch_details(&self, _: &UserId) {
+        unreachable!("{NEVER_ASKED}")
+    }
+
+    fn unwatch_details(&self, _: &UserId) {
         unreachable!("{NEVER_ASKED}")
     }
 

@@ -15,7 +15,7 @@ type Stamp = Option<(SystemTime, u64, u64)>;
 type Stamps = BTreeMap<PathBuf, Stamp>;
 
 /// Some files, and how they were when they were last read.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     taken: Stamps,
     /// How they were at the last look, if that was different.
     seen: Option<Stamps>,
@@ -23,12 +23,12 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Files that are being used as they are.
-    pub(super) fn new(files: BTreeSet<PathBuf>) -> Watch {
+    pub(crate) fn new(files: BTreeSet<PathBuf>) -> Watch {
         Watch { taken: look(files), seen: None }
     }
 
     /// These are about to be read as they are now.
-    pub(super) async fn taken(&mut self, files: BTreeSet<PathBuf>) {
+    pub(crate) async fn taken(&mut self, files: BTreeSet<PathBuf>) {
         self.taken.extend(looked(files).await);
         self.seen = None;
     }
@@ -39,7 +39,7 @@ impl Watch {
     }
 
     /// Waits until some file is there otherwise than it was taken.
-    pub(super) async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
             let stamps = looked(self.taken.keys().cloned().collect()).await;

@@ -10,10 +10,11 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use presence_core::documents::{
     Change, Claim, Document, Expect, InstanceRecord, InstanceState, Key, SessionDocument, SessionEntry,
-    StatusRecord, Update,
+    StatusRecord, Trail, Update,
 };
 use presence_core::events::{Attributes, Status};
 use presence_core::ids::{InstanceId, Layout, PartitionId, Sequence, SessionId, UserId};
+use presence_core::message::CustomMessage;
 use presence_core::time::Timestamp;
 
 use super::{Coverage, Followed, Follower, Purge, Put, SharedStore, StoreError};
@@ -48,20 +49,25 @@ pub const CASES: &[(&str, Case)] = &[
     ("renewal_after_the_end_fails", |store| Box::pin(leases::renewal_after_the_end_fails(store))),
     ("no_lease_is_immortal", |store| Box::pin(leases::no_lease_is_immortal(store))),
     ("a_write_ends_the_lease_before_it", |store| Box::pin(leases::a_write_ends_the_lease_before_it(store))),
+    ("a_message_ends_like_a_lease", |store| Box::pin(leases::a_message_ends_like_a_lease(store))),
     ("a_coverage_and_nothing_else", |store| Box::pin(reading::a_coverage_and_nothing_else(store))),
+    ("records_and_a_users_sessions", |store| Box::pin(reading::records_and_a_users_sessions(store))),
     ("snapshot_and_updates_miss_nothing", |store| {
         Box::pin(reading::snapshot_and_updates_miss_nothing(store))
     }),
     ("sessions_of_an_instance", |store| Box::pin(reading::sessions_of_an_instance(store))),
     ("purge_and_late_writes", |store| Box::pin(reading::purge_and_late_writes(store))),
     ("a_purge_up_to_a_point", |store| Box::pin(reading::a_purge_up_to_a_point(store))),
+    ("a_purge_spares_some", |store| Box::pin(reading::a_purge_spares_some(store))),
     ("buckets_are_independent", |store| Box::pin(reading::buckets_are_independent(store))),
     ("updates_after_a_snapshot", |store| Box::pin(following::updates_after_a_snapshot(store))),
     ("live_updates_of_some_partitions", |store| Box::pin(following::live_updates_of_some_partitions(store))),
     ("following_again", |store| Box::pin(following::following_again(store))),
     ("followers_of_instances", |store| Box::pin(following::followers_of_instances(store))),
+    ("what_was_before_has_an_end", |store| Box::pin(following::what_was_before_has_an_end(store))),
     ("a_lagging_follower", |store| Box::pin(following::a_lagging_follower(store))),
     ("notices_reach_all_readers", |store| Box::pin(letters::notices_reach_all_readers(store))),
+    ("notices_of_details", |store| Box::pin(letters::notices_of_details(store))),
     ("a_slow_reader_of_notices", |store| Box::pin(letters::a_slow_reader_of_notices(store))),
     ("a_dead_letter_is_removed_once", |store| Box::pin(letters::a_dead_letter_is_removed_once(store))),
     ("a_question_is_answered_by_whom_it_concerns", |store| {
@@ -101,6 +107,15 @@ fn user_key(partition: u16, of: &str) -> Key {
     Key::User(PartitionId(partition), LAYOUT.place(&of).1, of)
 }
 
+fn message_key(partition: u16, of: &str) -> Key {
+    let of = user(of);
+    Key::Message(PartitionId(partition), LAYOUT.place(&of).1, of)
+}
+
+fn message(text: &str) -> Document {
+    Document::Message(CustomMessage { text: text.into(), until: Timestamp(3_000) })
+}
+
 fn owner_key(partition: u16) -> Key {
     Key::Owner(PartitionId(partition))
 }
@@ -117,6 +132,7 @@ fn sessions(numbers: &[u128]) -> Document {
         connected_at: Timestamp(1_000),
         attributes: Attributes::new(vec![("user-agent".into(), "conformance".into())]),
         ended: None,
+        listed: Default::default(),
     };
     let sessions = numbers.iter().map(entry).collect();
     Document::Sessions(Arc::new(SessionDocument { sessions, drained_until: None }))
@@ -135,6 +151,7 @@ fn status(revision: u64) -> StatusRecord {
         sessions: 1,
         generation: 1,
         previous: None,
+        trail: Trail::default(),
     }
 }
 
@@ -150,6 +167,7 @@ fn instance(renewal: u64) -> Document {
         renewal,
         plugins: 0,
         cleanup: None,
+        holder: None,
     })
 }
 

@@ -42,6 +42,7 @@ struct Waiting {
     updates: VecDeque<Followed>,
     lost: Option<String>,
     abandoned: bool,
+    caught_up: bool,
 }
 
 impl Follower {
@@ -70,6 +71,23 @@ impl Follower {
             let batch = self.try_next_batch();
             if !batch.is_empty() {
                 return batch;
+            }
+            self.shared.filled.notified().await;
+        }
+    }
+
+    /// The same; or none once everything of before this follower was begun has been taken. Then always none while nothing
+    /// waits.
+    pub async fn next_batch_of_before(&mut self) -> Option<Vec<Followed>> {
+        loop {
+            // In this order: what is pushed in between is newer.
+            let caught_up = self.shared.lock().caught_up;
+            let batch = self.try_next_batch();
+            if !batch.is_empty() {
+                return Some(batch);
+            }
+            if caught_up {
+                return None;
             }
             self.shared.filled.notified().await;
         }
@@ -129,6 +147,12 @@ impl Feed {
             self.shared.filled.notify_one();
         }
         true
+    }
+
+    /// Everything of before the follower was begun has been pushed.
+    pub fn caught_up(&self) {
+        self.shared.lock().caught_up = true;
+        self.shared.filled.notify_one();
     }
 
     /// Ends the follower with this reason; what waits is dropped, since the follower starts over anyway.
@@ -260,6 +284,21 @@ mod tests {
         assert_eq!(follower.try_next_batch(), vec![lost.clone()]);
         assert_eq!(follower.try_next(), Some(lost.clone()));
         assert_eq!(follower.try_next(), Some(lost));
+    }
+
+    #[tokio::test]
+    async fn what_was_before_has_an_end() {
+        let (feed, mut follower) = Feed::new(10);
+        feed.push(update(1, 1));
+        assert_eq!(follower.next_batch_of_before().await, Some(vec![followed(1, 1)]));
+        let waiting = tokio::spawn(async move { (follower.next_batch_of_before().await, follower) });
+        tokio::task::yield_now().await;
+        feed.caught_up();
+        let (end, mut follower) = waiting.await.unwrap();
+        assert_eq!(end, None);
+        feed.push(update(2, 2));
+        assert_eq!(follower.next_batch_of_before().await, Some(vec![followed(2, 2)]));
+        assert_eq!(follower.next_batch_of_before().await, None);
     }
 
     #[tokio::test]

@@ -259,6 +259,11 @@ impl Store for MemoryStore {
         let _ = self.notices.send(Noticed::Notice(notice));
     }
 
+    fn notify_details(&self, user: &UserId) {
+        // An error only says that nobody reads.
+        let _ = self.notices.send(Noticed::Details(user.clone()));
+    }
+
     fn notices(&self) -> Notices {
         Notices::new(&self.notices)
     }
@@ -267,6 +272,10 @@ impl Store for MemoryStore {
     fn watch(&self, _user: &UserId) {}
 
     fn unwatch(&self, _user: &UserId) {}
+
+    fn watch_details(&self, _user: &UserId) {}
+
+    fn unwatch_details(&self, _user: &UserId) {}
 
     fn clock(&self) -> BoxFuture<'static, Result<Option<Timestamp>, StoreError>> {
         Box::pin(ready(Ok(None)))
@@ -371,6 +380,7 @@ mod tests {
             renewal,
             plugins: 0,
             cleanup: None,
+            holder: None,
         };
         Put { key: KEY, document: Document::Instance(record), expect: Expect::Any, lease: Some(MIN_LEASE) }
     }

@@ -24,6 +24,7 @@ use presence_core::time::Timestamp;
 use tokio::task::JoinHandle;
 
 use self::link::{Lane, Link};
+use self::notices::Topic;
 use self::streams::{Streams, Which};
 use super::rules::{check_bucket, check_fit, check_lease};
 use super::{
@@ -221,6 +222,7 @@ impl Store for NatsStore {
         let shared = self.shared.clone();
         Box::pin(async move {
             let (count, request) = match which {
+                Purge::UpToBut(point, spared) => return shared.purge_but(point, &spared).await,
                 // The server counts markers too.
                 Purge::Of(instance) => {
                     let count = shared.sessions_of(instance).await?.len();
@@ -274,16 +276,28 @@ impl Store for NatsStore {
         self.shared.notify(notice);
     }
 
+    fn notify_details(&self, user: &UserId) {
+        self.shared.notify_details(user);
+    }
+
     fn notices(&self) -> Notices {
         self.shared.hub.notices()
     }
 
     fn watch(&self, user: &UserId) {
-        self.shared.watch(user);
+        self.shared.watch(Topic::Status, user);
     }
 
     fn unwatch(&self, user: &UserId) {
-        self.shared.unwatch(user);
+        self.shared.unwatch(Topic::Status, user);
+    }
+
+    fn watch_details(&self, user: &UserId) {
+        self.shared.watch(Topic::Details, user);
+    }
+
+    fn unwatch_details(&self, user: &UserId) {
+        self.shared.unwatch(Topic::Details, user);
     }
 
     fn clock(&self) -> BoxFuture<'static, Result<Option<Timestamp>, StoreError>> {

@@ -1,6 +1,7 @@
 //! Notices of changed statuses for one reader: bounded, and a reader that is too slow knows that it missed some. It
 //! knows nothing of watchers.
 
+use presence_core::ids::UserId;
 use tokio::sync::broadcast;
 
 use super::Notice;
@@ -10,6 +11,8 @@ use super::Notice;
 pub enum Noticed {
     /// A user's status changed.
     Notice(Notice),
+    /// A user's custom message, or the metadata of a session, may have changed.
+    Details(UserId),
     /// Some were missed: read again whatever matters.
     Missed,
 }

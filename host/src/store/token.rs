@@ -4,7 +4,11 @@
 //! ```text
 //! s.<partition>.<leaf>.<user>.<instance>   o.<partition>   u.<partition>.<leaf>.<user>   d.<partition>
 //! i.<instance>                             boot            meta
+//! u.<partition>.<leaf>.<user>.message
 //! ```
+//!
+//! The custom message lies below the user's record because streams that are there are never changed: theirs take
+//! everything below `u`. A version that does not know of it logs that it passes it over.
 
 use std::fmt::{Display, Write as _};
 use std::str::FromStr;
@@ -15,6 +19,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::traces::{SpanContext, Traceparent};
+
+/// The last token of a custom message's subject.
+const MESSAGE: &str = "message";
 
 /// The longest token of a user id, in characters.
 pub const MAX_TOKEN: usize = MAX_USER_ID_BYTES * 3;
@@ -176,6 +183,11 @@ pub fn subject(key: &Key, prefix: &str) -> String {
             push_user(&mut subject, user.as_str());
             Ok(())
         }
+        Key::Message(partition, leaf, user) => {
+            numbers(&mut subject, 'u', partition, leaf);
+            push_user(&mut subject, user.as_str());
+            write!(subject, ".{MESSAGE}")
+        }
         Key::Owner(partition) => write!(subject, "o.{partition}"),
         Key::Checkpoint(partition) => write!(subject, "d.{partition}"),
         Key::Instance(instance) => write!(subject, "i.{instance}"),
@@ -208,6 +220,7 @@ pub fn parse_subject(subject: &str, prefix: &str) -> Result<Key, InvalidSubject>
     match tokens[..] {
         ["s", p, l, u, i] => Ok(Key::Sessions(partition(p)?, leaf(l)?, user(u)?, instance(i)?)),
         ["u", p, l, u] => Ok(Key::User(partition(p)?, leaf(l)?, user(u)?)),
+        ["u", p, l, u, MESSAGE] => Ok(Key::Message(partition(p)?, leaf(l)?, user(u)?)),
         ["o", p] => Ok(Key::Owner(partition(p)?)),
         ["d", p] => Ok(Key::Checkpoint(partition(p)?)),
         ["i", i] => Ok(Key::Instance(instance(i)?)),
@@ -229,6 +242,7 @@ pub fn fits(key: &Key, document: &Document) -> bool {
         (Key::Sessions(..), Document::Sessions(_))
             | (Key::Owner(_), Document::Owner(_))
             | (Key::User(..), Document::User(_))
+            | (Key::Message(..), Document::Message(_))
             | (Key::Checkpoint(_), Document::Checkpoint(_))
             | (Key::Instance(_), Document::Instance(_))
             | (Key::Boot, Document::Boot(_))
@@ -246,6 +260,7 @@ pub fn encode_document(key: &Key, document: &Document) -> Result<Vec<u8>, Invali
         (Key::Sessions(..), Document::Sessions(document)) => write(key, document),
         (Key::Owner(_), Document::Owner(document)) => write(key, document),
         (Key::User(..), Document::User(document)) => write(key, document),
+        (Key::Message(..), Document::Message(document)) => write(key, document),
         (Key::Checkpoint(_), Document::Checkpoint(document)) => write(key, document),
         (Key::Instance(_), Document::Instance(document)) => write(key, document),
         (Key::Boot, Document::Boot(document)) => write(key, document),
@@ -264,6 +279,7 @@ pub fn decode_document(key: &Key, bytes: &[u8]) -> Result<Document, InvalidDocum
         Key::Sessions(..) => Document::Sessions(read(key, bytes)?),
         Key::Owner(_) => Document::Owner(read(key, bytes)?),
         Key::User(..) => Document::User(read(key, bytes)?),
+        Key::Message(..) => Document::Message(read(key, bytes)?),
         Key::Checkpoint(_) => Document::Checkpoint(read(key, bytes)?),
         Key::Instance(_) => Document::Instance(read(key, bytes)?),
         Key::Boot => Document::Boot(read(key, bytes)?),
@@ -304,10 +320,13 @@ mod tests {
 
     use presence_core::documents::{
         BootPhase, BootRecord, CheckpointDocument, Claim, Cleanup, CleanupPhase, Ended, InstanceRecord,
-        InstanceState, MetaRecord, PluginCheckpoint, SessionDocument, SessionEntry, StatusRecord,
+        InstanceState, MetaRecord, Moment, Past, PluginCheckpoint, Reason, SessionDocument, SessionEntry,
+        StatusRecord, Trail,
     };
     use presence_core::events::{Attributes, Status};
     use presence_core::ids::{Layout, Sequence, SessionId};
+    use presence_core::message::CustomMessage;
+    use presence_core::metadata::Metadata;
     use presence_core::time::Timestamp;
     use proptest::prelude::*;
 
@@ -329,6 +348,7 @@ mod tests {
             connected_at: Timestamp(1),
             attributes,
             ended: None,
+            listed: Default::default(),
         };
         let context = SpanContext { trace: 7, span: 9 };
         for drained_until in [None, Some(Timestamp(5))] {
@@ -437,7 +457,8 @@ mod tests {
         vec![
             Key::Sessions(partition, leaf, user.clone(), instance),
             Key::Owner(partition),
-            Key::User(partition, leaf, user),
+            Key::User(partition, leaf, user.clone()),
+            Key::Message(partition, leaf, user),
             Key::Checkpoint(partition),
             Key::Instance(instance),
             Key::Boot,
@@ -455,6 +476,7 @@ mod tests {
                 "presence.s.7.15.a=2Eb.0192f0c0-0000-7000-8000-0000000000ab",
                 "presence.o.7",
                 "presence.u.7.15.a=2Eb",
+                "presence.u.7.15.a=2Eb.message",
                 "presence.d.7",
                 "presence.i.0192f0c0-0000-7000-8000-0000000000ab",
                 "presence.boot",
@@ -477,6 +499,8 @@ mod tests {
             "o.7.1",
             "boot.1",
             "s.1.2.alice",
+            "u.1.2.alice.messages",
+            "u.1.2.alice.message.more",
             "meta.",
             "s.1.2.alice.0192F0C0-0000-7000-8000-0000000000ab",
             "s.1.2.alice.0192f0c0-0000-7000-8000-0000000000ab.more",
@@ -499,6 +523,11 @@ mod tests {
         );
     }
 
+    fn moment(at: u64) -> Moment {
+        let (since, revision) = (Timestamp(at), Some(at));
+        Moment { status: Status::Online, since, revision, reason: Reason::Connected }
+    }
+
     fn documents() -> Vec<Document> {
         let entry = SessionEntry {
             id: SessionId::Hosted(INSTANCE.0),
@@ -506,6 +535,7 @@ mod tests {
             connected_at: Timestamp(5),
             attributes: Attributes::new(vec![("user-agent".into(), "ünït \"test\"".into())]),
             ended: Some(Ended { at: Timestamp(9), reason: "closed".into() }),
+            listed: Default::default(),
         };
         let held = SessionEntry { id: SessionId::Held("chat/1".into()), ended: None, ..entry.clone() };
         let sessions =
@@ -518,6 +548,7 @@ mod tests {
             sessions: 0,
             generation: 3,
             previous: Some(Status::Idle),
+            trail: Trail { reason: Reason::Timeout, past: Past::NONE.and(moment(3)).and(moment(4)) },
         };
         let webhook = PluginCheckpoint {
             up_to: Sequence(8),
@@ -540,13 +571,15 @@ mod tests {
             renewal: 6,
             plugins: u64::MAX,
             cleanup: Some(cleanup),
+            holder: None,
         };
         let layout = Layout { partitions: 64, leaves: 16 };
         vec![
             Document::Sessions(Arc::new(sessions)),
             Document::Owner(Claim { instance: Some(INSTANCE), nonce: u64::MAX }),
             Document::User(status),
-            Document::Checkpoint(Arc::new(CheckpointDocument { epoch: 1, plugins })),
+            Document::Message(CustomMessage { text: "in a \"meeting\" 🦀".into(), until: Timestamp(7) }),
+            Document::Checkpoint(Arc::new(CheckpointDocument { epoch: 1, plugins, held: None })),
             Document::Instance(instance),
             Document::Boot(BootRecord {
                 generation: 1,
@@ -575,6 +608,53 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// Metadata is nothing new in a document: hosts of before read it as they read any attribute.
+    #[test]
+    fn attributes_are_a_list_of_pairs_and_metadata_is_among_them() {
+        let device = [("device".to_owned(), "phone".to_owned())];
+        let attributes = Attributes::new(vec![("user-agent".into(), "x".into())])
+            .with_metadata(&Metadata::new(device).unwrap());
+        let text = r#"[["user-agent","x"],["meta.device","phone"]]"#;
+        assert_eq!(serde_json::to_string(&attributes).unwrap(), text);
+        let read: Attributes = serde_json::from_str(text).unwrap();
+        assert!(read.has_metadata());
+        assert_eq!(read, attributes);
+        for nothing in ["null", "[]"] {
+            assert_eq!(serde_json::from_str::<Attributes>(nothing).unwrap(), Attributes::default());
+        }
+        let said: Metadata = serde_json::from_str(r#"{"device":"phone"}"#).unwrap();
+        assert_eq!(said, Metadata::of(&attributes));
+        assert_eq!(serde_json::to_string(&said).unwrap(), r#"{"device":"phone"}"#);
+        for wrong in [r#"{"Bad":"1"}"#, r#"{"a":1}"#, r#"["a"]"#, r#"{"a":"\u0000"}"#] {
+            assert!(serde_json::from_str::<Metadata>(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_without_its_trail_and_with_words_of_other_versions() {
+        let key = Key::User(PartitionId(1), LeafId(2), user("alice"));
+        let old = r#"{"status":"idle","since":6,"revision":6,"sessions":1,"generation":1}"#;
+        let Ok(Document::User(record)) = decode_document(&key, old.as_bytes()) else { panic!("unreadable") };
+        assert_eq!(record.trail, Trail::default());
+        assert_eq!(encode_document(&key, &Document::User(record)).unwrap(), old.as_bytes());
+        let new = old
+            .replace("}", r#","trail":{"reason":"teleported","past":[["idle",5,null,"beamed"]],"more":1}}"#);
+        let Ok(Document::User(record)) = decode_document(&key, new.as_bytes()) else { panic!("unreadable") };
+        let past: Vec<Moment> = record.trail.past.moments().collect();
+        assert_eq!(record.trail.reason, Reason::Unknown);
+        assert_eq!(
+            past,
+            [Moment { status: Status::Idle, revision: None, reason: Reason::Unknown, ..moment(5) }]
+        );
+        let written = encode_document(&key, &documents()[2]).unwrap();
+        let trail =
+            r#""trail":{"reason":"timeout","past":[["online",4,4,"connected"],["online",3,3,"connected"]]}"#;
+        assert!(String::from_utf8(written).unwrap().contains(trail));
+        for reason in Reason::ALL {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
     }
 

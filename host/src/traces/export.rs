@@ -6,20 +6,15 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::{Client, Error};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{EndedSpan, otlp};
+use crate::requests::{Requester, with_causes};
 use crate::settings::TelemetrySettings;
 
 /// So many spans are sent together.
@@ -33,37 +28,9 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// How often it is told that nothing arrives.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
-enum Collector {
-    Plain(Client<HttpConnector, Full<Bytes>>),
-    Tls(Client<HttpsConnector<HttpConnector>, Full<Bytes>>),
-}
-
-impl Collector {
-    fn new(https: bool) -> std::io::Result<Collector> {
-        let mut builder = Client::builder(TokioExecutor::new());
-        builder.pool_timer(TokioTimer::new()).pool_max_idle_per_host(1);
-        if !https {
-            return Ok(Collector::Plain(builder.build(HttpConnector::new())));
-        }
-        let connector = HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(rustls::crypto::ring::default_provider())?
-            .https_only()
-            .enable_http1()
-            .build();
-        Ok(Collector::Tls(builder.build(connector)))
-    }
-
-    async fn request(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
-        match self {
-            Collector::Plain(client) => client.request(request).await,
-            Collector::Tls(client) => client.request(request).await,
-        }
-    }
-}
-
 /// The way to the collector.
 pub(super) struct Exporter {
-    collector: Collector,
+    collector: Requester,
     address: Uri,
     service: String,
     host: String,
@@ -78,7 +45,7 @@ impl Exporter {
         dropped: Arc<AtomicU64>,
     ) -> std::io::Result<Exporter> {
         let address = settings.traces_address();
-        let collector = Collector::new(address.scheme_str() == Some("https"))?;
+        let collector = Requester::new(address.scheme_str() == Some("https"))?;
         let (service, host) = (settings.service_name.clone(), host.to_owned());
         Ok(Exporter { collector, address, service, host, dropped, complained: None })
     }
@@ -166,17 +133,6 @@ fn rejected_spans(body: &[u8]) -> u64 {
     let answer: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let rejected = &answer["partialSuccess"]["rejectedSpans"];
     rejected.as_u64().or_else(|| rejected.as_str()?.parse().ok()).unwrap_or(0)
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(part) = cause {
-        text.push_str(": ");
-        text.push_str(&part.to_string());
-        cause = part.source();
-    }
-    text
 }
 
 #[cfg(test)]

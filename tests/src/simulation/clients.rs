@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use presence_core::events::{Attributes, Status};
 use presence_core::ids::{InstanceId, SessionId, UserId};
+use presence_core::message::Wanted;
+use presence_core::metadata::Metadata;
+use presence_core::watchers::{Shown, With};
 use presence_host::driver::{Connection, Event, Outbox, Outgoing};
 use presence_host::gateway::NewSession;
 
@@ -35,6 +38,10 @@ pub(super) struct Live {
     pub(super) session: SessionId,
     /// What was last heard of each watched user; none: nothing yet.
     pub(super) watched: BTreeMap<UserId, Option<(Status, u64)>>,
+    /// What was asked for besides of each of them, and what was shown last.
+    pub(super) asked: BTreeMap<UserId, (With, Option<Shown>)>,
+    /// What the session says of itself.
+    pub(super) attributes: Attributes,
 }
 
 /// A session that a client was told of.
@@ -54,6 +61,8 @@ pub(super) struct Client {
     number: u32,
     user: UserId,
     random: fastrand::Rng,
+    /// Of what it says of itself and asks of others besides statuses.
+    details: fastrand::Rng,
     /// Whether it is connected when all is at rest.
     stays: bool,
 }
@@ -73,7 +82,8 @@ impl Client {
         let users = world.plan.users;
         let user = user(if number < users { number } else { random.u32(0..users) });
         let stays = random.u8(..) < 150;
-        Client { world, number, user, random, stays }
+        let details = rng(world.seed, &format!("details {number}"));
+        Client { world, number, user, random, details, stays }
     }
 
     /// Lives until the run ends.
@@ -107,9 +117,10 @@ impl Client {
         let running = self.world.running();
         let (origin, up) = running.get(self.random.usize(..running.len().max(1)))?.clone();
         let outbox = Arc::new(Outbox::default());
+        let attributes = self.says();
         let new = NewSession {
             user: self.user.clone(),
-            attributes: Attributes::default(),
+            attributes: attributes.clone(),
             outbox: outbox.clone(),
             expires_at: None,
             trace: None,
@@ -132,6 +143,8 @@ impl Client {
 
             session: opened.session.clone(),
             watched: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            attributes,
         };
         let mut people = lock(&self.world.people);
         people.live.insert(self.number, live);
@@ -182,6 +195,18 @@ impl Client {
                         *heard = Some((status, revision));
                     }
                 }
+                Outgoing::Detailed(news) => {
+                    let (user, status, _, revision, shown) = *news;
+                    if let Some(live) = lock(&self.world.people).live.get_mut(&self.number)
+                        && let Some(heard) = live.watched.get_mut(&user)
+                    {
+                        *heard = Some((status, revision));
+                        // What was asked for before may still be on its way.
+                        if let Some(asked) = live.asked.get_mut(&user).filter(|asked| asked.0 == shown.with) {
+                            asked.1 = Some(shown);
+                        }
+                    }
+                }
                 Outgoing::Welcome(id, instance, status) => self.welcome(connected, id, instance, status),
                 Outgoing::Goodbye { reason, retry_after_ms, .. } => {
                     self.world.journal.note(format_args!("{} hears goodbye: {reason}", self.name()));
@@ -189,7 +214,7 @@ impl Client {
                     sleep(Duration::from_millis(retry_after_ms.unwrap_or(0))).await;
                     return true;
                 }
-                Outgoing::Ping | Outgoing::Ok(_) => {}
+                Outgoing::Ping | Outgoing::Ok(_) | Outgoing::Unavailable(..) => {}
             }
         }
         false
@@ -252,8 +277,42 @@ impl Client {
                 self.send_close(connected).await;
                 true
             }
-            _ => false,
+            _ => {
+                if self.world.plan.details {
+                    self.say(connected).await;
+                }
+                false
+            }
         }
+    }
+
+    /// What a session says of itself: often nothing.
+    fn says(&mut self) -> Attributes {
+        if !self.world.plan.details || self.details.bool() {
+            return Attributes::default();
+        }
+        let pair = ("device".to_owned(), self.details.u8(..).to_string());
+        Attributes::default().with_metadata(&Metadata::new([pair]).expect("a short pair"))
+    }
+
+    /// Says something else of the session, or sets the user's message.
+    async fn say(&mut self, connected: &Connected) {
+        if self.details.bool() {
+            let attributes = self.says();
+            let sent = Event::SetMetadata(connected.connection, attributes.clone(), None);
+            if self.send(connected, sent).await
+                && let Some(live) = lock(&self.world.people).live.get_mut(&self.number)
+            {
+                live.attributes = attributes;
+            }
+            return;
+        }
+        let lasts = [None, Some(2_000), Some(20_000)][self.details.usize(..3)];
+        let text = self.details.bool().then(|| format!("message {}", self.details.u16(..)));
+        let lasts = lasts.filter(|_| text.is_some());
+        let wanted = Wanted::new(text.as_deref(), lasts).expect("a short message");
+        self.world.journal.count("message set");
+        self.send(connected, Event::SetMessage(connected.connection, wanted, None)).await;
     }
 
     async fn close(&mut self, connected: Connected) {
@@ -278,12 +337,17 @@ impl Client {
     async fn watch(&mut self, connected: &Connected) {
         let users: Vec<UserId> =
             (0..self.random.u32(1..=3)).map(|_| user(self.random.u32(0..self.world.plan.users))).collect();
+        let mut with = With::default();
+        if self.world.plan.details {
+            with = With { message: self.details.bool(), metadata: self.details.bool() };
+        }
         if let Some(live) = lock(&self.world.people).live.get_mut(&self.number) {
             for user in &users {
                 live.watched.entry(user.clone()).or_insert(None);
+                live.asked.insert(user.clone(), (with, None));
             }
         }
-        self.send(connected, Event::Watch(connected.connection, users, None)).await;
+        self.send(connected, Event::Watch(connected.connection, users, with, None)).await;
     }
 
     /// False: the host is gone, or its queue is full for too long.

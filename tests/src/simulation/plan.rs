@@ -16,6 +16,9 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(1);
 /// Without faults for so long, everything is at rest.
 pub(super) const QUIET: Duration = Duration::from_secs(90);
 
+/// Seeds before this one are without metadata and messages, and keep the histories that they had.
+const DETAILS_FROM: u64 = 1_000_000;
+
 /// Faults that are planted into the store, to see that the simulation finds them. None in the product.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Plant {
@@ -61,6 +64,8 @@ pub(super) struct Plan {
     /// The pause between two faults is up to twice this.
     pub(super) pace: Duration,
     pub(super) plant: Plant,
+    /// People give metadata, set messages and ask to see those of others.
+    pub(super) details: bool,
 }
 
 impl Plan {
@@ -84,6 +89,7 @@ impl Plan {
             kinds,
             pace: Duration::from_millis(random.u64(1_000..=6_000)),
             plant,
+            details: seed >= DETAILS_FROM,
         }
     }
 }

@@ -10,7 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use presence_core::delivery::{Delivery, DeliveryConfig, Job, JobId, Payload, Settlement, Verdict};
 use presence_core::events::{Hook, Scope};
-use presence_core::ids::{InstanceId, PartitionId, SessionId};
+use presence_core::ids::{InstanceId, PartitionId, SessionId, UserId};
 use presence_core::time::Tick;
 use presence_host::clock::Clock;
 use presence_host::plugins::{LetterNumber, NotWanted, Outcome, Plugins, ReplayEnd, Replayed};
@@ -61,6 +61,7 @@ struct One {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Shared {
     Session(InstanceId, SessionId, Hook),
+    Held(InstanceId, PartitionId, UserId, SessionId, Hook),
     Everything(Arc<str>),
 }
 
@@ -68,7 +69,12 @@ impl Shared {
     fn of(payload: &Payload) -> Option<Shared> {
         match payload {
             Payload::Session(event) => {
-                Some(Shared::Session(event.session.instance, event.session.id.clone(), event.hook()))
+                let (session, hook) = (&event.session, event.hook());
+                let (instance, id) = (session.instance, session.id.clone());
+                Some(match event.partition {
+                    None => Shared::Session(instance, id, hook),
+                    Some(partition) => Shared::Held(instance, partition, session.user.clone(), id, hook),
+                })
             }
             Payload::Cleanup(sweep) if sweep.scope == Scope::Everything => {
                 Some(Shared::Everything(sweep.run.clone()))
@@ -80,6 +86,13 @@ impl Shared {
     fn outcome(&self) -> Outcome {
         match self {
             Shared::Session(_, session, hook) => Outcome::Session { session: session.clone(), hook: *hook },
+            Shared::Held(instance, partition, user, session, hook) => Outcome::Held {
+                partition: *partition,
+                instance: *instance,
+                user: user.clone(),
+                session: session.clone(),
+                hook: *hook,
+            },
             Shared::Everything(run) => Outcome::Everything(run.clone()),
         }
     }
@@ -230,10 +243,11 @@ impl SimPlugins {
                 }
             }
         }
-        let State { plugins, withdrawals, ready, .. } = state;
+        let State { plugins, withdrawals, ready, shared, .. } = state;
         withdrawals.retain(|partition| {
             let left = plugins.iter().any(|one| one.delivery.withdrawn_jobs(*partition).next().is_some());
             if !left {
+                shared.retain(|shared, _| !matches!(shared, Shared::Held(_, of, ..) if of == partition));
                 ready.push(Outcome::Withdrawn(*partition));
             }
             left
@@ -389,7 +403,9 @@ impl Plugins for SimPlugins {
                 self.world.journal.count("session hooks of another life dropped");
             }
         }
-        state.shared.retain(|shared, _| !matches!(shared, Shared::Session(of, ..) if *of == instance));
+        state.shared.retain(
+            |shared, _| !matches!(shared, Shared::Session(of, ..) | Shared::Held(of, ..) if *of == instance),
+        );
         self.settle(state);
     }
 

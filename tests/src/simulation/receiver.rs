@@ -214,7 +214,8 @@ impl Receiver {
         let entry = heard.sessions.entry(event.session.id.clone()).or_default();
         let issued = &mut entry.issued[usize::from(event.hook() == Hook::SessionDisconnected)];
         *issued += 1;
-        if *issued > 1 {
+        // Of a held session an owner repeats what the one before may not have told.
+        if *issued > 1 && event.partition.is_none() {
             let (hook, id) = (event.hook(), session(&event.session.id));
             world.journal.violate("I6", format!("{origin} issues {hook} of {id} {issued} times"));
         }
@@ -227,7 +228,10 @@ impl Receiver {
             let kept = truth.leased().into_iter().any(|(instance, _)| {
                 let known = truth.instances.get(&instance);
                 known.is_some_and(|known| {
-                    known.origin == *other && known.leased_since <= *at && known.wipes == truth.wipes
+                    !known.held
+                        && known.origin == *other
+                        && known.leased_since <= *at
+                        && known.wipes == truth.wipes
                 })
             });
             if *other != origin && kept {

@@ -207,8 +207,8 @@ impl SimStore {
     }
 
     /// A notice on its way to this host.
-    fn hear(&self, notice: Notice) {
-        if !lock(&self.own.watched).contains(&notice.user) {
+    fn hear(&self, user: &UserId, noticed: Noticed) {
+        if !lock(&self.own.watched).contains(user) {
             return;
         }
         let (lost, delay) = {
@@ -225,8 +225,15 @@ impl SimStore {
         let notices = self.own.notices.clone();
         tokio::spawn(async move {
             sleep(delay).await;
-            let _ = notices.send(Noticed::Notice(notice));
+            let _ = notices.send(noticed);
         });
+    }
+
+    fn tell_all(&self, user: &UserId, noticed: &Noticed) {
+        let stores: Vec<SimStore> = lock(&self.world.stores).values().cloned().collect();
+        for store in stores {
+            store.hear(user, noticed.clone());
+        }
     }
 }
 
@@ -272,7 +279,7 @@ impl Store for SimStore {
 
     fn purge_sessions(&self, which: Purge) -> BoxFuture<'static, Result<u64, StoreError>> {
         let origin = self.origin;
-        self.ask_result(None, move |truth| Ok(truth.purge_sessions(origin, which)))
+        self.ask_result(None, move |truth| Ok(truth.purge_sessions(origin, which.clone())))
     }
 
     fn get(&self, key: Key) -> BoxFuture<'static, Result<Option<(Sequence, Document)>, StoreError>> {
@@ -339,10 +346,11 @@ impl Store for SimStore {
     }
 
     fn notify(&self, notice: Notice) {
-        let stores: Vec<SimStore> = lock(&self.world.stores).values().cloned().collect();
-        for store in stores {
-            store.hear(notice.clone());
-        }
+        self.tell_all(&notice.user.clone(), &Noticed::Notice(notice));
+    }
+
+    fn notify_details(&self, user: &UserId) {
+        self.tell_all(user, &Noticed::Details(user.clone()));
     }
 
     fn notices(&self) -> Notices {
@@ -356,6 +364,11 @@ impl Store for SimStore {
     fn unwatch(&self, user: &UserId) {
         lock(&self.own.watched).remove(user);
     }
+
+    // Whoever asks for details watches the status too.
+    fn watch_details(&self, _user: &UserId) {}
+
+    fn unwatch_details(&self, _user: &UserId) {}
 
     fn clock(&self) -> BoxFuture<'static, Result<Option<Timestamp>, StoreError>> {
         let journal = self.world.journal.clone();

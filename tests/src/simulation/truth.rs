@@ -12,6 +12,7 @@ use presence_core::documents::{
     BootPhase, BootRecord, Document, Expect, InstanceRecord, InstanceState, Key, StatusRecord,
 };
 use presence_core::ids::{InstanceId, PartitionId, Sequence, SessionId, UserId};
+use presence_core::time::Timestamp;
 use presence_host::store::memory::MemoryStore;
 use presence_host::store::{Coverage, Purge, Put, Store, StoreError};
 use tokio::time::Instant;
@@ -46,6 +47,8 @@ pub(super) struct Known {
     pub(super) wipes: u32,
     /// It removed its key, or wrote `left`.
     pub(super) left: bool,
+    /// It is a holder's, or the record of a holder's name.
+    pub(super) held: bool,
 }
 
 /// An instance that was declared dead.
@@ -200,11 +203,12 @@ impl Truth {
     }
 
     pub(super) fn purge_sessions(&mut self, origin: Origin, which: Purge) -> u64 {
-        let purged = now(self.store.purge_sessions(which)).unwrap_or(0);
-        let whose = match which {
-            Purge::Of(instance) => short(instance),
+        let whose = match &which {
+            Purge::Of(instance) => short(*instance),
             Purge::UpTo(point) => format!("everybody up to #{}", point.0),
+            Purge::UpToBut(point, spared) => format!("all but {} up to #{}", spared.len(), point.0),
         };
+        let purged = now(self.store.purge_sessions(which)).unwrap_or(0);
         self.journal.note(format_args!("{origin} purges {purged} documents of {whose}"));
         purged
     }
@@ -321,7 +325,18 @@ impl Truth {
         };
         if record.state == InstanceState::Dead {
             let again = self.deaths.contains_key(&instance);
-            if lived && !again && self.instances.get(&instance).is_some_and(|known| !known.left) {
+            // A holder that ends or registers anew is declared dead by who serves it, who names no cleaner.
+            // So is one that bears another fresh start than the open boot: it was kept alive by who had not heard of it.
+            let start = self.boot.map(|boot| boot.start);
+            let outdated = record.holder.as_ref().is_some_and(|holder| Some(holder.start) != start);
+            let by_itself = record.holder.is_some()
+                && record.cleanup.as_ref().is_some_and(|cleanup| cleanup.by.is_none());
+            if lived
+                && !again
+                && !by_itself
+                && !outdated
+                && self.instances.get(&instance).is_some_and(|known| !known.left)
+            {
                 let whose = self.whose(instance);
                 self.journal.violate("I5", format!("{origin} declares {whose} dead, which kept its lease"));
             }
@@ -348,6 +363,7 @@ impl Truth {
             lease_ends: present,
             wipes: 0,
             left: false,
+            held: record.holder.is_some(),
         });
         let rarely = lived && known.lease_ends <= present + Duration::from_millis(300);
         if !lived {
@@ -357,7 +373,7 @@ impl Truth {
         known.renewed = present;
         known.wipes = self.wipes;
         known.left = record.state == InstanceState::Left;
-        known.lease_ends = present + super::plan::TTL;
+        known.lease_ends = present + lease.unwrap_or(super::plan::TTL);
         if lease.is_some() && rarely && self.random.bool() {
             // Seen with a real server: a renewal is acknowledged, and the marker of the lease before wipes it.
             self.journal.count("renewal wiped by the marker behind it");
@@ -423,6 +439,15 @@ impl Truth {
         let (partition, leaf) = LAYOUT.place(user);
         match now(self.store.get(Key::User(partition, leaf, user.clone()))) {
             Ok(Some((_, Document::User(record)))) => Some(record),
+            _ => None,
+        }
+    }
+
+    /// The text of the custom message, if its time is not over.
+    pub(super) fn message(&self, user: &UserId, at: Timestamp) -> Option<Arc<str>> {
+        let (partition, leaf) = LAYOUT.place(user);
+        match now(self.store.get(Key::Message(partition, leaf, user.clone()))) {
+            Ok(Some((_, Document::Message(message)))) if message.holds(at) => Some(message.text),
             _ => None,
         }
     }

@@ -8,7 +8,7 @@ async fn users_are_told_as_they_are() {
     let daemon = Daemon::with("").presence("offline_grace = \"0s\"").start().await;
     let unknown = daemon.user("nobody").await;
     let expected = json!({"user": "nobody", "status": "offline", "since": null, "last_seen": null, "sessions": 0,
-        "revision": 0});
+        "revision": 0, "message": null});
     assert_eq!(unknown, expected);
 
     let mut alice = daemon.client("alice").await;

@@ -132,7 +132,7 @@ fn session(number: u128, opened: u64, change: SessionChange) -> Event {
         connected_at: Timestamp(opened),
         attributes: Attributes::default(),
     };
-    Event::Session(Arc::new(SessionEvent { session, change }))
+    Event::Session(Arc::new(SessionEvent { session, change, partition: None }))
 }
 
 /// Submits events and waits until each is settled.

@@ -83,6 +83,7 @@ async fn host(server: &NatsServer, clock: Clock, folder: &Folder) -> (SocketAddr
     let plugins = Arc::new(PluginSet::load(&[], deps).await.unwrap());
     let listeners = gateway::bind(&settings).await.unwrap();
     let addresses = (listeners.client_address(), listeners.admin_address());
+    let callers = listeners.callers();
     let (handle, events) = Handle::channel(64);
     let driver_config = DriverConfig {
         host: "skewed".into(),
@@ -100,7 +101,7 @@ async fn host(server: &NatsServer, clock: Clock, folder: &Folder) -> (SocketAddr
     let driver = Driver::new(driver_config, clock, store.clone(), plugins.clone(), events);
     tokio::spawn(driver.run());
     let source = Source { path: folder.path().join("presence.toml"), text };
-    let (reloader, reload) = Reloader::new(source, &settings, plugins.clone()).unwrap();
+    let (reloader, reload) = Reloader::new(source, &settings, plugins.clone(), callers).unwrap();
     tokio::spawn(reloader.run(handle.clone()));
     let admin = AdminDeps { store, metrics: plugins, reload: Arc::new(reload) };
     tokio::spawn(listeners.serve(handle, admin, CancellationToken::new()));

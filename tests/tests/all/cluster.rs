@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 mod documents;
 mod economy;
+mod holders;
 mod plugin_sets;
 
 const TTL: Duration = Duration::from_secs(4);

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use presence_core::documents::{
-    Change, Document, Expect, InstanceRecord, InstanceState, Key, SessionDocument, StatusRecord, Update,
+    Change, Document, Expect, InstanceRecord, InstanceState, Key, SessionDocument, StatusRecord, Trail,
+    Update,
 };
 use presence_core::events::Status;
 use presence_core::ids::{InstanceId, Layout, PartitionId, Sequence, UserId};
@@ -105,6 +106,7 @@ fn record(revision: u64) -> Document {
         sessions: 1,
         generation: 1,
         previous: None,
+        trail: Trail::default(),
     })
 }
 
@@ -121,6 +123,7 @@ fn instance(renewal: u64) -> Document {
         renewal,
         plugins: 0,
         cleanup: None,
+        holder: None,
     })
 }
 

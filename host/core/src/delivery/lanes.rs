@@ -65,7 +65,8 @@ pub(super) struct Lane {
     pub(super) state: State,
     /// The head runs and was withdrawn or dropped meanwhile: it is not repeated.
     pub(super) leaving: bool,
-    /// Of the user, or of the plugin's name in the lane of ticks; none in a session's lane. Here so that a withdrawal need not visit every transition.
+    /// Of the user, or of the plugin's name in the lane of ticks; none in the lane of a session of this host's. Here so that a
+    /// withdrawal need not visit every transition.
     pub(super) partition: Option<PartitionId>,
 }
 
@@ -85,9 +86,14 @@ impl Lane {
         }
     }
 
-    /// Whether it belongs to a partition: then calls need the permit and `retry` has no end.
-    pub(super) fn is_status(&self) -> bool {
+    /// Whether it belongs to a partition: then calls need the permit.
+    pub(super) fn needs_permit(&self) -> bool {
         self.partition.is_some()
+    }
+
+    /// Whether it is state: then `retry` has no end.
+    pub(super) fn is_status(&self) -> bool {
+        !matches!(self.head.payload, Payload::Session(_))
     }
 }
 
@@ -147,7 +153,8 @@ impl Lanes {
         let partition = match &item.payload {
             Payload::Status(transition) => Some(transition.partition),
             Payload::Tick(beat) => Some(beat.partition),
-            _ => None,
+            Payload::Session(event) => event.partition,
+            Payload::Cleanup(_) => None,
         };
         let (rest, state) = (VecDeque::new(), State::Ready);
         let lane = Some(Lane { head: item, rest, state, leaving: false, partition });

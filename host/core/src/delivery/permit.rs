@@ -30,7 +30,7 @@ impl Delivery {
     /// The first lane that is ready and permitted; those before it are put aside.
     pub(super) fn next_lane(&mut self, permitted: bool) -> Option<u32> {
         while let Some(lane) = self.ready.pop_front() {
-            if permitted || !self.lanes.get(lane).is_status() {
+            if permitted || !self.lanes.get(lane).needs_permit() {
                 return Some(lane);
             }
             self.withheld.push_back(lane);

@@ -57,7 +57,7 @@ fn session(id: u128, change: SessionChange) -> Payload {
         connected_at: Timestamp(1),
         attributes: Attributes::default(),
     };
-    Payload::Session(Arc::new(SessionEvent { session, change }))
+    Payload::Session(Arc::new(SessionEvent { session, change, partition: None }))
 }
 
 fn connected(id: u128) -> Payload {

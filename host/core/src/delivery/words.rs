@@ -52,7 +52,10 @@ impl Payload {
 
     /// Whether the call needs a permit: it acts for the cluster, not for this host's connections alone.
     pub fn needs_permit(&self) -> bool {
-        matches!(self, Payload::Status(_) | Payload::Cleanup(_) | Payload::Tick(_))
+        match self {
+            Payload::Session(event) => event.partition.is_some(),
+            Payload::Status(_) | Payload::Cleanup(_) | Payload::Tick(_) => true,
+        }
     }
 
     /// The user; none for a cleanup or a tick.

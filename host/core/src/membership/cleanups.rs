@@ -304,6 +304,7 @@ mod tests {
             renewal: 1,
             plugins: 1,
             cleanup: Some(cleanup),
+            holder: None,
         };
         cleanups.begin(DEAD, record, Sequence(1));
         cleanups.handle_sessions(DEAD, vec![]);

@@ -167,6 +167,11 @@ impl Lease {
         self.unbroken.map(|since| since + self.ttl)
     }
 
+    /// Since when the lease is unbroken, as far as [`Lease::judges_from`] says anything.
+    pub(super) fn unbroken_since(&self, now: Tick) -> Option<Tick> {
+        self.judges_from(now).and(self.unbroken)
+    }
+
     /// When the next renewal is due; an unanswered one is given up then.
     pub(super) fn next(&self) -> Option<Tick> {
         self.next

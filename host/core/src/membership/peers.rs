@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::documents::{CleanupPhase, InstanceRecord, InstanceState};
-use crate::ids::{InstanceId, Sequence};
+use crate::documents::{CleanupPhase, HolderRecord, InstanceRecord, InstanceState};
+use crate::ids::{HolderName, InstanceId, Sequence};
 use crate::time::Tick;
 
 #[derive(Clone, Debug)]
@@ -35,6 +35,26 @@ impl Peer {
 
     pub(super) fn is_dead(&self) -> bool {
         self.record.state == InstanceState::Dead
+    }
+
+    /// What its record says of a holder, if it is the incarnation of one.
+    pub(super) fn holder(&self) -> Option<&HolderRecord> {
+        self.record.holder.as_deref().filter(|holder| holder.current.is_none())
+    }
+
+    /// True of the record of a holder's name, which is nobody.
+    pub(super) fn is_name(&self) -> bool {
+        self.record.holder.as_ref().is_some_and(|holder| holder.current.is_some())
+    }
+
+    /// True if a host may be behind it that lives, or comes back.
+    pub(super) fn is_live_host(&self) -> bool {
+        self.is_alive() && !self.ghost && self.record.holder.is_none()
+    }
+
+    /// True if it is a holder whose lease was not seen to run out.
+    pub(super) fn is_live_holder(&self) -> bool {
+        self.holder().is_some() && self.is_alive() && !self.suspect
     }
 
     fn clean_up_again(&mut self) {
@@ -86,6 +106,26 @@ impl Peers {
         self.known.iter().map(|(id, peer)| (*id, peer))
     }
 
+    /// The instances of a holder that nobody has declared dead yet, by its name.
+    pub(super) fn of_holder(&self, name: &HolderName) -> impl Iterator<Item = (InstanceId, &Peer)> {
+        let is =
+            move |peer: &Peer| peer.is_alive() && peer.holder().is_some_and(|holder| holder.name == *name);
+        self.iter().filter(move |(_, peer)| is(peer))
+    }
+
+    /// Holders that bear another fresh start than this one are suspects.
+    pub(super) fn doubt_holders(&mut self, start: u64) {
+        for peer in self.known.values_mut() {
+            let outdated = peer.is_live_holder() && peer.holder().is_some_and(|holder| holder.start != start);
+            peer.suspect |= outdated;
+        }
+    }
+
+    /// Holders whose lease was not seen to run out.
+    pub(super) fn live_holders(&self) -> impl Iterator<Item = InstanceId> {
+        self.iter().filter(|(_, peer)| peer.is_live_holder()).map(|(id, _)| id)
+    }
+
     pub(super) fn suspects(&self) -> usize {
         self.known.values().filter(|peer| peer.suspect).count()
     }
@@ -131,6 +171,9 @@ impl Peers {
             (peer.suspect, peer.judging) = (true, false);
             return News::Changed;
         }
+        // A holder that is renewed for another fresh start than before is to be looked at.
+        let start = |record: &InstanceRecord| record.holder.as_ref().map(|holder| holder.start);
+        let moved = start(&peer.record) != start(record);
         peer.record = record.clone();
         peer.suspect = false;
         peer.judging = false;
@@ -142,7 +185,7 @@ impl Peers {
         if renewal != record.renewal {
             peer.heard = now;
         }
-        if before == record.state && !was_suspect { News::None } else { News::Changed }
+        if before == record.state && !was_suspect && !moved { News::None } else { News::Changed }
     }
 
     /// A record is gone: its lease ran out, or it was deleted.
@@ -223,6 +266,7 @@ impl Peers {
                 renewal: 0,
                 plugins: 0,
                 cleanup: None,
+                holder: None,
             };
             let peer = Peer {
                 record,

@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod holders;
 mod world;
 use world::{PARTITIONS, TTL, World, session};
 
@@ -215,6 +216,7 @@ fn i5_a_fresh_start_whose_starter_has_no_answer_yet_is_joined() {
         renewal: 0,
         plugins: 1,
         cleanup: None,
+        holder: None,
     };
     let boot = BootRecord { generation: 1, phase: BootPhase::Open, by: starter, start: 7, owed: None };
     world.put(Key::Boot, Document::Boot(boot), &Expect::Any, None).unwrap();
@@ -293,7 +295,7 @@ fn cleaner() -> Membership {
     let (mut member, declared) = declaring();
     member.handle_written(Now::at(1), &Key::Boot, &Document::Boot(declared), Ok(Sequence(4)));
     assert_eq!(member.poll_effect(), Some(MembershipEffect::Everything("1-7-0".into())));
-    assert_eq!(member.poll_effect(), Some(MembershipEffect::PurgeAll));
+    assert_eq!(member.poll_effect(), Some(MembershipEffect::PurgeAll(vec![])));
     member
 }
 
@@ -360,6 +362,7 @@ fn who_was_second_to_declare_waits_for_the_first_however_he_hears_of_him() {
         renewal: 1,
         plugins: 0,
         cleanup: None,
+        holder: None,
     };
     member.handle_update(Now::at(1), &update(Key::Instance(other), 5, Document::Instance(record)));
     member.handle_everything_settled("1-7-0");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::documents::{
-    BootRecord, CleanupPhase, Document, Expect, InstanceRecord, InstanceState, Key, Layout,
+    BootRecord, CleanupPhase, Document, Expect, HolderRecord, InstanceRecord, InstanceState, Key, Layout,
 };
 use crate::events::Sweep;
 use crate::ids::{InstanceId, PartitionId, Sequence};
@@ -114,9 +114,9 @@ pub enum MembershipEffect {
     DecideAnew(Arc<str>),
     /// The fresh start is not this instance's any more: drop the `everything` that waits or runs, nobody hears of it.
     Abandon,
-    /// Remove the documents of all sessions; answer with
+    /// Remove the documents of all sessions, but for those of these holders, who live; answer with
     /// [`handle_all_purged`](super::Membership::handle_all_purged).
-    PurgeAll,
+    PurgeAll(Vec<InstanceId>),
     /// The partition is this instance's, with this fencing token: load it, then
     /// [`handle_partition_loaded`](super::Membership::handle_partition_loaded).
     Own(PartitionId, Sequence),
@@ -241,6 +241,23 @@ pub struct InstanceView {
     pub cleanup: Option<CleanupPhase>,
     /// True for the one that was asked.
     pub own: bool,
+    /// Set if it is no host's, but a holder's.
+    pub holder: Option<HolderRecord>,
+}
+
+/// A holder's incarnation that nobody has declared dead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HolderView {
+    /// The instance that it is.
+    pub instance: InstanceId,
+    /// Of its record, or of the marker that took its place.
+    pub sequence: Sequence,
+    /// As last heard of.
+    pub record: InstanceRecord,
+    /// Its lease has run out; it may still come back.
+    pub suspect: bool,
+    /// It belongs to another fresh start: it is over.
+    pub outdated: bool,
 }
 
 /// Totals since the start of the process.
@@ -274,4 +291,6 @@ pub struct MembershipCounters {
     pub fresh_starts: u64,
     /// How often the store was found recreated.
     pub wipes: u64,
+    /// Holders whose lease has not run out, now.
+    pub holders: u64,
 }

@@ -52,6 +52,7 @@ impl ModelSession {
             connected_at: at(self.opened).wall,
             attributes: Attributes::default(),
             ended: self.ended.map(|(when, reason)| Ended { at: at(when).wall, reason: reason.into() }),
+            listed: Default::default(),
         }
     }
 
@@ -64,7 +65,7 @@ impl ModelSession {
             connected_at: at(self.opened).wall,
             attributes: Attributes::default(),
         };
-        SessionEffect::Hook(SessionEvent { session, change })
+        SessionEffect::Hook(SessionEvent { session, change, partition: None })
     }
 }
 
@@ -75,6 +76,7 @@ enum Step {
     SetStatus { session: prop::sample::Index, status: Status },
     Frame { session: prop::sample::Index },
     Activity { session: prop::sample::Index },
+    Renew { session: prop::sample::Index, lifetime: u64 },
     Pass { millis: u64, timers: bool },
     ToNextTimer,
     Take,
@@ -94,6 +96,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(session, status)| Step::SetStatus { session, status }),
         2 => index().prop_map(|session| Step::Frame { session }),
         3 => index().prop_map(|session| Step::Activity { session }),
+        2 => (index(), 0..120_000_u64).prop_map(|(session, lifetime)| Step::Renew { session, lifetime }),
         3 => (0..40_000_u64, any::<bool>()).prop_map(|(millis, timers)| Step::Pass { millis, timers }),
         4 => Just(Step::ToNextTimer),
         4 => Just(Step::Take),
@@ -351,6 +354,13 @@ impl Model {
                 if session.ended.is_none() && session.presence == Presence::Automatic {
                     session.presence = Presence::Online;
                 }
+            }
+            Step::Renew { session, lifetime } => {
+                let Some(at) = self.pick(session) else { return };
+                let expires = self.now + lifetime;
+                self.system.handle_renew(now, self.sessions[at].key, Timestamp(WALL + expires));
+                // Of a session that is over it changes nothing that anybody could see.
+                self.sessions[at].expires = Some(expires);
             }
             Step::Pass { millis, timers } => {
                 self.now += millis;

@@ -81,13 +81,13 @@ pub(super) struct Record {
 impl Record {
     /// A session that starts online; [`Table::insert`] fills in where it belongs.
     pub(super) fn new(now: Now, id: u128, attributes: Attributes, expires_at: Option<Timestamp>) -> Record {
-        Record {
+        let mut record = Record {
             id: [(id >> 64) as u64, id as u64],
             connected_at: now.wall,
             frame: now.tick,
             activity: now.tick,
             armed: Tick(0),
-            expires_at: expires_at.map(|at| NonZeroU64::new(at.0).unwrap_or(NonZeroU64::MIN)),
+            expires_at: None,
             attributes,
             ended: None,
             user: NONE,
@@ -96,7 +96,9 @@ impl Record {
             mode: Mode::Online,
             stage: Stage::New,
             pinged: false,
-        }
+        };
+        record.set_expires_at(expires_at);
+        record
     }
 
     pub(super) fn set_id(&mut self, id: u128) {
@@ -109,6 +111,10 @@ impl Record {
 
     pub(super) fn expires_at(&self) -> Option<Timestamp> {
         self.expires_at.map(|at| Timestamp(at.get()))
+    }
+
+    pub(super) fn set_expires_at(&mut self, at: Option<Timestamp>) {
+        self.expires_at = at.map(|at| NonZeroU64::new(at.0).unwrap_or(NonZeroU64::MIN));
     }
 
     pub(super) fn status(&self) -> Status {

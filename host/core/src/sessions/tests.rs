@@ -28,6 +28,7 @@ fn entry(id: u128, status: Status, connected_at: u64, ended: Option<(u64, &'stat
         connected_at: Timestamp(connected_at),
         attributes: Attributes::default(),
         ended: ended.map(|(at, reason)| Ended { at: Timestamp(at), reason: reason.into() }),
+        listed: Default::default(),
     }
 }
 
@@ -49,7 +50,7 @@ fn hook(id: u128, name: &str, status: Status, connected_at: u64, change: Session
         connected_at: Timestamp(connected_at),
         attributes: Attributes::default(),
     };
-    SessionEffect::Hook(SessionEvent { session, change })
+    SessionEffect::Hook(SessionEvent { session, change, partition: None })
 }
 
 fn disconnected(reason: &'static str, duration_ms: u64) -> SessionChange {
@@ -174,6 +175,31 @@ fn a_session_ends_with_its_token() {
     assert_eq!(sessions.poll_timeout(), Some(Tick(5000)));
     sessions.handle_timeout(Now::at(5000));
     assert_eq!(effects(&mut sessions), [SessionEffect::End { key, reason: "expired".into() }]);
+    assert_eq!(sessions.counts(), (0, 0));
+}
+
+#[test]
+fn a_fresh_token_lets_a_session_stay_and_a_shorter_one_ends_it_sooner() {
+    let mut sessions = LocalSessions::new(config(), HERE);
+    let open = |sessions: &mut LocalSessions, id| {
+        let id = SessionId::Hosted(id);
+        let expires = Some(Timestamp(5000));
+        sessions.handle_open(Now::at(1000), id, user("alice"), Attributes::default(), expires)
+    };
+    let (longer, shorter, over) = (open(&mut sessions, 1), open(&mut sessions, 2), open(&mut sessions, 3));
+    sessions.handle_renew(Now::at(2000), longer, Timestamp(9000));
+    sessions.handle_renew(Now::at(2000), shorter, Timestamp(3000));
+    assert_eq!(sessions.poll_timeout(), Some(Tick(3000)));
+    let ended = |key| [SessionEffect::End { key, reason: "expired".into() }];
+    sessions.handle_timeout(Now::at(3000));
+    assert_eq!(effects(&mut sessions), ended(shorter));
+    sessions.handle_timeout(Now::at(5000));
+    assert_eq!(effects(&mut sessions), ended(over));
+    sessions.handle_renew(Now::at(5001), over, Timestamp(99_000));
+    sessions.handle_timeout(Now::at(8999));
+    assert_eq!(effects(&mut sessions), [], "one has come too late, the other lives");
+    sessions.handle_timeout(Now::at(9000));
+    assert_eq!(effects(&mut sessions), ended(longer));
     assert_eq!(sessions.counts(), (0, 0));
 }
 
@@ -391,4 +417,32 @@ fn a_recreated_store_gets_every_document_again() {
     assert_eq!(sessions.poll_document(), None, "one of a user at a time");
     sessions.handle_document_acked(Now::at(1001), &user("alice"));
     assert_eq!(sessions.poll_document(), put("alice", vec![entry(1, Status::Online, 1000, None)]));
+}
+
+#[test]
+fn metadata_that_changes_is_written_and_later_hooks_tell_it() {
+    let mut sessions = LocalSessions::new(config(), HERE);
+    let said = |device: &str| {
+        let device = ("device".to_owned(), device.to_owned());
+        Attributes::default().with_metadata(&crate::metadata::Metadata::new([device]).unwrap())
+    };
+    let key = sessions.handle_open(Now::at(1), SessionId::Hosted(1), user("alice"), said("phone"), None);
+    let of =
+        |attributes| put("alice", vec![SessionEntry { attributes, ..entry(1, Status::Online, 1, None) }]);
+    assert_eq!(sessions.poll_document(), of(said("phone")));
+    sessions.handle_document_acked(Now::at(2), &user("alice"));
+    effects(&mut sessions);
+    sessions.handle_attributes(key, said("phone"));
+    assert_eq!(sessions.poll_document(), None, "nothing is new");
+    sessions.handle_attributes(key, said("desk"));
+    assert_eq!(sessions.poll_document(), of(said("desk")));
+    sessions.handle_document_acked(Now::at(3), &user("alice"));
+    assert_eq!(effects(&mut sessions), []);
+    sessions.handle_close(Now::at(9), key, "closed".into());
+    match &effects(&mut sessions)[..] {
+        [SessionEffect::Hook(event)] => assert_eq!(event.session.attributes, said("desk")),
+        other => panic!("{other:?}"),
+    }
+    sessions.handle_attributes(key, said("late"));
+    assert_eq!(sessions.poll_document().unwrap().document.unwrap().sessions[0].attributes, said("desk"));
 }

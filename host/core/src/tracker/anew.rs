@@ -27,6 +27,7 @@ impl Tracker {
                 sessions: super::live(user.places.as_slice()),
                 generation,
                 previous: None,
+                trail: user.trail(),
             };
             user.take(&record, generation);
             self.enqueue(Decision { slot, previous: None, record, repeat: false });
@@ -71,6 +72,7 @@ mod tests {
             connected_at: Timestamp(now),
             attributes: Attributes::default(),
             ended: None,
+            listed: Default::default(),
         };
         let document =
             status.map(|status| SessionDocument { sessions: vec![entry(status)], drained_until: None });

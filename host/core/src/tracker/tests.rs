@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::documents::{Ended, SessionEntry};
+use crate::documents::{Ended, Past, SessionEntry, Trail};
 use crate::events::Attributes;
 use crate::ids::SessionId;
 
@@ -39,6 +39,7 @@ pub(super) fn document(statuses: &[Status], ended_at: Option<u64>) -> SessionDoc
         connected_at: Timestamp(1),
         attributes: Attributes::default(),
         ended: None,
+        listed: Default::default(),
     };
     let mut sessions: Vec<SessionEntry> = statuses.iter().enumerate().map(entry).collect();
     if let Some(at) = ended_at {
@@ -81,6 +82,7 @@ fn nothing_is_told_before_the_record_is_acknowledged() {
         sessions: 1,
         generation: 1,
         previous: None,
+        trail: Trail { reason: Reason::Connected, ..Trail::default() },
     };
     let batch =
         StatusBatch { partition: PartitionId(3), claim: Sequence(9), records: vec![(alice(), record)] };
@@ -101,6 +103,48 @@ fn nothing_is_told_before_the_record_is_acknowledged() {
     assert_eq!(tracker.poll_transition(), Some(told));
     assert_eq!(tracker.poll_transition(), None);
     assert!(tracker.is_settled());
+}
+
+/// What the record of alice says of the past, the newest first: the present status and reason, then earlier ones.
+fn trail(tracker: &Tracker) -> Vec<(Status, u64, Reason)> {
+    let record = tracker.known(&alice()).unwrap().record;
+    let past = record.trail.past.moments().map(|one| (one.status, one.since.0, one.reason));
+    std::iter::once((record.status, record.since.0, record.trail.reason)).chain(past).collect()
+}
+
+#[test]
+fn a_record_tells_why_and_what_was_before() {
+    use Status::{Idle, Offline, Online};
+    let mut tracker = tracker(TrackerConfig { offline_grace: Duration::ZERO, ..config() });
+    let mut heard = |at, instance, statuses: &[Status], ended| {
+        let document = document(statuses, ended);
+        tracker.handle_document(Now::at(at), &alice(), instance, Some(&document));
+        trail(&tracker)
+    };
+    assert_eq!(heard(1, HERE, &[Online], None), [(Online, 1, Reason::Connected)]);
+    assert_eq!(heard(2, HERE, &[Idle], None)[0], (Idle, 2, Reason::Idle));
+    assert_eq!(heard(3, HERE, &[Online], None)[0], (Online, 3, Reason::Active));
+    assert_eq!(heard(4, THERE, &[Idle], None)[0], (Online, 3, Reason::Active), "no transition");
+    assert_eq!(heard(5, HERE, &[], Some(5))[0], (Idle, 5, Reason::Closed));
+    assert_eq!(heard(6, HERE, &[Online], None)[0], (Online, 6, Reason::Connected));
+    tracker.handle_instance_lost(Now::at(7), HERE, Tick(7));
+    tracker.handle_instance_lost(Now::at(8), THERE, Tick(8));
+    let expected = [
+        (Offline, 8, Reason::InstanceLost),
+        (Idle, 7, Reason::InstanceLost),
+        (Online, 6, Reason::Connected),
+        (Idle, 5, Reason::Closed),
+        (Online, 3, Reason::Active),
+    ];
+    assert_eq!(trail(&tracker), expected);
+    assert_eq!(expected.len(), 1 + Past::MOST);
+    // Whoever owns the partition next goes on from there; the same status once more is no moment of its own.
+    let record = tracker.known(&alice()).unwrap().record;
+    let mut next = self::tracker(config());
+    next.handle_record(&alice(), &record);
+    assert_eq!(trail(&next), expected);
+    next.handle_anew(Now::at(9));
+    assert_eq!(trail(&next), expected);
 }
 
 #[test]
@@ -199,6 +243,7 @@ fn a_record_of_an_older_generation_is_unknown() {
         sessions: 1,
         generation: 1,
         previous: None,
+        trail: Trail::default(),
     };
     let bob = UserId::new("bob").unwrap();
     let carol = UserId::new("carol").unwrap();

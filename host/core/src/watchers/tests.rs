@@ -17,12 +17,13 @@ fn record(status: Status, revision: u64) -> StatusRecord {
         sessions: 1,
         generation: 1,
         previous: None,
+        trail: crate::trail::Trail::default(),
     }
 }
 
 fn tell(watcher: u64, name: &str, status: Status, revision: u64) -> WatchEffect {
     let (watcher, since) = (Watcher(watcher), Timestamp(revision));
-    WatchEffect::Tell { watcher, user: user(name), status, since, revision }
+    WatchEffect::Tell { watcher, user: user(name), status, since, revision, shown: None }
 }
 
 fn done(watcher: u64, request: &str) -> WatchEffect {
@@ -38,9 +39,9 @@ fn effects(watchers: &mut Watchers) -> Vec<WatchEffect> {
 fn notices_are_wanted_while_anyone_watches() {
     let mut watchers = Watchers::new(1);
     let all = |watchers: &mut Watchers| std::iter::from_fn(|| watchers.poll_effect()).collect::<Vec<_>>();
-    watchers.handle_watch(Watcher(1), vec![user("a")], None);
+    watchers.handle_watch(Watcher(1), vec![user("a")], With::default(), None);
     assert_eq!(all(&mut watchers), [WatchEffect::Watch(user("a")), WatchEffect::Read(user("a"))]);
-    watchers.handle_watch(Watcher(2), vec![user("a")], None);
+    watchers.handle_watch(Watcher(2), vec![user("a")], With::default(), None);
     watchers.handle_closed(Watcher(1));
     assert_eq!(all(&mut watchers), []);
     watchers.handle_unwatch(Watcher(2), &[user("a")]);
@@ -51,7 +52,7 @@ fn notices_are_wanted_while_anyone_watches() {
 #[test]
 fn a_record_that_went_with_the_store_is_told_as_unknown() {
     let mut watchers = Watchers::new(1);
-    watchers.handle_watch(Watcher(1), vec![user("a")], Some("r1".into()));
+    watchers.handle_watch(Watcher(1), vec![user("a")], With::default(), Some("r1".into()));
     watchers.handle_record(&user("a"), Some(record(Status::Online, 5)));
     effects(&mut watchers);
     watchers.handle_record(&user("a"), None);
@@ -67,20 +68,20 @@ fn a_record_that_went_with_the_store_is_told_as_unknown() {
 #[test]
 fn a_watch_is_answered_when_every_user_was_told() {
     let mut watchers = Watchers::new(1);
-    watchers.handle_watch(Watcher(1), vec![user("a"), user("b")], Some("r1".into()));
+    watchers.handle_watch(Watcher(1), vec![user("a"), user("b")], With::default(), Some("r1".into()));
     assert_eq!(effects(&mut watchers), [WatchEffect::Read(user("a")), WatchEffect::Read(user("b"))]);
     watchers.handle_record(&user("b"), None);
     assert_eq!(effects(&mut watchers), [tell(1, "b", Status::Offline, 0)]);
     watchers.handle_record(&user("a"), Some(record(Status::Idle, 5)));
     assert_eq!(effects(&mut watchers), [tell(1, "a", Status::Idle, 5), done(1, "r1")]);
-    watchers.handle_watch(Watcher(2), vec![user("a")], Some("r2".into()));
+    watchers.handle_watch(Watcher(2), vec![user("a")], With::default(), Some("r2".into()));
     assert_eq!(effects(&mut watchers), [tell(2, "a", Status::Idle, 5), done(2, "r2")]);
 }
 
 #[test]
 fn older_revisions_are_dropped() {
     let mut watchers = Watchers::new(1);
-    watchers.handle_watch(Watcher(1), vec![user("a")], None);
+    watchers.handle_watch(Watcher(1), vec![user("a")], With::default(), None);
     watchers.handle_record(&user("a"), Some(record(Status::Online, 7)));
     effects(&mut watchers);
     watchers.handle_record(&user("a"), Some(record(Status::Idle, 6)));
@@ -94,8 +95,8 @@ fn older_revisions_are_dropped() {
 #[test]
 fn nobody_hears_of_users_watched_no_more_and_they_are_forgotten() {
     let mut watchers = Watchers::new(1);
-    watchers.handle_watch(Watcher(1), vec![user("a"), user("b")], None);
-    watchers.handle_watch(Watcher(2), vec![user("b")], Some("r".into()));
+    watchers.handle_watch(Watcher(1), vec![user("a"), user("b")], With::default(), None);
+    watchers.handle_watch(Watcher(2), vec![user("b")], With::default(), Some("r".into()));
     effects(&mut watchers);
     watchers.handle_unwatch(Watcher(1), &[user("a"), user("c")]);
     watchers.handle_closed(Watcher(2));
@@ -112,7 +113,7 @@ fn nobody_hears_of_users_watched_no_more_and_they_are_forgotten() {
 #[test]
 fn missed_news_are_read_again() {
     let mut watchers = Watchers::new(1);
-    watchers.handle_watch(Watcher(1), vec![user("a")], None);
+    watchers.handle_watch(Watcher(1), vec![user("a")], With::default(), None);
     watchers.handle_record(&user("a"), Some(record(Status::Online, 1)));
     effects(&mut watchers);
     watchers.handle_missed();
@@ -124,11 +125,11 @@ fn missed_news_are_read_again() {
 #[test]
 fn a_user_named_twice_is_told_once_and_a_repeated_watch_is_answered_again() {
     let mut watchers = Watchers::new(1);
-    watchers.handle_watch(Watcher(1), vec![user("a"), user("a")], Some("r1".into()));
+    watchers.handle_watch(Watcher(1), vec![user("a"), user("a")], With::default(), Some("r1".into()));
     assert_eq!(effects(&mut watchers), [WatchEffect::Read(user("a"))]);
     watchers.handle_record(&user("a"), Some(record(Status::Online, 1)));
     assert_eq!(effects(&mut watchers), [tell(1, "a", Status::Online, 1), done(1, "r1")]);
-    watchers.handle_watch(Watcher(1), vec![user("a"), user("a")], Some("r2".into()));
+    watchers.handle_watch(Watcher(1), vec![user("a"), user("a")], With::default(), Some("r2".into()));
     assert_eq!(effects(&mut watchers), [tell(1, "a", Status::Online, 1), done(1, "r2")]);
     watchers.handle_record(&user("a"), Some(record(Status::Idle, 2)));
     assert_eq!(effects(&mut watchers), [tell(1, "a", Status::Idle, 2)]);
@@ -137,9 +138,9 @@ fn a_user_named_twice_is_told_once_and_a_repeated_watch_is_answered_again() {
 #[test]
 fn answers_keep_the_order_of_the_messages() {
     let mut watchers = Watchers::new(1);
-    watchers.handle_watch(Watcher(1), vec![user("a")], Some("r1".into()));
-    watchers.handle_watch(Watcher(1), vec![user("b")], Some("r2".into()));
-    watchers.handle_watch(Watcher(1), vec![], Some("r3".into()));
+    watchers.handle_watch(Watcher(1), vec![user("a")], With::default(), Some("r1".into()));
+    watchers.handle_watch(Watcher(1), vec![user("b")], With::default(), Some("r2".into()));
+    watchers.handle_watch(Watcher(1), vec![], With::default(), Some("r3".into()));
     assert_eq!(effects(&mut watchers), [WatchEffect::Read(user("a")), WatchEffect::Read(user("b"))]);
     watchers.handle_record(&user("b"), None);
     assert_eq!(effects(&mut watchers), [tell(1, "b", Status::Offline, 0)]);
@@ -150,7 +151,7 @@ fn answers_keep_the_order_of_the_messages() {
 #[test]
 fn a_watch_of_nobody_is_answered_and_leaves_nothing() {
     let mut watchers = Watchers::new(1);
-    watchers.handle_watch(Watcher(1), vec![], Some("r".into()));
+    watchers.handle_watch(Watcher(1), vec![], With::default(), Some("r".into()));
     assert_eq!(effects(&mut watchers), [done(1, "r")]);
     assert_eq!((watchers.watched(), watchers.watchers.len()), (0, 0));
 }
@@ -159,7 +160,7 @@ fn a_watch_of_nobody_is_answered_and_leaves_nothing() {
 fn a_change_reaches_all_of_ten_thousand_watchers_once() {
     let mut watchers = Watchers::new(1);
     for watcher in 0..10_000 {
-        watchers.handle_watch(Watcher(watcher), vec![user("a")], None);
+        watchers.handle_watch(Watcher(watcher), vec![user("a")], With::default(), None);
     }
     watchers.handle_record(&user("a"), Some(record(Status::Online, 1)));
     effects(&mut watchers);
@@ -249,6 +250,7 @@ impl Model {
                 }
                 WatchEffect::Watch(_) | WatchEffect::Unwatch(_) => {}
                 WatchEffect::Done { watcher, .. } => *self.unanswered.get_mut(&watcher.0).unwrap() -= 1,
+                other => panic!("nobody has asked for it: {other:?}"),
             }
         }
     }
@@ -268,7 +270,7 @@ impl Model {
                 self.watching.extend(users.iter().map(|user| (watcher, *user)));
                 let users: Vec<UserId> = users.iter().map(|user| self.names[*user].clone()).collect();
                 self.fresh.extend(users.iter().map(|user| (watcher, user.clone())));
-                self.watchers.handle_watch(Watcher(watcher), users, None);
+                self.watchers.handle_watch(Watcher(watcher), users, With::default(), None);
             }
             Step::Unwatch { watcher, user } => {
                 self.watching.remove(&(watcher, user));

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use presence_core::ids::PartitionId;
+use presence_core::ids::{InstanceId, PartitionId};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::plugins::LetterNumber;
 
@@ -27,26 +28,33 @@ pub enum LetterVerb {
 }
 
 /// What became of an order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DeadLetterReport)]
 pub struct LetterReport {
     /// Of which letter.
+    #[schema(minimum = 1)]
     pub number: u64,
     /// What became of it.
     pub outcome: LetterOutcome,
     /// The host that has done it, or that could not.
     pub host: String,
     /// The plugin's name, as far as the letter was read.
+    #[schema(required = true)]
     pub plugin: Option<String>,
     /// The hook's name, likewise.
+    #[schema(required = true)]
     pub hook: Option<String>,
     /// The user, likewise; null for a cleanup.
+    #[schema(required = true)]
     pub user: Option<String>,
     /// More about what went wrong.
+    #[schema(required = true)]
     pub detail: Option<String>,
 }
 
 /// See [`LetterReport`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DeadLetterOutcome)]
 #[serde(rename_all = "snake_case")]
 pub enum LetterOutcome {
     /// Its event waits for the plugin; the letter goes once it is settled.
@@ -79,11 +87,15 @@ impl LetterOutcome {
 /// What one host asks the others.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Asked {
+pub(in crate::driver) enum Asked {
     /// For the owner: do this. The answer is a [`LetterReport`].
     Letter { order: LetterOrder, partition: PartitionId },
     /// For the owner: decide who is present anew. Answered once that is in the store.
     Anew { because: Because, partition: PartitionId },
+    /// For this instance: the counts of its partitions. The answer is a list of [`PartitionCounts`].
+    ///
+    /// [`PartitionCounts`]: crate::driver::counts::PartitionCounts
+    Counts { instance: InstanceId },
 }
 
 /// Why everybody present is decided anew: a receiver has taken `everything` and forgotten them.
@@ -97,7 +109,7 @@ pub(in crate::driver) enum Because {
 }
 
 impl Asked {
-    pub(super) fn question(&self) -> Vec<u8> {
+    pub(in crate::driver) fn question(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("numbers and words always become JSON")
     }
 }

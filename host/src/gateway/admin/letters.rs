@@ -1,19 +1,20 @@
 //! Dead letters: listed, shown, replayed, dropped. What is done is done by the driver, here or on another host.
 
 use axum::body::Body;
-use axum::extract::rejection::RawPathParamsRejection;
-use axum::extract::{RawPathParams, State};
-use http::{Response, StatusCode, Uri};
+use axum::extract::State;
+use http::{Method, Response, StatusCode, Uri};
 use presence_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
+use utoipa::ToSchema;
 
-use super::{Desk, PATIENCE, Problem, ask, bad_request, json, known_parameters, unavailable};
+use super::{Desk, Path, Problem, ask, bad_parameter, json, number_of, read, unavailable};
 use crate::driver::{LetterOrder, LetterOutcome, LetterReport, LetterVerb, Query};
+use crate::gateway::api::{Group, Operation, Param, Routes, words};
+use crate::gateway::problem::Kind;
 use crate::gateway::protocol::rfc3339;
 use crate::gateway::query;
 use crate::plugins::LetterNumber;
-use crate::store::{DeadLetter, StoreError};
+use crate::store::DeadLetter;
 
 /// How many dead letters are shown when the question does not say.
 const SHOWN: usize = 100;
@@ -24,10 +25,15 @@ pub const MAX_DEAD_LETTERS_SHOWN: usize = 10_000;
 /// The most dead letters that one request replays or drops.
 pub const MAX_DEAD_LETTERS_AT_ONCE: usize = 100;
 
+/// For the reader of a problem.
+const WHAT: &str = "the dead letters";
+
 /// A dead letter as the API shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DeadLetter)]
 pub struct DeadLetterDocument {
     /// Grows with every dead letter.
+    #[schema(minimum = 1)]
     pub number: u64,
     /// The plugin's name.
     pub plugin: String,
@@ -36,32 +42,39 @@ pub struct DeadLetterDocument {
     /// The hook's name.
     pub hook: String,
     /// The user; null for a cleanup.
+    #[schema(required = true)]
     pub user: Option<String>,
     /// The event id.
     pub event_id: String,
     /// The event.
+    #[schema(value_type = Object)]
     pub event: serde_json::Value,
     /// What went wrong the last time.
     pub error: String,
     /// How often it was tried.
+    #[schema(minimum = 0)]
     pub attempts: u32,
-    /// When it was given up, RFC 3339.
+    /// When it was given up.
+    #[schema(format = DateTime)]
     pub at: String,
 }
 
 /// Dead letters, oldest first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DeadLetters)]
 pub struct DeadLettersDocument {
     /// The newest that were asked for.
     pub dead_letters: Vec<DeadLetterDocument>,
 }
 
 /// What became of several dead letters, oldest first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DeadLetterReports)]
 pub struct LetterReportsDocument {
     /// One for each that something was tried with.
     pub reports: Vec<LetterReport>,
     /// How many more were chosen: ask again, with `after` the last number.
+    #[schema(minimum = 0)]
     pub left: usize,
 }
 
@@ -109,43 +122,150 @@ impl Filter {
     }
 }
 
-/// The value of a parameter that is a number from 1 to `most`.
-fn number_of(uri: &Uri, name: &'static str, most: u64) -> Result<Option<u64>, Problem> {
-    let Some(text) = query::single(uri.query(), name)? else { return Ok(None) };
-    match text.parse::<u64>() {
-        Ok(number) if (1..=most).contains(&number) => Ok(Some(number)),
-        _ if most == u64::MAX => Err(bad_request(format!("`{name}` must be a number from 1 on"))),
-        _ => Err(bad_request(format!("`{name}` must be a number from 1 to {most}"))),
+fn filters(operation: Operation) -> Operation {
+    operation
+        .takes(Param::query("plugin", "Of the plugin of this name.", words::text()))
+        .takes(Param::query("hook", "Of this hook.", words::text()).example("user-online"))
+        .takes(Param::query("user", "Of this user.", words::text()))
+}
+
+fn number_param() -> Param {
+    Param::path("number", "The number of the dead letter.", words::number(1, words::GREATEST_NUMBER))
+        .example(7)
+}
+
+fn example() -> DeadLetterDocument {
+    DeadLetterDocument {
+        number: 7,
+        plugin: "webhook".to_owned(),
+        digest: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".to_owned(),
+        hook: "user-online".to_owned(),
+        user: Some("alice".to_owned()),
+        event_id: "webhook:user-online:alice:1795622400123".to_owned(),
+        event: serde_json::json!({ "type": "user-online", "user": "alice" }),
+        error: "the receiver answered 410 Gone".to_owned(),
+        attempts: 1,
+        at: "2026-11-25T16:00:01.004Z".to_owned(),
     }
 }
 
-/// What the store answers, in time.
-async fn read<T>(reading: impl Future<Output = Result<T, StoreError>>) -> Result<T, Problem> {
-    match timeout(PATIENCE, reading).await {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(error)) => Err(unavailable(format!("the dead letters can't be read now: {error}"), 1)),
-        Err(_) => Err(unavailable("the store does not answer".to_owned(), 5)),
+fn example_report(outcome: LetterOutcome) -> LetterReport {
+    LetterReport {
+        number: 7,
+        outcome,
+        host: "host-1".to_owned(),
+        plugin: Some("webhook".to_owned()),
+        hook: Some("user-online".to_owned()),
+        user: Some("alice".to_owned()),
+        detail: None,
     }
 }
 
-pub(super) async fn list(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Problem> {
-    known_parameters(&uri, &["plugin", "hook", "user", "limit"])?;
+pub(super) fn reading() -> Routes<Desk> {
+    let listed = filters(Operation::get("/v1/dead-letters", "get_dead_letters", "Events that were given up"))
+        .takes(Param::query(
+            "limit",
+            "The most letters; 100 if it is not given.",
+            words::number(1, MAX_DEAD_LETTERS_SHOWN as u64),
+        ))
+        .takes(Param::query(
+            "before",
+            "Only letters of lower numbers: for the page before.",
+            words::number(1, words::GREATEST_NUMBER),
+        ))
+        .answers(
+            StatusCode::OK,
+            "The newest of those that fit, oldest first.",
+            &DeadLettersDocument { dead_letters: vec![example()] },
+        );
+    let one = Operation::get("/v1/dead-letters/{number}", "get_dead_letter", "A dead letter")
+        .takes(number_param())
+        .answers(StatusCode::OK, "The letter.", &example())
+        .may_fail(Kind::NotFound, "There is none of this number any more.");
+    Routes::new(Group::Read).add(listed, list).add(one, show)
+}
+
+pub(super) fn changing() -> Routes<Desk> {
+    let one = |method, path, id, summary| {
+        Operation::new(method, path, id, summary)
+            .takes(number_param())
+            .may_fail(Kind::NotFound, "There is none of this number any more.")
+            .may_fail(Kind::Conflict, "It is being replayed or dropped already, or no plugin wants it.")
+            .may_fail(Kind::Unprocessable, "It was written by another version.")
+    };
+    let again = one(
+        Method::POST,
+        "/v1/dead-letters/{number}/replay",
+        "replay_dead_letter",
+        "Tell a plugin once more",
+    )
+    .answers(StatusCode::ACCEPTED, "It waits for the plugin.", &example_report(LetterOutcome::Queued))
+    .answers(
+        StatusCode::OK,
+        "The user's news are newer: nobody was told, and the letter is removed.",
+        &example_report(LetterOutcome::Superseded),
+    );
+    let dropped =
+        one(Method::DELETE, "/v1/dead-letters/{number}", "drop_dead_letter", "Forget a dead letter").answers(
+            StatusCode::OK,
+            "It is gone.",
+            &example_report(LetterOutcome::Dropped),
+        );
+    let many = |method, path, id, summary, outcome| {
+        let operation = filters(Operation::new(method, path, id, summary))
+            .about(
+                "Oldest first, until one can't be done now. Name a plugin, a hook or a user, or ask for all. If some are `left`, ask again \
+                 with the last number as `after`.",
+            )
+            .takes(Param::query("all", "Must be `true`, if nothing else chooses.", words::one_of(["true"])))
+            .takes(Param::query("after", "Only letters of greater numbers.", words::number(1, words::GREATEST_NUMBER)))
+            .takes(Param::query("up_to", "Only letters up to this number.", words::number(1, words::GREATEST_NUMBER)))
+            .takes(Param::query(
+                "limit",
+                "The most letters; 100 if it is not given.",
+                words::number(1, MAX_DEAD_LETTERS_AT_ONCE as u64),
+            ));
+        let example = LetterReportsDocument { reports: vec![example_report(outcome)], left: 0 };
+        operation.answers(StatusCode::OK, "What became of each.", &example)
+    };
+    let all_again = many(
+        Method::POST,
+        "/v1/dead-letters/replay",
+        "replay_dead_letters",
+        "Tell plugins of several once more",
+        LetterOutcome::Queued,
+    );
+    let all_dropped = many(
+        Method::DELETE,
+        "/v1/dead-letters",
+        "drop_dead_letters",
+        "Forget several dead letters",
+        LetterOutcome::Dropped,
+    );
+    Routes::new(Group::Admin)
+        .add(again, replay)
+        .add(dropped, discard)
+        .add(all_again, replay_many)
+        .add(all_dropped, discard_many)
+}
+
+async fn list(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Problem> {
     let filter = Filter::of(&uri)?;
     let limit =
         number_of(&uri, "limit", MAX_DEAD_LETTERS_SHOWN as u64)?.map_or(SHOWN, |limit| limit as usize);
-    let letters = read(desk.deps.store.dead_letters()).await?;
-    let chosen = letters.into_iter().rev().filter(|letter| filter.chooses(letter)).take(limit);
+    let before = number_of(&uri, "before", words::GREATEST_NUMBER)?.unwrap_or(u64::MAX);
+    let letters = read(WHAT, desk.deps.store.dead_letters()).await?;
+    let chosen = letters.into_iter().rev().filter(|letter| letter.number < before && filter.chooses(letter));
+    let chosen = chosen.take(limit);
     let mut dead_letters: Vec<_> = chosen.map(DeadLetterDocument::from).collect();
     dead_letters.reverse();
     Ok(json(&DeadLettersDocument { dead_letters }))
 }
 
-type Path = Result<RawPathParams, RawPathParamsRejection>;
-
 fn number_in(path: Path) -> Result<LetterNumber, Problem> {
     let path = path.ok();
     let text = path.as_ref().and_then(|path| path.iter().next()).map(|(_, value)| value).unwrap_or_default();
-    text.parse().map_err(|_| bad_request("dead letters have numbers from 1 on, as in /v1/dead-letters/7"))
+    text.parse().map_err(|_| bad_parameter("dead letters have numbers from 1 on, as in /v1/dead-letters/7"))
 }
 
 fn no_such_letter(number: u64) -> Problem {
@@ -154,30 +274,19 @@ fn no_such_letter(number: u64) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, detail)
 }
 
-pub(super) async fn show(State(desk): State<Desk>, path: Path, uri: Uri) -> Result<Response<Body>, Problem> {
-    known_parameters(&uri, &[])?;
+async fn show(State(desk): State<Desk>, path: Path) -> Result<Response<Body>, Problem> {
     let number = number_in(path)?.get();
-    match read(desk.deps.store.dead_letter(number)).await? {
+    match read(WHAT, desk.deps.store.dead_letter(number)).await? {
         Some(letter) => Ok(json(&DeadLetterDocument::from(letter))),
         None => Err(no_such_letter(number)),
     }
 }
 
-pub(super) async fn replay(
-    State(desk): State<Desk>,
-    path: Path,
-    uri: Uri,
-) -> Result<Response<Body>, Problem> {
-    known_parameters(&uri, &[])?;
+async fn replay(State(desk): State<Desk>, path: Path) -> Result<Response<Body>, Problem> {
     one(&desk, LetterOrder { number: number_in(path)?, verb: LetterVerb::Replay }).await
 }
 
-pub(super) async fn discard(
-    State(desk): State<Desk>,
-    path: Path,
-    uri: Uri,
-) -> Result<Response<Body>, Problem> {
-    known_parameters(&uri, &[])?;
+async fn discard(State(desk): State<Desk>, path: Path) -> Result<Response<Body>, Problem> {
     one(&desk, LetterOrder { number: number_in(path)?, verb: LetterVerb::Drop }).await
 }
 
@@ -220,27 +329,26 @@ async fn one(desk: &Desk, order: LetterOrder) -> Result<Response<Body>, Problem>
     }
 }
 
-pub(super) async fn replay_many(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Problem> {
+async fn replay_many(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Problem> {
     many(&desk, &uri, LetterVerb::Replay).await
 }
 
-pub(super) async fn discard_many(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Problem> {
+async fn discard_many(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Problem> {
     many(&desk, &uri, LetterVerb::Drop).await
 }
 
 /// One after the other, oldest first, so that each user's order is kept. Ends early when a host does not answer.
 async fn many(desk: &Desk, uri: &Uri, verb: LetterVerb) -> Result<Response<Body>, Problem> {
-    known_parameters(uri, &["plugin", "hook", "user", "all", "after", "up_to", "limit"])?;
     let filter = Filter::of(uri)?;
     let all = query::single(uri.query(), "all")?;
     if all.as_deref().is_some_and(|all| all != "true") || (filter.is_empty() && all.is_none()) {
-        return Err(bad_request("name a `plugin`, a `hook` or a `user`, or ask for `all=true`"));
+        return Err(bad_parameter("name a `plugin`, a `hook` or a `user`, or ask for `all=true`"));
     }
     let limit = number_of(uri, "limit", MAX_DEAD_LETTERS_AT_ONCE as u64)?;
     let limit = limit.map_or(MAX_DEAD_LETTERS_AT_ONCE, |limit| limit as usize);
-    let after = number_of(uri, "after", u64::MAX)?.unwrap_or(0);
-    let up_to = number_of(uri, "up_to", u64::MAX)?.unwrap_or(u64::MAX);
-    let letters = read(desk.deps.store.dead_letters()).await?;
+    let after = number_of(uri, "after", words::GREATEST_NUMBER)?.unwrap_or(0);
+    let up_to = number_of(uri, "up_to", words::GREATEST_NUMBER)?.unwrap_or(u64::MAX);
+    let letters = read(WHAT, desk.deps.store.dead_letters()).await?;
     let chosen = letters.iter().filter(|letter| filter.chooses(letter)).map(|letter| letter.number);
     let chosen: Vec<u64> = chosen.filter(|number| *number > after && *number <= up_to).collect();
     let mut reports = Vec::new();

@@ -2,15 +2,16 @@
 
 use axum::body::Body;
 use axum::extract::State;
-use http::{Response, Uri};
+use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::super::problem::Problem;
-use super::{Desk, json, known_parameters};
+use super::{Desk, json};
+use crate::gateway::api::{Group, Operation, Routes};
 use crate::plugins::metrics::PluginMetrics;
 
 /// Whether a plugin is at work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PluginState {
     /// It is told what there is.
@@ -22,7 +23,8 @@ pub enum PluginState {
 }
 
 /// A plugin as the API shows it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Plugin)]
 pub struct PluginDocument {
     /// Its name in presence.toml.
     pub name: String,
@@ -57,7 +59,8 @@ pub struct PluginDocument {
 }
 
 /// All plugins, in the order of presence.toml.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Plugins)]
 pub struct PluginsDocument {
     /// One for each.
     pub plugins: Vec<PluginDocument>,
@@ -90,8 +93,34 @@ impl From<PluginMetrics> for PluginDocument {
     }
 }
 
-pub(super) async fn plugins(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Problem> {
-    known_parameters(&uri, &[])?;
+pub(super) fn reading() -> Routes<Desk> {
+    let example = PluginDocument {
+        name: "webhook".to_owned(),
+        state: PluginState::Running,
+        digest: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".to_owned(),
+        version: "0.1.0".to_owned(),
+        hooks: vec!["user-online".to_owned(), "user-offline".to_owned()],
+        queued: 3,
+        backing_off: 1,
+        withheld: 0,
+        running: 2,
+        lag_seconds: 0.25,
+        calls: 4711,
+        failures: 2,
+        dead_letters: 0,
+        guests: 4,
+        memory_peak_bytes: 1_245_184,
+    };
+    let operation = Operation::get("/v1/plugins", "get_plugins", "The plugins of this host and how they are")
+        .answers(
+            StatusCode::OK,
+            "All plugins, in the order of presence.toml. Figures are of this host, since its start.",
+            &PluginsDocument { plugins: vec![example] },
+        );
+    Routes::new(Group::Read).add(operation, plugins)
+}
+
+async fn plugins(State(desk): State<Desk>) -> Response<Body> {
     let plugins = desk.deps.metrics.plugins().into_iter().map(PluginDocument::from).collect();
-    Ok(json(&PluginsDocument { plugins }))
+    json(&PluginsDocument { plugins })
 }

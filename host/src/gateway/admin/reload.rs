@@ -5,11 +5,14 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::State;
 use futures_util::future::BoxFuture;
-use http::{Response, StatusCode, Uri};
+use http::{Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::{Desk, Problem, json, known_parameters};
+use super::{Desk, Problem, json};
+use crate::gateway::api::{Group, Operation, Routes};
 use crate::gateway::auth::unavailable;
+use crate::gateway::problem::Kind;
 
 /// Whom the admin API asks for a reload.
 pub trait Reload: Send + Sync + 'static {
@@ -21,7 +24,8 @@ pub trait Reload: Send + Sync + 'static {
 }
 
 /// What a reload has done; plugins by name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Reload)]
 pub struct ReloadDocument {
     /// Always true: what is not applied is a problem.
     pub applied: bool,
@@ -61,8 +65,28 @@ pub struct ReloadFigures {
     pub took: Duration,
 }
 
-pub(super) async fn reload(State(desk): State<Desk>, uri: Uri) -> Result<Response<Body>, Problem> {
-    known_parameters(&uri, &[])?;
+pub(super) fn changing() -> Routes<Desk> {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let example = ReloadDocument {
+        applied: true,
+        added: names(&["analytics"]),
+        removed: names(&[]),
+        changed: names(&["webhook"]),
+        unchanged: names(&["profile-updater"]),
+        needs_restart: names(&["host.listen"]),
+    };
+    let operation =
+        Operation::new(Method::POST, "/v1/reload", "reload", "Read presence.toml and the plugins again")
+            .about("Of this host. All that differs is applied, or nothing.")
+            .answers(StatusCode::OK, "It was applied.", &example)
+            .may_fail(
+                Kind::Unprocessable,
+                "Something is wrong; `errors` lists all of it. What ran before runs on.",
+            );
+    Routes::new(Group::Admin).add(operation, reload)
+}
+
+async fn reload(State(desk): State<Desk>) -> Result<Response<Body>, Problem> {
     match desk.deps.reload.reload().await {
         Ok(document) => Ok(json(&document)),
         Err(NotReloaded::Stopping) => Err(unavailable(NotReloaded::Stopping.to_string(), 5)),

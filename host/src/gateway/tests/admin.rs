@@ -18,9 +18,16 @@ async fn users_are_told_by_their_encoded_ids() {
                "sessions": 2, "revision": 7})
     };
     let unknown = |user: &str| json!({"user": user, "status": "offline", "since": null, "last_seen": null, "sessions": 0, "revision": 0});
-    assert_eq!(get_json(&gateway, "/v1/users/bob").await, (200, seen("bob")));
-    assert_eq!(get_json(&gateway, "/v1/users/b%2F..%2Fc%20%F0%9F%A6%80").await, (200, seen("b/../c 🦀")));
-    assert_eq!(get_json(&gateway, "/v1/users/alice").await, (200, unknown("alice")));
+    // Who asks for one user is told the message too.
+    let one = |mut user: Value, message: Value| {
+        user["message"] = message;
+        (200, user)
+    };
+    let message = json!({"text": "in a meeting", "until": "2025-11-24T16:00:00.123Z"});
+    assert_eq!(get_json(&gateway, "/v1/users/bob").await, one(seen("bob"), message.clone()));
+    let crab = get_json(&gateway, "/v1/users/b%2F..%2Fc%20%F0%9F%A6%80").await;
+    assert_eq!(crab, one(seen("b/../c 🦀"), message));
+    assert_eq!(get_json(&gateway, "/v1/users/alice").await, one(unknown("alice"), Value::Null));
     let (status, list) = get_json(&gateway, "/v1/users?user=x&user=b%26&user=x").await;
     assert_eq!((status, list), (200, json!({"users": [unknown("x"), seen("b&"), unknown("x")]})));
 }
@@ -34,10 +41,10 @@ async fn bad_questions_are_problems() {
         ("/v1/users/%ff", "not percent-encoded UTF-8"),
         ("/v1/users/a%0a", "control characters"),
         ("/v1/users/a?verbose=1", "`verbose` is not known"),
-        ("/v1/users", "not 0"),
+        ("/v1/users", "name 1 to 1000 users"),
         ("/v1/users?user=a&user=", "user 2: a user id must not be empty"),
         ("/v1/users?name=a", "`name` is not known"),
-        (&format!("/v1/users?{many}"), "not 1001"),
+        (&format!("/v1/users?{many}"), "more than 1000 times"),
         ("/v1/dead-letters?limit=0", "`limit` must be"),
         ("/v1/dead-letters?plugins=x", "`plugins` is not known"),
     ];
@@ -46,6 +53,57 @@ async fn bad_questions_are_problems() {
         assert_eq!(status, 400, "{path}");
         assert!(problem["detail"].as_str().unwrap().contains(part), "{path}: {problem}");
     }
+}
+
+#[tokio::test]
+async fn problems_have_types_that_programs_may_rely_on() {
+    let gateway = Gateway::start(open_to_all()).await;
+    let kind = async |path: &str| {
+        let problem = get_json(&gateway, path).await.1;
+        problem["type"].as_str().unwrap().strip_prefix("urn:presence:problem:").unwrap().to_owned()
+    };
+    for (path, expected) in [
+        ("/v1/users/%ff", "bad-parameter"),
+        ("/v1/users?status=away", "bad-parameter"),
+        ("/v1/users?status=online&limit=1001", "bad-parameter"),
+        ("/v1/users?status=online&limit=1&limit=1", "bad-parameter"),
+        ("/v1/users?status=online&user=a", "bad-parameter"),
+        ("/v1/users?user=a&limit=1", "bad-parameter"),
+        ("/v1/users?status=online&cursor=AAAA", "bad-cursor"),
+        ("/v1/users?status=online&cursor=%F0%9F%A6%80", "bad-cursor"),
+        ("/v1/users/a%00b/sessions", "bad-parameter"),
+        ("/v1/users/bob/sessions?limit=1", "bad-parameter"),
+        ("/v1/users/./transitions", "bad-parameter"),
+        ("/v1/counts?exact=true", "bad-parameter"),
+        ("/v1/dead-letters/9", "not-found"),
+        ("/v2/users", "not-found"),
+        ("/v1/reload", "method-not-allowed"),
+    ] {
+        assert_eq!(kind(path).await, expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn why_a_user_has_a_status_is_told_newest_first() {
+    let gateway = Gateway::start(open_to_all()).await;
+    let transitions = json!([
+        {"status": "idle", "since": "2025-11-24T16:00:00.123Z", "revision": 7, "reason": "idle"},
+        {"status": "online", "since": "2025-11-24T16:00:00.000Z", "revision": 1_764_000_000_000_u64, "reason": "connected"},
+    ]);
+    let (status, found) = get_json(&gateway, "/v1/users/bob/transitions").await;
+    assert_eq!((status, found), (200, json!({"user": "bob", "transitions": transitions})));
+    let (status, found) = get_json(&gateway, "/v1/users/alice/transitions").await;
+    assert_eq!((status, &found["transitions"][0]["status"]), (200, &json!(null)), "{found}");
+}
+
+#[tokio::test]
+async fn counts_say_when_they_are_not_whole() {
+    let gateway = Gateway::start(open_to_all()).await;
+    let (status, mut counts) = get_json(&gateway, "/v1/counts").await;
+    assert!(counts["as_of"].take().is_string());
+    let expected = json!({"users": {"online": 1, "idle": 2, "offline": 3}, "sessions": {"online": 4, "idle": 5},
+        "partitions": 4, "counted": 3, "complete": false, "as_of": null});
+    assert_eq!((status, counts), (200, expected));
 }
 
 #[tokio::test]

@@ -188,7 +188,7 @@ async fn what_is_not_http_or_too_long_is_answered_and_closed() {
 
 #[tokio::test]
 async fn a_head_that_never_ends_is_given_up_i8() {
-    let bounds = Bounds { head: Duration::from_millis(100), ..Bounds::default() };
+    let bounds = bounds(|bounds| bounds.head = Duration::from_millis(100));
     let gateway = Gateway::with_limits(open_to_all(), 10, bounds).await;
     for text in ["", "GET /v1/connect HTTP/1.1\r\nHost: lo"] {
         raw(gateway.clients, text).await;
@@ -245,7 +245,7 @@ async fn a_frame_sent_with_the_handshake_is_not_lost() {
 
 #[tokio::test]
 async fn too_many_connections_get_503_and_the_others_stay_i8() {
-    let gateway = Gateway::with_limits(open_to_all(), 2, Bounds::default()).await;
+    let gateway = Gateway::with_limits(open_to_all(), 2, bounds(|_| ())).await;
     let mut first = gateway.connect("alice").await;
     let second = gateway.connect("bob").await;
     let (status, detail) = gateway.refused("/v1/connect?user=carol", &[]).await;

@@ -2,21 +2,27 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use presence_core::documents::StatusRecord;
-use presence_core::events::Status;
+use presence_core::documents::{
+    Document, Expect, Key, Layout, MetaRecord, Moment, Past, Reason, StatusRecord, Trail,
+};
+use presence_core::events::{Attributes, Status};
 use presence_core::ids::{InstanceId, SessionId, UserId};
-use presence_core::time::Timestamp;
+use presence_core::message::{CustomMessage, Wanted};
+use presence_core::metadata::Metadata;
+use presence_core::time::{Now, Timestamp};
+use presence_core::watchers::{Details, SessionDetails, Shown};
 use tokio::sync::mpsc;
 
 use super::soon;
 use crate::driver::{
-    Census, Connection, Event, Health, LetterOrder, LetterOutcome, LetterReport, LetterVerb, Opened, Outbox,
-    Outgoing, Query, Refused, UserView,
+    Census, Connection, DeploymentCounts, Event, Health, LetterOrder, LetterOutcome, LetterReport,
+    LetterVerb, Opened, Outbox, Outgoing, Query, Refused, UserView,
 };
 use crate::gateway::NewSession;
 use crate::store::memory::MemoryStore;
-use crate::store::{DeadLetter, Store};
+use crate::store::{DeadLetter, Put, Store};
 
 /// What was heard, shortened to text where it is compared.
 #[derive(Debug)]
@@ -25,8 +31,12 @@ pub(crate) enum Heard {
     Frame,
     Activity,
     SetStatus(Status, Option<String>),
+    SetMetadata(Metadata),
+    SetMessage(Option<Wanted>),
     Watch(Vec<String>),
     Unwatch(Vec<String>),
+    /// Until when, and who is not watched any more.
+    Renew(u64, Vec<String>),
     Closed(&'static str),
 }
 
@@ -114,7 +124,23 @@ impl Running {
                 self.hear(Heard::SetStatus(status, id.clone()));
                 self.answer(connection, Outgoing::Ok(id));
             }
-            Event::Watch(connection, users, id) => {
+            Event::SetMetadata(connection, attributes, id) => {
+                self.hear(Heard::SetMetadata(Metadata::of(&attributes)));
+                self.answer(connection, Outgoing::Ok(id));
+            }
+            Event::SetMessage(connection, wanted, id) => {
+                self.hear(Heard::SetMessage(wanted));
+                self.answer(connection, Outgoing::Unavailable("there is no store".into(), id));
+            }
+            Event::Watch(connection, users, with, id) if !with.is_nothing() => {
+                for user in users {
+                    let shown = Shown { with, details: Arc::new(details()) };
+                    let news = Box::new((user, Status::Online, Timestamp(1000), 1, shown));
+                    self.answer(connection, Outgoing::Detailed(news));
+                }
+                self.answer(connection, Outgoing::Ok(id));
+            }
+            Event::Watch(connection, users, _, id) => {
                 self.hear(Heard::Watch(texts(&users)));
                 for (at, user) in users.into_iter().enumerate() {
                     let presence = Outgoing::Presence(user, Status::Online, Timestamp(1000), at as u64);
@@ -126,8 +152,14 @@ impl Running {
                 self.hear(Heard::Unwatch(texts(&users)));
                 self.answer(connection, Outgoing::Ok(id));
             }
+            Event::Renew { connection, expires_at, lost, request } => {
+                self.hear(Heard::Renew(expires_at, texts(&lost)));
+                self.answer(connection, Outgoing::Ok(request));
+            }
             Event::Closed(_, reason) => self.hear(Heard::Closed(reason)),
             Event::Query(query) => self.query(query),
+            // Nobody holds sessions here: whoever asks hears that this driver has stopped.
+            Event::Hold(_, reply) => drop(reply),
             Event::Drain => {}
             #[allow(unreachable_patterns, reason = "the driver may hear more than the gateway says")]
             _ => {}
@@ -154,6 +186,16 @@ impl Running {
                 let views = users.into_iter().map(|user| UserView { record: record(&user), user }).collect();
                 let _ = answer.send(if mood.users_fail { Err("it is away".to_owned()) } else { Ok(views) });
             }
+            Query::Message(user, answer) => {
+                let found = Ok(details().message.filter(|_| user.as_str().starts_with('b')));
+                let _ = answer.send(if mood.users_fail { Err("it is away".to_owned()) } else { found });
+            }
+            Query::SetMessage(_, wanted, answer) => {
+                self.hear(Heard::SetMessage(wanted.clone()));
+                let now = Now::at(1_764_000_000_123);
+                let set = wanted.map(|wanted| wanted.kept(now, Duration::from_secs(60)).0);
+                let _ = answer.send(if mood.users_fail { Err("it is away".to_owned()) } else { Ok(set) });
+            }
             Query::Health(answer) => {
                 let ready = mood.unready.is_none();
                 let _ = answer.send(Health { ready, reason: mood.unready, instance: InstanceId(7) });
@@ -163,6 +205,11 @@ impl Running {
             }
             Query::Partitions(answer) => {
                 let _ = answer.send(Vec::new());
+            }
+            Query::Counts(answer) => {
+                let counts =
+                    DeploymentCounts { partitions: 4, counted: 3, users: [1, 2, 3], sessions: [4, 5] };
+                let _ = answer.send(counts);
             }
             Query::Letter(order, answer) => {
                 let _ = answer.send(report(order));
@@ -174,8 +221,19 @@ impl Running {
     }
 }
 
+/// What there is to see of everybody.
+fn details() -> Details {
+    let metadata = Metadata::new([("device".to_owned(), "phone".to_owned())]).unwrap();
+    let attributes = Attributes::default().with_metadata(&metadata);
+    let session = SessionDetails { instance: InstanceId(7), status: Status::Idle, attributes };
+    let message = CustomMessage { text: "in a meeting".into(), until: Timestamp(1_764_000_000_123) };
+    Details { message: Some(message), sessions: vec![session] }
+}
+
 /// Only users whose name starts with `b` were ever seen.
 fn record(user: &UserId) -> Option<StatusRecord> {
+    let since = Timestamp(1_764_000_000_000);
+    let online = Moment { status: Status::Online, since, revision: Some(since.0), reason: Reason::Connected };
     user.as_str().starts_with('b').then_some(StatusRecord {
         status: Status::Idle,
         since: Timestamp(1_764_000_000_123),
@@ -184,6 +242,7 @@ fn record(user: &UserId) -> Option<StatusRecord> {
         sessions: 2,
         generation: 1,
         previous: None,
+        trail: Trail { reason: Reason::Idle, past: Past::NONE.and(online) },
     })
 }
 
@@ -210,6 +269,9 @@ fn report(order: LetterOrder) -> LetterReport {
 /// A store with three dead letters.
 pub(crate) async fn store_with_dead_letters() -> MemoryStore {
     let store = MemoryStore::new();
+    let meta = MetaRecord { format: 1, layout: Layout { partitions: 4, leaves: 2 }, epoch: 7 };
+    let document = Document::Meta(meta);
+    store.put(Put { key: Key::Meta, document, expect: Expect::Any, lease: None }).await.unwrap();
     let letters = [("webhook", "user-online"), ("analytics", "user-online"), ("webhook", "user-offline")];
     for (plugin, hook) in letters {
         let letter = DeadLetter {

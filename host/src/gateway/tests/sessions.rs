@@ -14,7 +14,10 @@ fn user(text: &str) -> UserId {
 }
 
 fn token(subject: &str, expires: u64) -> String {
-    let claims = json!({"sub": subject, "exp": expires});
+    signed(json!({"sub": subject, "exp": expires}))
+}
+
+fn signed(claims: Value) -> String {
     let key = jsonwebtoken::EncodingKey::from_secret(SECRET);
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
 }
@@ -134,6 +137,78 @@ async fn tokens_open_sessions_that_expire() {
 }
 
 #[tokio::test]
+async fn a_fresh_token_renews_a_session_and_says_anew_whom_it_may_watch() {
+    let mut gateway = Gateway::start(with_watch(WatchPolicy::Claims)).await;
+    let now = jsonwebtoken::get_current_timestamp();
+    let token = |user: &str, expires: u64, watch: &[&str]| {
+        signed(json!({"sub": user, "exp": expires, "presence_watch": watch}))
+    };
+    let bearer = format!("Bearer {}", token("alice", now + 60, &["bob", "carol"]));
+    let mut client = gateway.try_connect("/v1/connect", &[("authorization", &bearer)]).await.unwrap();
+    assert_eq!(client.next().await["type"], "welcome");
+    gateway.driver.opened().await;
+    client.send(r#"{"type":"watch","users":["alice","bob","carol"],"id":"w"}"#).await;
+    while client.next().await["type"] != "ok" {}
+    assert!(matches!(gateway.driver.next().await, Heard::Watch(_)));
+
+    let fresh = token("alice", now + 600, &["carol", "dave"]);
+    client.send(&json!({"type": "token", "token": fresh, "id": "t"}).to_string()).await;
+    assert_eq!(client.next().await, json!({"type": "ok", "id": "t"}));
+    assert!(matches!(gateway.driver.next().await, Heard::Frame));
+    match gateway.driver.next().await {
+        Heard::Renew(expires_at, lost) => {
+            assert_eq!((expires_at, lost), ((now + 600) * 1000, vec!["bob".to_owned()]));
+        }
+        other => panic!("{other:?}"),
+    }
+    client.send(r#"{"type":"watch","users":["bob"],"id":"b"}"#).await;
+    assert_eq!(client.next().await["code"], "forbidden");
+    client.send(r#"{"type":"watch","users":["dave"]}"#).await;
+    assert_eq!(client.next().await["user"], "dave");
+    assert_eq!(client.next().await["type"], "ok");
+
+    let (_, metrics) = get(gateway.admin, "/metrics").await;
+    assert!(metrics.contains("\npresence_gateway_tokens_renewed_total 1\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_fresh_token_that_is_not_taken_leaves_the_session_as_it_was() {
+    let mut gateway = Gateway::start(with_tokens()).await;
+    let now = jsonwebtoken::get_current_timestamp();
+    let bearer = format!("Bearer {}", token("alice", now + 60));
+    let mut client = gateway.try_connect("/v1/connect", &[("authorization", &bearer)]).await.unwrap();
+    assert_eq!(client.next().await["type"], "welcome");
+    gateway.driver.opened().await;
+    for (fresh, part) in [
+        (token("bob", now + 600), "another user"),
+        (token("alice", now - 600), "has expired"),
+        ("nonsense".to_owned(), "not a JSON Web Token"),
+        (String::new(), "not a JSON Web Token"),
+        ("x".repeat(9000), "longer than 8192 bytes"),
+    ] {
+        client.send(&json!({"type": "token", "token": fresh, "id": "t"}).to_string()).await;
+        let error = client.next().await;
+        assert_eq!((&error["code"], &error["id"]), (&json!("invalid_token"), &json!("t")), "{part}");
+        assert!(error["message"].as_str().unwrap().contains(part), "{error}");
+        assert!(matches!(gateway.driver.next().await, Heard::Frame), "{part}");
+    }
+    client.send(r#"{"type":"ping"}"#).await;
+    assert_eq!(client.next().await["type"], "pong");
+    // Who goes on guessing is sent away.
+    for _ in 0..6 {
+        client.send(r#"{"type":"token","token":"guess"}"#).await;
+    }
+    assert_eq!(client.goodbye().await, ("abuse".to_owned(), 1008));
+
+    let mut open = Gateway::start(open_to_all()).await;
+    let mut client = open.connect("alice").await;
+    open.driver.opened().await;
+    client.send(&json!({"type": "token", "token": token("alice", now + 600)}).to_string()).await;
+    let error = client.next().await;
+    assert!(error["message"].as_str().unwrap().contains("takes no tokens"), "{error}");
+}
+
+#[tokio::test]
 async fn a_host_that_is_not_ready_refuses_sessions() {
     let gateway = Gateway::start(open_to_all()).await;
     for (refused, pause) in [(Refused::Starting, "1"), (Refused::Draining, "5")] {
@@ -150,7 +225,7 @@ async fn a_host_that_is_not_ready_refuses_sessions() {
 
 #[tokio::test]
 async fn a_slow_reader_gets_the_newest_and_is_dropped_in_the_end_i8() {
-    let bounds = Bounds { write: Duration::from_millis(300), ..Bounds::default() };
+    let bounds = bounds(|bounds| bounds.write = Duration::from_millis(300));
     let mut gateway = Gateway::with_limits(open_to_all(), 10, bounds).await;
     let _client = gateway.connect("alice").await;
     let (connection, session) = gateway.driver.opened().await;
@@ -172,11 +247,16 @@ async fn a_slow_reader_gets_the_newest_and_is_dropped_in_the_end_i8() {
         () = tokio::time::sleep(BOUND) => panic!("the slow reader is still there"),
     }
     assert_eq!(gateway.driver.closed().await, "timeout");
+    let (_, metrics) = get(gateway.admin, "/metrics").await;
+    assert!(
+        metrics.contains("presence_gateway_connections_cut_total{reason=\"slow_reader\"} 1\n"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
 async fn answers_do_not_pile_up_when_they_are_not_read_i8() {
-    let bounds = Bounds { write: Duration::from_millis(500), ..Bounds::default() };
+    let bounds = bounds(|bounds| bounds.write = Duration::from_millis(500));
     let mut gateway = Gateway::with_limits(open_to_all(), 10, bounds).await;
     let mut client = gateway.connect("alice").await;
     let (_, session) = gateway.driver.opened().await;

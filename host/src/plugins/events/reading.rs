@@ -53,7 +53,8 @@ pub fn event_from(draft: &Draft<'_>) -> Result<Payload, String> {
         Hook::SessionConnected => {
             let session: SessionDraft = serde_json::from_value(Value::Object(event)).map_err(wrong)?;
             Ok(Payload::Session(
-                SessionEvent { session: session.into(), change: SessionChange::Connected }.into(),
+                SessionEvent { session: session.into(), change: SessionChange::Connected, partition: None }
+                    .into(),
             ))
         }
         Hook::SessionDisconnected => {
@@ -62,7 +63,9 @@ pub fn event_from(draft: &Draft<'_>) -> Result<Payload, String> {
                 reason: Cow::Owned(event.reason),
                 duration_ms: event.duration_ms,
             };
-            Ok(Payload::Session(SessionEvent { session: event.session.into(), change }.into()))
+            Ok(Payload::Session(
+                SessionEvent { session: event.session.into(), change, partition: None }.into(),
+            ))
         }
         Hook::Cleanup => {
             let event: SweepDraft = serde_json::from_value(Value::Object(event)).map_err(wrong)?;

@@ -139,3 +139,29 @@ pub async fn a_lagging_follower(store: SharedStore) {
         keys.iter().zip(&last).map(|(key, sequence)| was_put(key, *sequence, record(ROUNDS))).collect();
     assert_eq!(updates[updates.len() - 50..], newest[..]);
 }
+
+/// What was there before a follower was begun is told from what comes later: it has an end.
+pub async fn what_was_before_has_an_end(store: SharedStore) {
+    let from = write(&store, &user_key(1, "alice"), record(1)).await;
+    let mut nothing = follow(&store, Coverage::AllRecords, from).await;
+    assert_eq!(within("the end of nothing", nothing.next_batch_of_before()).await, None);
+
+    let mut written = Vec::new();
+    for number in 0..20 {
+        let key = user_key(number % 4, &format!("user-{number}"));
+        write(&store, &sessions_key(number % 4, "somebody", 7), sessions(&[1])).await;
+        let sequence = write(&store, &key, record(2)).await;
+        written.push(was_put(&key, sequence, record(2)));
+    }
+    let mut follower = follow(&store, Coverage::AllRecords, from).await;
+    let mut told = Vec::new();
+    while let Some(batch) = within("what was before", follower.next_batch_of_before()).await {
+        for followed in batch {
+            let Followed::Update(update) = followed else { panic!("the follower ended: {followed:?}") };
+            told.push(update);
+        }
+    }
+    assert_eq!(told, written);
+    let later = write(&store, &user_key(1, "alice"), record(3)).await;
+    assert_eq!(next(&mut follower).await, was_put(&user_key(1, "alice"), later, record(3)));
+}

@@ -138,3 +138,40 @@ pub async fn a_write_ends_the_lease_before_it(store: SharedStore) {
     let snapshot = store.snapshot(Coverage::Instances, ended).await.expect("a snapshot");
     assert_eq!(snapshot.documents, [(kept, lasting, instance(2))]);
 }
+
+/// Custom messages lie beside the records of users: the newest write counts, also over a marker, and ends with its lease;
+/// the record stays.
+pub async fn a_message_ends_like_a_lease(store: SharedStore) {
+    let (key, beside) = (message_key(2, "al.ice"), user_key(2, "al.ice"));
+    let partition = || Coverage::Partitions([PartitionId(2)].into());
+    let from = point(&store, partition()).await;
+    let mut follower = follow(&store, partition(), from).await;
+    let kept = write(&store, &beside, record(1)).await;
+    let set = |text: &'static str| Put {
+        key: key.clone(),
+        document: message(text),
+        expect: Expect::Any,
+        lease: Some(MIN_LEASE),
+    };
+    let first = store.put(set("first")).await.expect("a message");
+    store.delete(key.clone(), Expect::Any).await.expect("deleted");
+    assert_eq!(get(&store, &key).await, None);
+    let sent = Instant::now();
+    let second = store.put(set("second")).await.expect("a message over a marker");
+    assert!(second > first);
+    assert_eq!(get(&store, &key).await, Some((second, message("second"))));
+    let snapshot = store.snapshot(partition(), second).await.expect("a snapshot");
+    let mut expected = [(beside.clone(), kept, record(1)), (key.clone(), second, message("second"))];
+    expected.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(snapshot.documents, expected);
+    loop {
+        let update = next(&mut follower).await;
+        if update.change == Change::Expired {
+            assert_eq!(update.key, key);
+            break;
+        }
+    }
+    assert!(sent.elapsed() >= MIN_LEASE, "ended after {:?}", sent.elapsed());
+    assert_eq!(get(&store, &key).await, None);
+    assert_eq!(get(&store, &beside).await, Some((kept, record(1))));
+}

@@ -24,6 +24,18 @@ pub async fn notices_reach_all_readers(store: SharedStore) {
     }
 }
 
+/// That there is something to read of a user reaches readers of a store where somebody has asked for it.
+pub async fn notices_of_details(store: SharedStore) {
+    let mut reader = store.notices();
+    let alice = user("al.ice*");
+    store.watch_details(&alice);
+    store.notify_details(&alice);
+    assert_eq!(within("a notice", reader.next()).await, Noticed::Details(alice.clone()));
+    store.unwatch_details(&alice);
+    store.notify(notice(1));
+    assert_eq!(within("a notice", reader.next()).await, Noticed::Notice(notice(1)), "nothing else was told");
+}
+
 /// A reader that missed some knows it, and hears the newest.
 pub async fn a_slow_reader_of_notices(store: SharedStore) {
     let all = Notices::MAX_WAITING as u64 + 1_000;
@@ -35,6 +47,7 @@ pub async fn a_slow_reader_of_notices(store: SharedStore) {
     while last < all {
         match within("a notice", reader.next()).await {
             Noticed::Missed => told = true,
+            Noticed::Details(user) => panic!("nothing was said of {user}"),
             Noticed::Notice(heard) => {
                 assert_eq!(heard, notice(heard.record.revision));
                 assert!(heard.record.revision > last, "{} after {last}", heard.record.revision);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use presence_core::documents::{
     BootPhase, BootRecord, Change, CheckpointDocument, Document, Expect, Key, MetaRecord,
 };
-use presence_core::ids::{InstanceId, PartitionId, Sequence};
+use presence_core::ids::{InstanceId, LeafId, PartitionId, Sequence};
 
 use super::*;
 
@@ -43,6 +43,45 @@ pub async fn a_coverage_and_nothing_else(store: SharedStore) {
         assert_eq!(snapshot.documents, expected, "partitions {coverage:?}");
         assert!(snapshot.up_to >= last);
     }
+}
+
+/// What the HTTP API lists and tells: records of a leaf, of a partition, of all; the sessions of one user.
+pub async fn records_and_a_users_sessions(store: SharedStore) {
+    let place = |key: &Key| match key {
+        Key::User(partition, leaf, _) => (*partition, *leaf),
+        _ => unreachable!("records are asked for"),
+    };
+    let from = point(&store, Coverage::AllRecords).await;
+    let mut follower = follow(&store, Coverage::AllRecords, from).await;
+    let mut records = Vec::new();
+    for (partition, name) in [(1, "bob"), (1, "al.ice"), (1, "carol"), (2, "bob")] {
+        write(&store, &sessions_key(partition, name, 7), sessions(&[1])).await;
+        let key = user_key(partition, name);
+        let sequence = write(&store, &key, record(1)).await;
+        write(&store, &sessions_key(partition, name, 8), sessions(&[2])).await;
+        records.push((key, sequence, record(1)));
+    }
+    let told = next_of(&mut follower, records.len()).await;
+    let written = records.iter().map(|(key, sequence, document)| was_put(key, *sequence, document.clone()));
+    assert_eq!(told, written.collect::<Vec<_>>(), "no session among them");
+
+    records.sort_by(|a, b| a.0.cmp(&b.0));
+    let read = async |coverage| store.snapshot(coverage, Sequence(0)).await.expect("a snapshot").documents;
+    assert_eq!(read(Coverage::AllRecords).await, records);
+    let of = |wanted| records.iter().filter(|(key, ..)| place(key).0 == wanted).cloned().collect::<Vec<_>>();
+    for partition in [PartitionId(1), PartitionId(2), PartitionId(3)] {
+        assert_eq!(read(Coverage::Records(partition, None)).await, of(partition));
+        for leaf in (0..LAYOUT.leaves).map(LeafId) {
+            let here = |key: &Key| place(key) == (partition, leaf);
+            let expected: Vec<_> = records.iter().filter(|(key, ..)| here(key)).cloned().collect();
+            assert_eq!(read(Coverage::Records(partition, Some(leaf))).await, expected);
+        }
+    }
+    let (partition, leaf) = place(&user_key(1, "al.ice"));
+    let of = |name| Coverage::SessionsOf(partition, leaf, user(name));
+    let keys: Vec<Key> = read(of("al.ice")).await.into_iter().map(|(key, ..)| key).collect();
+    assert_eq!(keys, [sessions_key(1, "al.ice", 7), sessions_key(1, "al.ice", 8)]);
+    assert_eq!(read(of("al")).await, []);
 }
 
 type Acknowledged = Arc<Mutex<BTreeMap<Key, (Sequence, Document)>>>;
@@ -156,6 +195,29 @@ pub async fn a_purge_up_to_a_point(store: SharedStore) {
     assert_eq!(get(&store, &rewritten).await.map(|(_, document)| document), Some(sessions(&[3])));
     assert_eq!(get(&store, &after).await.map(|(_, document)| document), Some(sessions(&[4])));
     assert_eq!(get(&store, &user_key(1, "alice")).await, Some((point, record(1))));
+}
+
+/// A purge up to a point may spare some instances.
+pub async fn a_purge_spares_some(store: SharedStore) {
+    let (spared, gone) =
+        (sessions_key(1, "alice", 7), [sessions_key(1, "alice", 8), sessions_key(2, "bob", 9)]);
+    for key in gone.iter().chain([&spared]) {
+        write(&store, key, sessions(&[1])).await;
+    }
+    let point = write(&store, &user_key(1, "alice"), record(1)).await;
+    let after = sessions_key(1, "dave", 8);
+    write(&store, &after, sessions(&[4])).await;
+    let purge = || Purge::UpToBut(point, [InstanceId(7)].into());
+    store.purge_sessions(purge()).await.expect("purged");
+    store.purge_sessions(purge()).await.expect("purged again, which does no harm");
+    for key in &gone {
+        assert_eq!(get(&store, key).await, None);
+    }
+    for (key, there) in
+        [(&spared, sessions(&[1])), (&after, sessions(&[4])), (&user_key(1, "alice"), record(1))]
+    {
+        assert_eq!(get(&store, key).await.map(|(_, document)| document), Some(there));
+    }
 }
 
 /// A purge takes one instance's sessions and nothing else; what is written later is there.

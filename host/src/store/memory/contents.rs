@@ -2,9 +2,10 @@
 //! and no timer; its caller brings both.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::mem::{Discriminant, discriminant};
 
 use presence_core::documents::{Change, Document, Expect, Key, Update};
-use presence_core::ids::{InstanceId, PartitionId, Sequence};
+use presence_core::ids::{InstanceId, LeafId, PartitionId, Sequence};
 use tokio::time::Instant;
 
 use super::Limits;
@@ -12,14 +13,55 @@ use crate::store::{Coverage, Feed, Follower, Purge, Put, Snapshot, StoreError};
 
 type ByKey<V> = HashMap<Key, V, foldhash::fast::RandomState>;
 
+/// The documents of a partition. By leaf, so that a page of users touches no more than one; first what belongs to no leaf.
+/// Hashed, since this is the hot path; whoever reads many documents sorts them.
+#[derive(Default)]
+struct Place(Vec<ByKey<(Sequence, Document)>>);
+
+impl Place {
+    /// Where documents of a leaf are.
+    fn of_leaf(leaf: LeafId) -> usize {
+        usize::from(leaf.0) + 1
+    }
+
+    fn of(key: &Key) -> usize {
+        match key {
+            Key::Sessions(_, leaf, ..) | Key::User(_, leaf, _) | Key::Message(_, leaf, _) => {
+                Place::of_leaf(*leaf)
+            }
+            Key::Owner(_) | Key::Checkpoint(_) | Key::Instance(_) | Key::Boot | Key::Meta => 0,
+        }
+    }
+
+    fn get(&self, key: &Key) -> Option<&(Sequence, Document)> {
+        self.0.get(Place::of(key))?.get(key)
+    }
+
+    /// Where the key is, or would be.
+    fn around(&mut self, key: &Key) -> &mut ByKey<(Sequence, Document)> {
+        let at = Place::of(key);
+        if self.0.len() <= at {
+            self.0.resize_with(at + 1, ByKey::default);
+        }
+        &mut self.0[at]
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&Key, &(Sequence, Document))> {
+        self.0.iter().flatten()
+    }
+
+    fn leaf(&self, leaf: LeafId) -> impl Iterator<Item = (&Key, &(Sequence, Document))> {
+        self.0.get(Place::of_leaf(leaf)).into_iter().flatten()
+    }
+}
+
 /// The contents of a bucket.
 pub(super) struct Contents {
     limits: Limits,
     /// The sequence of the last write.
     last: Sequence,
-    /// By partition, so that reading one touches no other; keys without a partition are under `None`. Hashed, since
-    /// this is the hot path; whoever reads many documents sorts them.
-    documents: BTreeMap<Option<PartitionId>, ByKey<(Sequence, Document)>>,
+    /// By partition, so that reading one touches no other; keys without a partition are under `None`.
+    documents: BTreeMap<Option<PartitionId>, Place>,
     removed: Removed,
     leases: Leases,
     followers: Vec<(Coverage, Feed)>,
@@ -51,7 +93,7 @@ impl Contents {
         let sequence = self.last;
         self.leases.set(&key, lease.map(|lease| Instant::now() + lease));
         tell(&mut self.followers, &key, sequence, || Change::Put(document.clone()));
-        let place = self.documents.entry(key.partition()).or_default();
+        let place = self.documents.entry(key.partition()).or_default().around(&key);
         match place.get_mut(&key) {
             Some(entry) => *entry = (sequence, document),
             None => {
@@ -91,11 +133,15 @@ impl Contents {
     pub(super) fn purge_sessions(&mut self, which: Purge) -> u64 {
         let mut purged = 0;
         let leases = &mut self.leases;
-        for place in self.documents.values_mut() {
+        for place in self.documents.values_mut().flat_map(|place| &mut place.0) {
             place.retain(|key, (sequence, _)| {
-                let stays = match which {
-                    Purge::Of(instance) => !is_session_of(key, instance),
-                    Purge::UpTo(point) => !matches!(key, Key::Sessions(..)) || *sequence > point,
+                let stays = match &which {
+                    Purge::Of(instance) => !is_session_of(key, *instance),
+                    Purge::UpTo(point) => !matches!(key, Key::Sessions(..)) || *sequence > *point,
+                    Purge::UpToBut(point, spared) => match key {
+                        Key::Sessions(.., instance) => *sequence > *point || spared.contains(instance),
+                        _ => true,
+                    },
                 };
                 if !stays {
                     leases.set(key, None);
@@ -111,7 +157,7 @@ impl Contents {
         let mut found: Vec<(Key, Document)> = self
             .documents
             .values()
-            .flatten()
+            .flat_map(Place::all)
             .filter(|(key, _)| is_session_of(key, instance))
             .map(|(key, (_, document))| (key.clone(), document.clone()))
             .collect();
@@ -159,6 +205,7 @@ impl Contents {
             .collect();
         missed.sort_unstable_by_key(|update| update.sequence);
         if missed.into_iter().all(|update| feed.push(update)) {
+            feed.caught_up();
             self.followers.retain(|(_, feed)| !feed.is_over());
             self.followers.push((coverage, feed));
         }
@@ -167,15 +214,15 @@ impl Contents {
 
     /// Removes what is due and answers when the next lease ends.
     pub(super) fn expire(&mut self) -> Option<Instant> {
-        let next = self.leases.next?;
+        let next = self.leases.next()?;
         let now = Instant::now();
         if next > now {
             return Some(next);
         }
-        for key in self.leases.take_due(now) {
+        while let Some(key) = self.leases.take_due(now) {
             self.remove(key, Removal::Expired);
         }
-        self.leases.next
+        self.leases.next()
     }
 
     /// Removes a document as if its lease were over.
@@ -187,7 +234,7 @@ impl Contents {
         let Some(place) = self.documents.get_mut(&key.partition()) else {
             return;
         };
-        if place.remove(&key).is_none() {
+        if place.around(&key).remove(&key).is_none() {
             return;
         }
         self.leases.set(&key, None);
@@ -200,13 +247,24 @@ impl Contents {
         &'a self,
         coverage: &'a Coverage,
     ) -> Box<dyn Iterator<Item = (&'a Key, &'a (Sequence, Document))> + 'a> {
+        let of = |partition: &PartitionId| self.documents.get(&Some(*partition)).into_iter();
+        let everything = self.documents.values().flat_map(Place::all);
         match coverage {
-            Coverage::Instances => Box::new(self.documents.values().flatten()),
-            Coverage::Partitions(partitions) => Box::new(
-                partitions.iter().filter_map(|partition| self.documents.get(&Some(*partition))).flatten(),
-            ),
-            Coverage::PartitionsAndClaims(partitions) => {
-                Box::new(self.documents.values().flatten().filter(|(key, _)| is_claim_or_in(partitions, key)))
+            Coverage::Instances => Box::new(everything),
+            Coverage::Partitions(partitions) => Box::new(partitions.iter().flat_map(of).flat_map(Place::all)),
+            Coverage::Records(partition, Some(leaf)) => {
+                Box::new(of(partition).flat_map(|place| place.leaf(*leaf)).filter(|(key, _)| is_record(key)))
+            }
+            Coverage::Records(partition, None) => {
+                Box::new(of(partition).flat_map(Place::all).filter(|(key, _)| is_record(key)))
+            }
+            Coverage::SessionsOf(partition, leaf, user) => {
+                let mine = move |key: &Key| matches!(key, Key::Sessions(_, _, of, _) if of == user);
+                let leaf = of(partition).flat_map(|place| place.leaf(*leaf));
+                Box::new(leaf.filter(move |(key, _)| mine(key)))
+            }
+            Coverage::PartitionsAndClaims(_) | Coverage::AllRecords => {
+                Box::new(everything.filter(|(key, _)| covers(coverage, key)))
             }
         }
     }
@@ -219,7 +277,17 @@ fn covers(coverage: &Coverage, key: &Key) -> bool {
             key.partition().is_some_and(|partition| partitions.contains(&partition))
         }
         Coverage::PartitionsAndClaims(partitions) => is_claim_or_in(partitions, key),
+        Coverage::AllRecords => is_record(key),
+        Coverage::Records(partition, leaf) => {
+            matches!(key, Key::User(in_partition, in_leaf, _)
+                if in_partition == partition && leaf.as_ref().is_none_or(|leaf| leaf == in_leaf))
+        }
+        Coverage::SessionsOf(_, _, user) => matches!(key, Key::Sessions(_, _, of, _) if of == user),
     }
+}
+
+fn is_record(key: &Key) -> bool {
+    matches!(key, Key::User(..))
 }
 
 fn is_claim_or_in(partitions: &BTreeSet<PartitionId>, key: &Key) -> bool {
@@ -298,32 +366,46 @@ impl Removed {
     }
 }
 
-/// When leased documents end. Few: instances.
+/// When leased documents end: instances, and custom messages of users.
 #[derive(Default)]
 struct Leases {
-    ends: BTreeMap<Key, Instant>,
-    next: Option<Instant>,
+    /// By kind of key, so that writes of kinds without leases, which are most, look nothing up.
+    by_kind: Vec<(Discriminant<Key>, ByKey<Instant>)>,
+    /// The same, the next first.
+    order: BTreeSet<(Instant, Key)>,
 }
 
 impl Leases {
     fn set(&mut self, key: &Key, end: Option<Instant>) {
-        let before = match end {
-            Some(end) => self.ends.insert(key.clone(), end),
-            None if self.ends.is_empty() => None,
-            None => self.ends.remove(key),
+        let kind = discriminant(key);
+        let at = self.by_kind.iter().position(|(other, _)| *other == kind);
+        let at = match (at, end) {
+            (Some(at), _) => at,
+            (None, None) => return,
+            (None, Some(_)) => {
+                self.by_kind.push((kind, ByKey::default()));
+                self.by_kind.len() - 1
+            }
         };
-        if before.is_some() || end.is_some() {
-            self.next = self.ends.values().min().copied();
+        let of_kind = &mut self.by_kind[at].1;
+        let before = match end {
+            Some(end) => of_kind.insert(key.clone(), end),
+            None => of_kind.remove(key),
+        };
+        if let Some(before) = before {
+            self.order.remove(&(before, key.clone()));
         }
+        self.order.extend(end.map(|end| (end, key.clone())));
     }
 
-    /// The keys whose lease has ended, in the order in which it did.
-    fn take_due(&mut self, now: Instant) -> Vec<Key> {
-        let mut due: Vec<(Instant, Key)> =
-            self.ends.iter().filter(|(_, end)| **end <= now).map(|(key, end)| (*end, key.clone())).collect();
-        due.sort_unstable();
-        self.ends.retain(|_, end| *end > now);
-        self.next = self.ends.values().min().copied();
-        due.into_iter().map(|(_, key)| key).collect()
+    fn next(&self) -> Option<Instant> {
+        self.order.first().map(|(end, _)| *end)
+    }
+
+    /// The next key whose lease has ended, in the order in which they do.
+    fn take_due(&mut self, now: Instant) -> Option<Key> {
+        let key = self.order.first().filter(|(end, _)| *end <= now).map(|(_, key)| key.clone())?;
+        self.set(&key, None);
+        Some(key)
     }
 }

@@ -5,9 +5,12 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use presence_core::documents::{Change, CheckpointDocument, Claim, SessionDocument, StatusRecord, Update};
+use presence_core::documents::{
+    Change, CheckpointDocument, Claim, SessionDocument, StatusRecord, Trail, Update,
+};
 use presence_core::events::Status;
 use presence_core::ids::{LeafId, PartitionId, UserId};
+use presence_core::message::CustomMessage;
 use presence_core::time::Timestamp;
 use proptest::prelude::*;
 use tokio::time::Instant;
@@ -53,6 +56,7 @@ fn keys() -> Vec<Key> {
         for name in ["alice", "b.o.b"] {
             let user = UserId::new(name).unwrap();
             keys.push(Key::User(partition, LeafId(0), user.clone()));
+            keys.push(Key::Message(partition, LeafId(0), user.clone()));
             keys.extend([7, 8].map(|i| Key::Sessions(partition, LeafId(0), user.clone(), InstanceId(i))));
         }
     }
@@ -74,7 +78,9 @@ fn document(key: &Key, nonce: u64) -> Document {
             sessions: 1,
             generation: 1,
             previous: None,
+            trail: Trail::default(),
         }),
+        Key::Message(..) => Document::Message(CustomMessage { text: "away".into(), until: Timestamp(nonce) }),
         Key::Checkpoint(_) => {
             Document::Checkpoint(Arc::new(CheckpointDocument { epoch: nonce, ..Default::default() }))
         }

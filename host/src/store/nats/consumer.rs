@@ -7,7 +7,7 @@ use async_nats::{HeaderMap, Message, Subscriber, header};
 use futures_util::StreamExt;
 use presence_core::documents::Bucket;
 use presence_core::ids::Sequence;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 use super::Shared;
@@ -29,6 +29,8 @@ pub(super) struct Consumer {
     name: String,
     messages: Subscriber,
     heard: Instant,
+    /// So many messages waited when it was made.
+    pub(super) waiting: u64,
 }
 
 impl Shared {
@@ -66,12 +68,18 @@ impl Shared {
         };
         let body = json!({ "stream_name": stream, "config": config, "action": "create" }).to_string();
         // From here on the consumer may exist.
-        let mut consumer =
-            Consumer { link: self.link.clone(), stream, name: name.clone(), messages, heard: Instant::now() };
+        let mut consumer = Consumer {
+            link: self.link.clone(),
+            stream,
+            name: name.clone(),
+            messages,
+            heard: Instant::now(),
+            waiting: 0,
+        };
         let place = format!("{}.{}", consumer.stream, consumer.name);
         let answer = self.streams.call("CONSUMER.CREATE", &place, body).await;
-        let made = answer.and_then(|message| api::body::<Value>(&message));
-        self.streams.noted(made)?;
+        let made = answer.and_then(|message| api::body::<ConsumerInfo>(&message));
+        consumer.waiting = self.streams.noted(made)?.num_pending;
         consumer.heard = Instant::now();
         Ok(consumer)
     }

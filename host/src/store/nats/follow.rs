@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::Shared;
 use super::api::{self, Failure};
 use super::consumer::Consumer;
-use super::read::partition_filters;
+use super::read::{partition_filters, records_filter, sessions_filter_of};
 use super::streams::{MARKER_LIFE, Which};
 use crate::store::{Coverage, Feed, Follower, StoreError, bucket_of};
 
@@ -30,6 +30,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A leader may need so long to know what its predecessor had.
 const CATCHING_UP: Duration = Duration::from_secs(3);
+/// A consumer to whom nothing is left is believed to have had everything after this time: a replica may lag behind.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// How it goes on.
 enum Next {
@@ -55,6 +57,18 @@ struct Following {
     certain: Instant,
     /// The number of messages at the last look.
     looked: u64,
+    before: Before,
+}
+
+/// How far what was there before the follower was begun has been passed on.
+#[derive(Clone, Copy)]
+enum Before {
+    /// More is to come.
+    Coming,
+    /// Nothing seems to be left; certain at this time.
+    SettledAt(Instant),
+    /// All of it has been passed on.
+    Told,
 }
 
 impl Shared {
@@ -92,6 +106,11 @@ impl Shared {
             count: 0,
             certain,
             looked: 0,
+            before: if consumer.waiting == 0 {
+                Before::SettledAt(certain + SETTLING)
+            } else {
+                Before::Coming
+            },
         };
         tokio::spawn(following.run(consumer, connections));
         Ok(follower)
@@ -106,6 +125,11 @@ impl Shared {
         match coverage {
             Coverage::Instances => Some(Vec::new()),
             Coverage::Partitions(partitions) if partitions.is_empty() => None,
+            Coverage::AllRecords => Some(vec![format!("{prefix}.u.*.*.*")]),
+            Coverage::Records(partition, leaf) => Some(vec![records_filter(prefix, *partition, *leaf)]),
+            Coverage::SessionsOf(partition, leaf, user) => {
+                Some(vec![sessions_filter_of(prefix, *partition, *leaf, user)])
+            }
             // One consumer without filters is cheaper than one with a thousand.
             Coverage::Partitions(partitions) | Coverage::PartitionsAndClaims(partitions)
                 if all(partitions) =>
@@ -193,6 +217,10 @@ impl Following {
         look.reset();
         loop {
             let silent_at = consumer.silent_at();
+            let (settling, settled_at) = match self.before {
+                Before::SettledAt(at) => (true, at),
+                Before::Coming | Before::Told => (false, silent_at),
+            };
             let next = tokio::select! {
                 biased;
                 () = self.feed.abandoned() => return Next::Over,
@@ -203,6 +231,11 @@ impl Following {
                 // The sender lives as long as the connection.
                 Ok(()) = connections.changed() => Next::Replace("there is a new connection".into()),
                 _ = look.tick() => self.look(consumer).await,
+                () = tokio::time::sleep_until(settled_at), if settling => {
+                    self.before = Before::Told;
+                    self.feed.caught_up();
+                    Next::Listen
+                }
                 () = tokio::time::sleep_until(silent_at) => Next::Replace("the server is silent".into()),
             };
             match next {
@@ -232,6 +265,9 @@ impl Following {
             return Next::Replace(format!("message {} came after {}", place.count, self.count));
         }
         self.count = place.count;
+        if place.pending == 0 && matches!(self.before, Before::Coming) {
+            self.before = Before::SettledAt(Instant::now() + SETTLING);
+        }
         // A server that lags behind starts earlier than it was told to.
         if place.sequence <= self.last {
             return Next::Listen;
@@ -290,6 +326,9 @@ impl Following {
                     Ok(consumer) => {
                         self.count = 0;
                         self.looked = 0;
+                        if consumer.waiting == 0 && matches!(self.before, Before::Coming) {
+                            self.before = Before::SettledAt(Instant::now() + SETTLING);
+                        }
                         return Ok(consumer);
                     }
                     Err(failure) => failure,

@@ -1,14 +1,15 @@
-//! Notices of changed statuses over core NATS: `<prefix>.events.user.<token>`. It knows who is watched, not by whom.
+//! Notices over core NATS: of changed statuses, `<prefix>.events.user.<token>`; that a user's message or metadata may
+//! have changed, `<prefix>.events.details.<token>`. It knows who is watched, not by whom.
 //!
-//! Each watched user has a subscription of its own; past [`MAX_SUBSCRIPTIONS`] one subscription to all users takes
-//! their place, since each costs some kilobytes. What this host tells itself goes to its readers directly.
+//! Each watched user has a subscription of its own for each of the two; past [`MAX_SUBSCRIPTIONS`] one subscription to
+//! all users takes their place, since each costs some kilobytes. What this host tells itself goes to its readers directly.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_nats::{HeaderMap, Message, Subject, Subscriber};
 use futures_util::StreamExt;
-use presence_core::documents::StatusRecord;
+use presence_core::documents::{StatusRecord, Trail};
 use presence_core::events::Status;
 use presence_core::ids::UserId;
 use presence_core::time::Timestamp;
@@ -19,6 +20,13 @@ use tokio::task::JoinHandle;
 use super::Shared;
 use super::link::{Lane, Link, Outgoing};
 use crate::store::{Notice, Noticed, Notices, token};
+
+/// What a notice is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Topic {
+    Status,
+    Details,
+}
 
 /// So many users have a subscription of their own.
 const MAX_SUBSCRIPTIONS: usize = 1_024;
@@ -42,6 +50,21 @@ struct Event {
 #[serde(rename_all = "lowercase")]
 enum Kind {
     Presence,
+}
+
+/// The other one that is published. It says that there is something to read, not what: whoever may subscribe need not
+/// be somebody who may see it.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct DetailsEvent {
+    #[serde(rename = "type")]
+    kind: DetailsKind,
+    user: UserId,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum DetailsKind {
+    Details,
 }
 
 impl Event {
@@ -73,6 +96,7 @@ impl Event {
             sessions: self.sessions,
             generation: self.generation,
             previous: self.previous,
+            trail: Trail::default(),
         };
         Some(Notice { user: self.user, record })
     }
@@ -95,7 +119,8 @@ pub(super) fn timestamp(text: &str) -> Option<Timestamp> {
 /// The readers in this process, and the subscriptions for them.
 pub(super) struct Hub {
     readers: broadcast::Sender<Noticed>,
-    watched: Mutex<Watched>,
+    statuses: Mutex<Watched>,
+    details: Mutex<Watched>,
 }
 
 #[derive(Default)]
@@ -112,7 +137,19 @@ struct Watch {
 
 impl Hub {
     pub(super) fn new() -> Hub {
-        Hub { readers: broadcast::Sender::new(Notices::MAX_WAITING), watched: Mutex::default() }
+        Hub {
+            readers: broadcast::Sender::new(Notices::MAX_WAITING),
+            statuses: Mutex::default(),
+            details: Mutex::default(),
+        }
+    }
+
+    fn watched(&self, topic: Topic) -> MutexGuard<'_, Watched> {
+        let watched = match topic {
+            Topic::Status => &self.statuses,
+            Topic::Details => &self.details,
+        };
+        watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn notices(&self) -> Notices {
@@ -129,24 +166,42 @@ impl Hub {
 impl Shared {
     /// Tells readers here, and everybody who has subscribed.
     pub(super) fn notify(&self, notice: Notice) {
-        match serde_json::to_vec(&Event::of(&notice)) {
+        self.publish(Topic::Status, &notice.user, serde_json::to_vec(&Event::of(&notice)));
+        // An error only says that nobody reads.
+        let _ = self.hub.readers.send(Noticed::Notice(notice));
+    }
+
+    /// The same of a user's message and metadata.
+    pub(super) fn notify_details(&self, user: &UserId) {
+        let event = DetailsEvent { kind: DetailsKind::Details, user: user.clone() };
+        self.publish(Topic::Details, user, serde_json::to_vec(&event));
+        if self.hub.watched(Topic::Details).users.contains_key(user) {
+            // An error only says that nobody reads.
+            let _ = self.hub.readers.send(Noticed::Details(user.clone()));
+        }
+    }
+
+    fn publish(&self, topic: Topic, user: &UserId, payload: Result<Vec<u8>, serde_json::Error>) {
+        match payload {
             Ok(payload) => {
-                let subject = self.event_subject(&token::encode_user(&notice.user));
+                let subject = self.event_subject(topic, &token::encode_user(user));
                 let message = Outgoing { subject, headers: HeaderMap::new(), payload: payload.into() };
                 self.link.publish(Lane::Bulk, message);
             }
             Err(error) => tracing::error!(%error, "a notice can't be written"),
         }
-        // An error only says that nobody reads.
-        let _ = self.hub.readers.send(Noticed::Notice(notice));
     }
 
-    fn event_subject(&self, token: &str) -> Subject {
-        format!("{}.events.user.{token}", self.streams.names.prefix).into()
+    fn event_subject(&self, topic: Topic, token: &str) -> Subject {
+        let word = match topic {
+            Topic::Status => "user",
+            Topic::Details => "details",
+        };
+        format!("{}.events.{word}.{token}", self.streams.names.prefix).into()
     }
 
-    pub(super) fn watch(self: &Arc<Shared>, user: &UserId) {
-        let mut watched = self.hub.watched.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn watch(self: &Arc<Shared>, topic: Topic, user: &UserId) {
+        let mut watched = self.hub.watched(topic);
         let few = watched.users.len() < MAX_SUBSCRIPTIONS;
         let all = watched.everybody.is_some();
         let watch = watched.users.entry(user.clone()).or_insert(Watch { count: 0, subscription: None });
@@ -155,11 +210,11 @@ impl Shared {
             return;
         }
         if few {
-            watch.subscription = Some(self.subscribe_to(&token::encode_user(user)));
+            watch.subscription = Some(self.subscribe_to(topic, &token::encode_user(user)));
             return;
         }
         // First the new one, then the old ones: nothing is missed.
-        watched.everybody = Some(self.subscribe_to("*"));
+        watched.everybody = Some(self.subscribe_to(topic, "*"));
         for watch in watched.users.values_mut() {
             if let Some(subscription) = watch.subscription.take() {
                 subscription.abort();
@@ -167,8 +222,8 @@ impl Shared {
         }
     }
 
-    pub(super) fn unwatch(self: &Arc<Shared>, user: &UserId) {
-        let mut watched = self.hub.watched.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn unwatch(self: &Arc<Shared>, topic: Topic, user: &UserId) {
+        let mut watched = self.hub.watched(topic);
         let Some(watch) = watched.users.get_mut(user) else {
             return;
         };
@@ -186,32 +241,40 @@ impl Shared {
             && let Some(everybody) = watched.everybody.take()
         {
             for (user, watch) in &mut watched.users {
-                watch.subscription = Some(self.subscribe_to(&token::encode_user(user)));
+                watch.subscription = Some(self.subscribe_to(topic, &token::encode_user(user)));
             }
             everybody.abort();
         }
     }
 
     /// Subscribes before anything that is asked for later.
-    fn subscribe_to(self: &Arc<Shared>, token: &str) -> JoinHandle<()> {
-        let subscribed = self.link.subscribe(self.event_subject(token));
-        tokio::spawn(listen(Arc::downgrade(self), subscribed))
+    fn subscribe_to(self: &Arc<Shared>, topic: Topic, token: &str) -> JoinHandle<()> {
+        let subscribed = self.link.subscribe(self.event_subject(topic, token));
+        tokio::spawn(listen(Arc::downgrade(self), topic, subscribed))
     }
 
-    fn handle_event(&self, message: &Message) {
-        let event = serde_json::from_slice::<Event>(&message.payload).ok().and_then(Event::notice);
-        let Some(notice) = event else {
+    fn handle_event(&self, topic: Topic, message: &Message) {
+        let noticed = match topic {
+            Topic::Status => {
+                let event = serde_json::from_slice::<Event>(&message.payload).ok();
+                event.and_then(Event::notice).map(|notice| (notice.user.clone(), Noticed::Notice(notice)))
+            }
+            Topic::Details => {
+                let event = serde_json::from_slice::<DetailsEvent>(&message.payload).ok();
+                event.map(|event| (event.user.clone(), Noticed::Details(event.user)))
+            }
+        };
+        let Some((user, noticed)) = noticed else {
             return self.note_corrupt(&message.subject, &"no notice of this version");
         };
-        let watched = self.hub.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        if watched.users.contains_key(&notice.user) {
+        if self.hub.watched(topic).users.contains_key(&user) {
             // An error only says that nobody reads.
-            let _ = self.hub.readers.send(Noticed::Notice(notice));
+            let _ = self.hub.readers.send(noticed);
         }
     }
 }
 
-async fn listen(shared: Weak<Shared>, subscribed: oneshot::Receiver<Subscriber>) {
+async fn listen(shared: Weak<Shared>, topic: Topic, subscribed: oneshot::Receiver<Subscriber>) {
     let Ok(mut subscriber) = subscribed.await else {
         return;
     };
@@ -219,7 +282,7 @@ async fn listen(shared: Weak<Shared>, subscribed: oneshot::Receiver<Subscriber>)
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        shared.handle_event(&message);
+        shared.handle_event(topic, &message);
     }
 }
 
@@ -249,6 +312,7 @@ mod tests {
             sessions: 0,
             generation: 3,
             previous: Some(Status::Idle),
+            trail: Trail::default(),
         };
         let notice = Notice { user: UserId::new("al.ice").unwrap(), record };
         let text = serde_json::to_string(&Event::of(&notice)).unwrap();
@@ -261,8 +325,11 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_the_documentation_is_one() {
+    fn the_examples_of_the_documentation_are_such() {
         let document = include_str!("../../../../docs/protocol.md");
+        let line = document.lines().find(|line| line.contains("\"type\":\"details\"")).expect("an example");
+        let event: DetailsEvent = serde_json::from_str(line).expect("an event");
+        assert_eq!(serde_json::to_string(&event).unwrap(), line);
         let line = document.lines().find(|line| line.contains("\"generation\":")).expect("an example");
         let event: Event = serde_json::from_str(line).expect("an event");
         let notice = event.notice().expect("times in RFC 3339");

@@ -6,13 +6,13 @@
 //! repeated until it is reached. An answer holds at most 1,024 subjects; with more the coverage is divided: by
 //! partition, by leaf, by kind, and what is still too large is read through a consumer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Message, Subscriber, header};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use presence_core::documents::{Bucket, Document, Key};
-use presence_core::ids::{InstanceId, PartitionId, Sequence};
+use presence_core::ids::{InstanceId, LeafId, PartitionId, Sequence, UserId};
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
@@ -49,6 +49,8 @@ enum Division {
     Parts(Vec<Part>),
     /// The leaves of `s` and `u`, and the rest, of a partition.
     Leaves(PartitionId),
+    /// The leaves of a partition's status records.
+    RecordLeaves(PartitionId),
     /// The leaves of a partition, for one instance.
     InstanceLeaves(PartitionId, InstanceId),
     /// The partitions, for one instance.
@@ -106,6 +108,32 @@ impl Shared {
         Ok(found.into_iter().map(|(key, (_, document))| (key, document)).collect())
     }
 
+    /// Removes the session documents that were last written at or before a point, but for those of some instances. Tells
+    /// how many messages went.
+    pub(super) async fn purge_but(&self, point: Sequence, spared: &[InstanceId]) -> Result<u64, StoreError> {
+        let sessions = Which::Bucket(Bucket::Sessions);
+        let filter = format!("{}.s.>", self.streams.names.prefix);
+        let (mut instances, mut offset) = (BTreeSet::new(), 0);
+        loop {
+            let subjects = self.streams.subjects_from(sessions, &filter, offset).await?;
+            if subjects.is_empty() {
+                break;
+            }
+            offset += subjects.len();
+            let last = |subject: &String| subject.rsplit('.').next()?.parse::<InstanceId>().ok();
+            instances.extend(subjects.iter().filter_map(last));
+        }
+        let mut purged = 0;
+        for instance in instances.into_iter().filter(|instance| !spared.contains(instance)) {
+            let request = json!({ "filter": self.sessions_filter(instance), "seq": point.0 + 1 });
+            let stream = self.streams.names.stream(sessions);
+            let answer = self.streams.call("STREAM.PURGE", stream, request.to_string()).await;
+            let answer = answer.and_then(|message| api::body::<serde_json::Value>(&message));
+            purged += self.streams.noted(answer)?["purged"].as_u64().unwrap_or(0);
+        }
+        Ok(purged)
+    }
+
     /// The subjects of all session documents of an instance.
     pub(super) fn sessions_filter(&self, instance: InstanceId) -> String {
         format!("{}.s.*.*.*.{instance}", self.streams.names.prefix)
@@ -131,6 +159,24 @@ impl Shared {
                 });
                 together(partitions.chain([claims]).collect())
             }
+            Coverage::Records(partition, leaf) => {
+                let parts = match leaf {
+                    Some(_) => Division::Done,
+                    None => Division::RecordLeaves(*partition),
+                };
+                vec![Part { filters: vec![records_filter(prefix, *partition, *leaf)], parts }]
+            }
+            Coverage::AllRecords => {
+                let part = |partition| Part {
+                    filters: vec![records_filter(prefix, partition, None)],
+                    parts: Division::RecordLeaves(partition),
+                };
+                (0..self.layout.partitions).map(PartitionId).map(part).collect()
+            }
+            Coverage::SessionsOf(partition, leaf, user) => {
+                let filters = vec![sessions_filter_of(prefix, *partition, *leaf, user)];
+                vec![Part { filters, parts: Division::Done }]
+            }
         }
     }
 
@@ -151,6 +197,10 @@ impl Shared {
                     parts: Division::Filters,
                 };
                 std::iter::once(done(few)).chain(leaves.map(leaf)).collect()
+            }
+            Division::RecordLeaves(partition) => {
+                let leaf = |leaf| done(vec![records_filter(prefix, *partition, Some(LeafId(leaf)))]);
+                leaves.map(leaf).collect()
             }
             Division::InstanceLeaves(partition, instance) => {
                 leaves.map(|leaf| done(vec![format!("{prefix}.s.{partition}.{leaf}.*.{instance}")])).collect()
@@ -394,6 +444,24 @@ pub(super) fn partition_filters(prefix: &str, partition: PartitionId, with_claim
     }
     filters.push(format!("{prefix}.d.{partition}"));
     filters
+}
+
+/// The status records of a partition, or of one of its leaves.
+pub(super) fn records_filter(prefix: &str, partition: PartitionId, leaf: Option<LeafId>) -> String {
+    match leaf {
+        Some(leaf) => format!("{prefix}.u.{partition}.{}.*", leaf.0),
+        None => format!("{prefix}.u.{partition}.*.*"),
+    }
+}
+
+/// The session documents of a user.
+pub(super) fn sessions_filter_of(
+    prefix: &str,
+    partition: PartitionId,
+    leaf: LeafId,
+    user: &UserId,
+) -> String {
+    format!("{prefix}.s.{partition}.{}.{}.*", leaf.0, token::encode_user(user))
 }
 
 /// Few parts are tried in one go.

@@ -206,6 +206,19 @@ impl Streams {
         self.noted(answer.and_then(|message| api::body(&message)))
     }
 
+    /// Some of a stream's subjects that match, from this place on; none: there are no more.
+    pub(super) async fn subjects_from(
+        &self,
+        which: Which,
+        filter: &str,
+        offset: usize,
+    ) -> Result<Vec<String>, Failure> {
+        let body = json!({ "subjects_filter": filter, "offset": offset }).to_string();
+        let answer = self.call("STREAM.INFO", self.names.stream(which), body).await;
+        let info: StreamInfo = self.noted(answer.and_then(|message| api::body(&message)))?;
+        Ok(info.state.subjects.unwrap_or_default().into_keys().collect())
+    }
+
     /// A request of the JetStream API on a stream.
     pub(super) async fn call(
         &self,

@@ -4,7 +4,7 @@ mod changes;
 mod crash;
 mod hearing;
 mod joining;
-mod raw;
+pub mod raw;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,7 +1,8 @@
-//! `cargo xtask bench [core|hooks|nats|websocket|cluster …]`: each figure beside its yardstick, from the same run.
+//! `cargo xtask bench [core|hooks|nats|websocket|front|cluster …]`: each figure beside its yardstick, from the same run.
 
 mod cluster;
 mod core;
+mod front;
 mod hooks;
 mod lean;
 mod many;
@@ -11,10 +12,16 @@ mod reload;
 mod report;
 mod websocket;
 
-const ALL: [&str; 5] = ["core", "hooks", "nats", "websocket", "cluster"];
+const ALL: [&str; 6] = ["core", "hooks", "nats", "websocket", "front", "cluster"];
 
 fn main() -> anyhow::Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if wanted == [front::RAW] {
+        return tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?
+            .block_on(front::serve_raw());
+    }
     for name in &wanted {
         anyhow::ensure!(ALL.contains(&name.as_str()), "no benchmark `{name}`; there are {}", ALL.join(", "));
     }
@@ -31,6 +38,9 @@ fn main() -> anyhow::Result<()> {
     }
     if runs("websocket") {
         runtime.block_on(websocket::run())?;
+    }
+    if runs("front") {
+        runtime.block_on(front::run())?;
     }
     if runs("cluster") {
         runtime.block_on(cluster::run())?;

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use presence_core::documents::{Claim, Document, Expect, Key, SessionDocument, SessionEntry, StatusRecord};
+use presence_core::documents::{
+    Claim, Document, Expect, Key, SessionDocument, SessionEntry, StatusRecord, Trail,
+};
 use presence_core::events::{Attributes, Status};
 use presence_core::ids::{InstanceId, Layout, PartitionId, Sequence, SessionId, UserId};
 use presence_core::time::Timestamp;
@@ -80,6 +82,7 @@ fn session(number: usize) -> Document {
         connected_at: Timestamp(1_764_000_000_000),
         attributes: Attributes::new(vec![("user-agent".into(), "bench".into())]),
         ended: None,
+        listed: Default::default(),
     };
     Document::Sessions(Arc::new(SessionDocument { sessions: vec![entry], drained_until: None }))
 }
@@ -174,5 +177,6 @@ fn record(revision: usize) -> Document {
         sessions: 1,
         generation: 1,
         previous: Some(Status::Offline),
+        trail: Trail::default(),
     })
 }

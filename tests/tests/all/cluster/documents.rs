@@ -69,6 +69,7 @@ async fn a_document_of_an_instance_that_nobody_knows_counts_until_it_is_judged()
         connected_at: Timestamp(1_732_000_000_000),
         attributes: Attributes::default(),
         ended: None,
+        listed: Default::default(),
     };
     let document = SessionDocument { sessions: vec![entry], drained_until: None };
     let key = key("stranger", instance);

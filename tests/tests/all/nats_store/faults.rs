@@ -55,6 +55,7 @@ async fn a_document_that_is_too_large_is_refused_and_what_follows_it() {
             connected_at: Timestamp(1),
             attributes,
             ended: None,
+            listed: Default::default(),
         };
         let document = SessionDocument { sessions: vec![entry], drained_until: None };
         (sessions_key(1, name, 7), Document::Sessions(Arc::new(document)))

@@ -311,8 +311,8 @@ impl World {
                 self.host_mut(number).log.push(format!("anew {run}"));
                 self.member(number).handle_decided_anew(now, &run);
             }
-            MembershipEffect::PurgeAll => {
-                self.sessions.clear();
+            MembershipEffect::PurgeAll(spared) => {
+                self.sessions.retain(|id, _| spared.contains(id));
                 self.member(number).handle_all_purged();
             }
             MembershipEffect::Own(partition, claim) => {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
-use presence_core::documents::{Document, Expect, Key, Layout, StatusRecord};
+use presence_core::documents::{Document, Expect, Key, Layout, StatusRecord, Trail};
 use presence_core::events::Status;
 use presence_core::ids::UserId;
 use presence_core::time::Timestamp;
@@ -76,6 +76,7 @@ async fn preload(urls: &[String]) -> anyhow::Result<Duration> {
                 sessions: 0,
                 generation: 1,
                 previous: Some(Status::Online),
+                trail: Trail::default(),
             };
             let key = Key::User(partition, leaf, user);
             store.put(Put { key, document: Document::User(record), expect: Expect::Any, lease: None })

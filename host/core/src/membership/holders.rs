@@ -1,0 +1,79 @@
+//! Holders, as far as they are instances: who they are, how long their sessions may be announced, and how a fresh start
+//! spares them.
+
+use std::time::Duration;
+
+use super::{HolderView, Membership, MembershipEffect, Phase, peers};
+use crate::documents::{Document, Expect, Key};
+use crate::ids::{HolderName, Incarnation, InstanceId};
+use crate::time::Now;
+
+/// After an outage a holder has the time of its lease to come back, but no more than this.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Membership {
+    /// The incarnation of a holder, unless it was declared dead.
+    pub fn holder(&self, name: &HolderName, incarnation: &Incarnation) -> Option<HolderView> {
+        let same =
+            |peer: &peers::Peer| peer.holder().is_some_and(|holder| holder.incarnation == *incarnation);
+        let (instance, peer) = self.peers.of_holder(name).find(|(_, peer)| same(peer))?;
+        let record = peer.record.clone();
+        let outdated = peer.holder().is_some_and(|holder| holder.start != self.start);
+        Some(HolderView { instance, sequence: peer.sequence, record, suspect: peer.suspect, outdated })
+    }
+
+    /// The fresh start that this instance belongs to: holders bear it.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// All instances of a holder, by its name, that nobody has declared dead.
+    pub fn holder_instances(&self, name: &HolderName) -> Vec<InstanceId> {
+        self.peers.of_holder(name).map(|(instance, _)| instance).collect()
+    }
+
+    /// True while sessions of this holder may be announced: it was heard of in the first two thirds of its lease, so
+    /// that whatever is in the store by now was there before anybody could declare it dead.
+    pub fn announces(&self, now: Now, instance: InstanceId) -> bool {
+        self.peers.get(instance).is_some_and(|peer| {
+            let lease = peer.holder().map_or(0, |holder| holder.lease_ms);
+            peer.is_live_holder() && now.tick < peer.heard + Duration::from_millis(lease / 3 * 2)
+        })
+    }
+
+    /// Holders that live bear this fresh start from now on, by compare-and-set: who renews one without knowing of it meets
+    /// that record. Then everybody else's documents go.
+    pub(super) fn spare_holders(&mut self, start: u64) {
+        let previous = self.previous;
+        let bears = |peer: &peers::Peer| peer.holder().is_some_and(|holder| holder.start == previous);
+        let living = self.peers.iter().filter(|(_, peer)| peer.is_live_holder() && bears(peer));
+        (self.sparing, self.spared) = (living.map(|(instance, _)| instance).collect(), Vec::new());
+        for instance in self.sparing.clone() {
+            let Some(peer) = self.peers.get(instance) else { continue };
+            let (mut record, sequence) = (peer.record.clone(), peer.sequence);
+            record.renewal += 1;
+            let Some(holder) = &mut record.holder else { continue };
+            holder.start = start;
+            let lease = Some(Duration::from_millis(holder.lease_ms));
+            self.write(Key::Instance(instance), Document::Instance(record), Expect::Last(sequence), lease);
+        }
+        self.purge_once_spared();
+    }
+
+    /// What became of the record of a holder that is to be spared.
+    pub(super) fn holder_spared(&mut self, instance: InstanceId, written: bool) {
+        if self.sparing.remove(&instance) {
+            self.spared.extend(written.then_some(instance));
+            if self.phase == Phase::Cleaning {
+                self.purge_once_spared();
+            }
+        }
+    }
+
+    fn purge_once_spared(&mut self) {
+        if self.sparing.is_empty() {
+            let spared = std::mem::take(&mut self.spared);
+            self.effects.push_back(MembershipEffect::PurgeAll(spared));
+        }
+    }
+}
