@@ -147,7 +147,7 @@ pub(crate) mod tests {
         let pem = made.cert.pem();
         let files = TlsFiles {
             certificate: folder.write(certificate, &pem),
-            key: folder.write(key, &made.signing_key.serialize_pem()),
+            key: folder.write(key, made.signing_key.serialize_pem()),
         };
         (files, pem)
     }
@@ -163,7 +163,7 @@ pub(crate) mod tests {
         let (files, pem) = issue(&folder, "a.pem", "a.key");
         let (others, _) = issue(&folder, "b.pem", "b.key");
         assert_eq!(read(&files).unwrap().cert.len(), 1);
-        let chain = folder.write("chain.pem", &format!("# ours\n{pem}{pem}"));
+        let chain = folder.write("chain.pem", format!("# ours\n{pem}{pem}"));
         assert_eq!(read(&TlsFiles { certificate: chain, ..files.clone() }).unwrap().cert.len(), 2);
 
         let told_of = |path: &Path, what: &str, told: String| {

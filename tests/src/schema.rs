@@ -87,10 +87,10 @@ impl OpenApi {
                     faults.push(format!("{at}: {number} is out of range"));
                 }
             }
-            Value::String(text) if schema["format"] == "date-time" => {
-                if humantime::parse_rfc3339(text).is_err() {
-                    faults.push(format!("{at}: {text:?} is no time"));
-                }
+            Value::String(text)
+                if schema["format"] == "date-time" && humantime::parse_rfc3339(text).is_err() =>
+            {
+                faults.push(format!("{at}: {text:?} is no time"));
             }
             _ => {}
         }

@@ -43,8 +43,11 @@ fn answers(documents: &mut HeldDocuments) -> Vec<(u64, Result<Done, Rejected>)> 
     std::iter::from_fn(|| documents.poll_answer()).map(|answer| (answer.ticket.0, answer.result)).collect()
 }
 
+/// What is looked at of an entry of a document.
+type Entry = (String, Status, u64, bool);
+
 /// The write that is asked for: what it lists, and on which condition.
-fn write(documents: &mut HeldDocuments) -> (Vec<(String, Status, u64, bool)>, u64, Arc<SessionDocument>) {
+fn write(documents: &mut HeldDocuments) -> (Vec<Entry>, u64, Arc<SessionDocument>) {
     match documents.poll_effect() {
         Some(DocumentEffect::Write { document, expect, .. }) => {
             let listed = document.sessions.iter();
