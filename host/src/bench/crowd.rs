@@ -12,6 +12,7 @@ use tokio::time::timeout_at;
 
 use super::people::People;
 use super::session::{Heard, Note, Session, Target};
+use crate::connect::Socket;
 
 /// How long something that was asked may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,6 +30,8 @@ pub(super) struct Opened {
 /// The sessions that were let in.
 pub(super) struct Crowd {
     sessions: Vec<Session>,
+    /// Which of the people each is: they are let in in any order.
+    numbers: Vec<usize>,
     idle: Vec<bool>,
     notes: UnboundedReceiver<Note>,
     sender: UnboundedSender<Note>,
@@ -53,7 +56,15 @@ impl Crowd {
     ) -> (Crowd, Opened) {
         let (sender, notes) = mpsc::unbounded_channel();
         let room = Vec::with_capacity(sessions);
-        let mut crowd = Crowd { sessions: room, idle: Vec::new(), notes, sender, requests: 0, ended: 0 };
+        let mut crowd = Crowd {
+            sessions: room,
+            numbers: Vec::new(),
+            idle: Vec::new(),
+            notes,
+            sender,
+            requests: 0,
+            ended: 0,
+        };
         let mut opened = Opened {
             latencies: Vec::with_capacity(sessions),
             took: Duration::ZERO,
@@ -70,7 +81,7 @@ impl Crowd {
                 let person = people.person(number)?;
                 let began = Instant::now();
                 let socket = target.connect(&person).await?;
-                anyhow::Ok((person.user, socket, began.elapsed()))
+                anyhow::Ok((number, person.user, socket, began.elapsed()))
             });
         }
         while !opening.is_empty() {
@@ -82,14 +93,15 @@ impl Crowd {
 
     fn take_in(
         &mut self,
-        result: Option<anyhow::Result<(String, crate::connect::Socket, Duration)>>,
+        result: Option<anyhow::Result<(usize, String, Socket, Duration)>>,
         opened: &mut Opened,
     ) {
         match result {
-            Some(Ok((user, socket, took))) => {
+            Some(Ok((person, user, socket, took))) => {
                 opened.latencies.push(took);
                 let number = self.sessions.len();
                 self.sessions.push(Session::start(number, user, socket, self.sender.clone()));
+                self.numbers.push(person);
                 self.idle.push(false);
             }
             Some(Err(error)) => *opened.refused.entry(format!("{error:#}")).or_default() += 1,
@@ -131,6 +143,11 @@ impl Crowd {
         self.requests
     }
 
+    /// Which of the people the first session belongs to.
+    pub(super) fn first(&self) -> usize {
+        self.numbers[0]
+    }
+
     /// What is heard next, unless that is too late.
     pub(super) async fn next_until(&mut self, deadline: Instant) -> Option<Note> {
         let note = timeout_at(deadline.into(), self.notes.recv()).await.ok().flatten();
@@ -158,8 +175,8 @@ impl Crowd {
         targets: &[Target],
         people: &People,
     ) -> anyhow::Result<Listener> {
-        let person = people.person(number)?;
-        let socket = targets[(number + 1) % targets.len()].connect(&person).await?;
+        let person = people.person(self.numbers[number])?;
+        let socket = targets[(self.numbers[number] + 1) % targets.len()].connect(&person).await?;
         let (sender, notes) = mpsc::unbounded_channel();
         Ok(Listener { session: Session::start(0, person.user, socket, sender), notes })
     }

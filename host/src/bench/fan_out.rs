@@ -38,7 +38,7 @@ pub(super) async fn run(
     report.watchers = watchers;
     report.fan_out = rounds(report, crowd, watchers, arguments.rounds).await;
     if arguments.slow > 0 {
-        let slow = slow_readers(targets, people, arguments).await?;
+        let slow = slow_readers(targets, people, crowd.first(), arguments).await?;
         report.slow = slow.len();
         report.fan_out_beside_slow = rounds(report, crowd, watchers, arguments.rounds).await;
     }
@@ -98,6 +98,7 @@ async fn rounds(report: &mut Report, crowd: &mut Crowd, watchers: usize, rounds:
 async fn slow_readers(
     targets: &[Target],
     people: &People,
+    first: usize,
     arguments: &BenchArguments,
 ) -> anyhow::Result<Vec<Socket>> {
     let users: Vec<String> =
@@ -107,7 +108,8 @@ async fn slow_readers(
     for at in 0..arguments.slow {
         // Of the users that have sessions already, as tokens are not made for others; but not of the first, whose
         // status must be its own session's.
-        let person = people.person(arguments.sessions - 1 - at % (arguments.sessions - 1))?;
+        let others = arguments.sessions - 1;
+        let person = people.person((first + 1 + at % others) % arguments.sessions)?;
         let mut socket = targets[at % targets.len()].connect(&person).await?;
         for _ in 0..ASKED {
             let sent = timeout(FULL, socket.send(Message::text(message.clone()))).await;

@@ -175,8 +175,17 @@ impl SimStore {
 
     /// Hands the updates of the truth on, in order, each batch after a while.
     async fn relay(self, mut updates: Follower, feed: Feed) {
+        let mut before = true;
         loop {
-            let batch = updates.next_batch().await;
+            let batch = match before {
+                true => updates.next_batch_of_before().await,
+                false => Some(updates.next_batch().await),
+            };
+            let Some(batch) = batch else {
+                before = false;
+                feed.caught_up();
+                continue;
+            };
             let delay = lock(&self.world.links).delay(&mut lock(&self.own.random));
             sleep(delay).await;
             loop {
