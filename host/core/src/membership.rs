@@ -342,7 +342,10 @@ impl Membership {
                     self.ownership.handle_claimed(*partition, sequence, self.instance);
                 }
             }
-            (Key::Owner(partition), _, Err(_)) => {
+            (Key::Owner(partition), Document::Owner(claim), Err(_)) => {
+                if claim.instance == Some(self.instance) {
+                    self.ownership.handle_refused(*partition);
+                }
                 self.effects.push_back(MembershipEffect::ReadOwner(*partition));
             }
             _ => {}

@@ -269,7 +269,7 @@ impl Driver {
         self.doubt_revisions(now);
         // Whatever was asked on behalf of the old instance is of no interest any more.
         self.life = std::sync::Arc::new(());
-        self.era = std::sync::Arc::new(());
+        self.begin_era();
         self.cleanups_begun.clear();
         self.metadata_dropped.clear();
         self.held_acks.clear();
@@ -307,7 +307,7 @@ impl Driver {
         self.leftovers.clear();
         self.holders.documents.handle_wiped();
         self.letters.forget();
-        self.era = std::sync::Arc::new(());
+        self.begin_era();
         self.stop_following();
         self.load_claims();
         for partition in self.partitions.values_mut() {

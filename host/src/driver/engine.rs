@@ -561,6 +561,8 @@ impl Driver {
             while let Some(completion) = self.done.pop_front() {
                 quiet = false;
                 self.handle_completion(now, completion);
+                // It may have been the end of an era, which what waits behind it belongs to.
+                self.carry_out_membership(now);
             }
             if let Some(follower) = &mut self.follower {
                 let updates = follower.try_next_batch();

@@ -125,7 +125,29 @@ pub(super) struct StatusesWritten {
     pub(super) error: Option<StoreError>,
 }
 
+impl Completion {
+    /// True for what the membership has asked in one life and one store (`Driver::era`). It means nothing in another.
+    fn is_of_an_era(&self) -> bool {
+        matches!(
+            self,
+            Completion::Membership(..)
+                | Completion::Instance(..)
+                | Completion::Owner(..)
+                | Completion::Claims(_)
+                | Completion::Sessions(..)
+                | Completion::Purged(_)
+        )
+    }
+}
+
 impl Driver {
+    /// Another life, or another store: what the membership has asked before is of no interest any more, and sequences
+    /// that it was told may be those of a store that is gone.
+    pub(super) fn begin_era(&mut self) {
+        self.era = Arc::new(());
+        self.done.retain(|completion| !completion.is_of_an_era());
+    }
+
     /// Starts an operation. One that is done at once costs no task.
     pub(super) fn start(&mut self, mut operation: BoxFuture<'static, Completion>) {
         match (&mut operation).now_or_never() {
@@ -176,9 +198,11 @@ impl Driver {
 
     /// Writes what must not be repeated: an unclear answer counts as none.
     pub(super) fn write_once(&mut self, put: Put) {
-        let (store, key, document) = (self.store.clone(), put.key.clone(), put.document.clone());
+        let (store, era) = (self.store.clone(), Arc::downgrade(&self.era));
+        let (key, document) = (put.key.clone(), put.document.clone());
         let operation = async move {
             let result = match store.put(put).await {
+                _ if era.strong_count() == 0 => return Completion::Nothing,
                 Ok(sequence) => Ok(sequence),
                 Err(StoreError::Conflict { last }) => Err(NotWritten::Conflict(last)),
                 Err(error) => {
@@ -436,7 +460,7 @@ impl Pause {
     }
 }
 
-/// Repeats an operation until the answer is definite, or nobody wants it any more (then: none).
+/// Repeats an operation until the answer is definite. None if nobody wants it any more, whatever the answer.
 pub(super) async fn definite<T>(
     wanted: &Weak<()>,
     mut operation: impl FnMut() -> BoxFuture<'static, Result<T, StoreError>>,
@@ -461,12 +485,12 @@ pub(super) async fn definite_or_unclear<T>(
                 unclear |= matches!(error, StoreError::Unknown(_));
                 pause.wait().await;
             }
-            definite => return Some((definite, unclear)),
+            definite => return (wanted.strong_count() > 0).then_some((definite, unclear)),
         }
     }
 }
 
-/// Repeats a read until it succeeds, or nobody wants it any more (then: none).
+/// Repeats a read until it succeeds. None if nobody wants it any more.
 pub(super) async fn read<T>(
     wanted: &Weak<()>,
     mut operation: impl FnMut() -> BoxFuture<'static, Result<T, StoreError>>,
@@ -477,7 +501,7 @@ pub(super) async fn read<T>(
             return None;
         }
         match operation().await {
-            Ok(value) => return Some(value),
+            Ok(value) => return (wanted.strong_count() > 0).then_some(value),
             Err(error) => {
                 tracing::warn!(%error, "the store could not be read; asking again");
                 pause.wait().await;

@@ -25,6 +25,15 @@ enum Stage {
     Releasing,
 }
 
+/// How far an own claim is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claiming {
+    /// Its answer is to come.
+    Sent,
+    /// It was not written: the owner is being read.
+    Refused,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Held {
     claim: Sequence,
@@ -59,8 +68,8 @@ pub(super) struct Ownership {
     /// Every claim that is known.
     claims: BTreeMap<PartitionId, (Sequence, Claim)>,
     held: BTreeMap<PartitionId, Held>,
-    /// Claims on their way.
-    claiming: BTreeSet<PartitionId>,
+    /// Claims that are not answered, or refused and not explained yet.
+    claiming: BTreeMap<PartitionId, Claiming>,
     /// Owned before the store was recreated: claimed again whoever should have them, since the records are here.
     former: BTreeSet<PartitionId>,
     /// After the store was recreated former owners go first, until then.
@@ -78,7 +87,7 @@ impl Ownership {
             nonce,
             claims: BTreeMap::new(),
             held: BTreeMap::new(),
-            claiming: BTreeSet::new(),
+            claiming: BTreeMap::new(),
             former: BTreeSet::new(),
             patience: None,
             wanted: BTreeSet::new(),
@@ -158,14 +167,14 @@ impl Ownership {
                 self.held.remove(&partition);
                 self.wishes.push(Wish::Lose(partition));
             }
-            None if mine && !self.claiming.contains(&partition) => self.own(partition, sequence),
+            None if mine && !self.claiming.contains_key(&partition) => self.own(partition, sequence),
             None => {}
         }
     }
 
     /// A claim was written.
     pub(super) fn handle_claimed(&mut self, partition: PartitionId, sequence: Sequence, me: InstanceId) {
-        if !self.claiming.remove(&partition) {
+        if self.claiming.remove(&partition).is_none() {
             return;
         }
         let former = self.former.remove(&partition);
@@ -184,13 +193,29 @@ impl Ownership {
         }
     }
 
-    /// A claim was not written: somebody else was first, or an own one whose answer was lost. The owner was read.
+    /// A claim of this instance was not written: somebody else was first, or an own one whose answer was lost. The owner
+    /// is being read.
+    pub(super) fn handle_refused(&mut self, partition: PartitionId) {
+        if let Some(claiming) = self.claiming.get_mut(&partition) {
+            *claiming = Claiming::Refused;
+        }
+    }
+
+    /// The owner was read.
     pub(super) fn handle_owner(
         &mut self,
         partition: PartitionId,
         owner: Option<(Sequence, Claim)>,
         me: InstanceId,
     ) {
+        if self.claiming.get(&partition) == Some(&Claiming::Sent) {
+            // It was read for an earlier write's sake, perhaps before the claim that is on its way: that one's answer
+            // tells what became of it.
+            if let Some((sequence, claim)) = owner {
+                self.handle_claim(partition, sequence, claim, me);
+            }
+            return;
+        }
         self.claiming.remove(&partition);
         let former = self.former.remove(&partition);
         match owner {
@@ -341,7 +366,7 @@ impl Ownership {
             // What is being claimed stays one until the claim is answered: refused, or nobody's any more, it is given up
             // then.
             let claiming = &self.claiming;
-            let given_up = self.former.extract_if(.., |id| !claiming.contains(id));
+            let given_up = self.former.extract_if(.., |id| !claiming.contains_key(id));
             self.wishes.extend(given_up.map(Wish::Lose));
         }
         self.wanted.clear();
@@ -360,9 +385,9 @@ impl Ownership {
                         self.wishes.push(Wish::Surrender(partition));
                     }
                 }
-                None if !active || self.claiming.contains(&partition) => {}
+                None if !active || self.claiming.contains_key(&partition) => {}
                 None if (wanted && self.patience.is_none() || former) && free => {
-                    self.claiming.insert(partition);
+                    self.claiming.insert(partition, Claiming::Sent);
                     let last = self.claims.get(&partition).map_or(Sequence(0), |(sequence, _)| *sequence);
                     let claim = Claim { instance: Some(me), nonce: self.nonce };
                     self.wishes.push(Wish::Claim(partition, last, claim));

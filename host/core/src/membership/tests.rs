@@ -693,9 +693,47 @@ fn a_former_partition_whose_claim_is_on_its_way_when_patience_ends_is_given_up_o
             ownership.lose_all(8);
         } else {
             let other = Claim { instance: Some(InstanceId(2)), nonce: 1 };
+            ownership.handle_refused(partition);
             ownership.handle_owner(partition, Some((Sequence(3), other)), me);
         }
         assert_eq!(wishes(&mut ownership), [Wish::Lose(partition)]);
+    }
+}
+
+/// Seed 481 of the simulation: what was read before a claim was made says nothing of it.
+#[test]
+fn a_reading_that_is_older_than_a_claim_on_its_way_takes_nothing_away() {
+    let (me, partition) = (InstanceId(1), PartitionId(0));
+    let claim = Claim { instance: Some(me), nonce: 7 };
+    let wishes = |ownership: &mut Ownership| std::mem::take(&mut ownership.wishes);
+    for refused in [false, true] {
+        let mut ownership = Ownership::new(1, 7);
+        ownership.handle_claims(&[(partition, Sequence(5), claim)], me);
+        ownership.handle_wiped(Tick(100));
+        wishes(&mut ownership);
+        // Nobody else is there, so whoever should have it, its former owner claims it again.
+        ownership.decide(
+            Tick(1),
+            me,
+            &[InstanceId(2)],
+            true,
+            &Peers::default(),
+            Duration::from_secs(1),
+        );
+        assert_eq!(wishes(&mut ownership), [Wish::Claim(partition, Sequence(0), claim)]);
+        if refused {
+            ownership.handle_refused(partition);
+            ownership.handle_owner(partition, None, me);
+            assert_eq!(wishes(&mut ownership), [Wish::Lose(partition)], "its claim came to nothing");
+            continue;
+        }
+        // The claims are read and have it already; then comes what was read when nobody had it.
+        ownership.handle_claims(&[(partition, Sequence(3), claim)], me);
+        ownership.handle_owner(partition, None, me);
+        assert_eq!(wishes(&mut ownership), []);
+        ownership.handle_claimed(partition, Sequence(3), me);
+        assert_eq!(wishes(&mut ownership), [Wish::Own(partition, Sequence(3))]);
+        assert!(ownership.holds(partition));
     }
 }
 
