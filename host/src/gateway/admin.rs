@@ -116,11 +116,7 @@ pub(super) fn router(
             None => routes,
         })
     });
-    let router = router.merge(scoped(Scope::Read, holders::reading(), &traffic)).merge(scoped(
-        Scope::Sessions,
-        holders::changing(),
-        &traffic,
-    ));
+    let router = router.merge(scoped(Scope::Sessions, holders::connecting(), &traffic));
     let desk = Desk { handle, deps, traffic, shutdown, holds, events };
     with_answers_to_the_rest(router).with_state(desk)
 }
@@ -139,6 +135,7 @@ fn reading() -> Routes<Desk> {
         .and(messages::reading())
         .and(counts::reading())
         .and(events::reading())
+        .and(holders::reading())
         .and(cluster::reading())
         .and(plugins::reading())
         .and(letters::reading())
@@ -148,7 +145,7 @@ fn reading() -> Routes<Desk> {
 
 /// What backends say of their users and of the sessions that they hold.
 fn holding() -> Routes<Desk> {
-    Routes::new(Group::Sessions).and(messages::changing())
+    Routes::new(Group::Sessions).and(messages::changing()).and(holders::changing())
 }
 
 /// What changes plugins and dead letters.

@@ -86,6 +86,11 @@ impl Param {
         Param { place: Place::Header, required: false, ..Param::path(name, about, schema) }
     }
 
+    /// One of the query that must be given.
+    pub fn required(self) -> Param {
+        Param { required: true, ..self }
+    }
+
     /// It may be given so many times.
     pub fn repeated(self, most: usize) -> Param {
         Param { most, ..self }

@@ -35,6 +35,8 @@ pub enum Kind {
     RequestTimeout,
     /// It contradicts what is there.
     Conflict,
+    /// It was there, and is over for good.
+    Gone,
     /// The body is larger than it may be.
     TooLarge,
     /// The body is of another kind than the address takes.
@@ -53,7 +55,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::BadRequest,
         Kind::BadParameter,
         Kind::BadCursor,
@@ -64,6 +66,7 @@ impl Kind {
         Kind::MethodNotAllowed,
         Kind::RequestTimeout,
         Kind::Conflict,
+        Kind::Gone,
         Kind::TooLarge,
         Kind::UnsupportedMediaType,
         Kind::BadBody,
@@ -86,6 +89,7 @@ impl Kind {
             Kind::MethodNotAllowed => "method-not-allowed",
             Kind::RequestTimeout => "request-timeout",
             Kind::Conflict => "conflict",
+            Kind::Gone => "gone",
             Kind::TooLarge => "too-large",
             Kind::UnsupportedMediaType => "unsupported-media-type",
             Kind::BadBody => "bad-body",
@@ -113,6 +117,7 @@ impl Kind {
             Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Kind::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Kind::Conflict => StatusCode::CONFLICT,
+            Kind::Gone => StatusCode::GONE,
             Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Kind::BadBody | Kind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,

@@ -13,13 +13,16 @@ const SEED: &str = "20261125";
 const EXAMPLES: &str = "20";
 
 /// Refusals that it does not expect. And what can't be said in a schema: that a cursor is one that was given out, that some
-/// parameters need others, that a whole number is written without a fraction.
+/// parameters need others, that a whole number is written without a fraction; of holders, that an incarnation is the one that
+/// is registered, that a text is an address, that sessions are named once, how long keys and values are together.
 const CONFIG: &str = "\
 [checks]
 negative_data_rejection.expected-statuses = [400, 404, 405, 413, 415, 422, 431]
 
 [[operations]]
-include-operation-id = [\"get_users\", \"drop_dead_letters\", \"replay_dead_letters\", \"set_user_message\"]
+include-operation-id = [\"get_users\", \"drop_dead_letters\", \"replay_dead_letters\", \"set_user_message\", \
+\"keep_holder\", \"end_holder\", \"put_held_session\", \"patch_held_session\", \"delete_held_session\", \
+\"change_held_sessions\"]
 checks.positive_data_acceptance.enabled = false
 ";
 

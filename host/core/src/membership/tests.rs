@@ -712,14 +712,7 @@ fn a_reading_that_is_older_than_a_claim_on_its_way_takes_nothing_away() {
         ownership.handle_wiped(Tick(100));
         wishes(&mut ownership);
         // Nobody else is there, so whoever should have it, its former owner claims it again.
-        ownership.decide(
-            Tick(1),
-            me,
-            &[InstanceId(2)],
-            true,
-            &Peers::default(),
-            Duration::from_secs(1),
-        );
+        ownership.decide(Tick(1), me, &[InstanceId(2)], true, &Peers::default(), Duration::from_secs(1));
         assert_eq!(wishes(&mut ownership), [Wish::Claim(partition, Sequence(0), claim)]);
         if refused {
             ownership.handle_refused(partition);

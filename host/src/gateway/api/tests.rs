@@ -29,7 +29,10 @@ fn described() -> BTreeMap<String, Value> {
 
 /// A path with something in place of its parameters.
 fn filled(path: &str) -> String {
-    path.replace("{user}", "bob").replace("{number}", "1").replace("{holder}", "chat").replace("{id}", "1")
+    path.replace("{user}", "bob")
+        .replace("{number}", "1")
+        .replace("{holder}", "chat")
+        .replace("{session}", "1")
 }
 
 #[test]

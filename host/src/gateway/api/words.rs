@@ -2,9 +2,10 @@
 
 use presence_core::documents::{CleanupPhase, InstanceState, Reason};
 use presence_core::events::Status;
-use presence_core::ids::MAX_USER_ID_BYTES;
+use presence_core::ids::{MAX_HELD_ID_BYTES, MAX_HOLDER_NAME_BYTES, MAX_USER_ID_BYTES};
+use presence_core::metadata::{MAX_METADATA_BYTES, MAX_METADATA_KEY_BYTES, MAX_METADATA_KEYS};
 use serde::Serialize;
-use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Type};
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -20,6 +21,36 @@ pub fn user_id() -> Schema {
     let object = object.min_length(Some(1)).max_length(Some(MAX_USER_ID_BYTES));
     object.pattern(Some(r"^(?!\.{1,2}$)[^\u0000-\u001F\u007F-\u009F]+$")).into()
 }
+
+/// A text of so many characters at most that matches a pattern.
+pub fn matching(most: usize, pattern: &'static str) -> Schema {
+    let object = ObjectBuilder::new().schema_type(Type::String);
+    object.min_length(Some(1)).max_length(Some(most)).pattern(Some(pattern)).into()
+}
+
+/// The name of a holder, or one of its incarnations.
+pub fn holder_text() -> Schema {
+    matching(MAX_HOLDER_NAME_BYTES, r"^(?!\.{1,2}$)[A-Za-z0-9._-]+$")
+}
+
+/// The id that a holder gives a session.
+pub fn held_id() -> Schema {
+    matching(MAX_HELD_ID_BYTES, r"^(?!\.{1,2}$)[!-.0-~]+$")
+}
+
+/// What is said of a session beyond its status. That all of it is bounded together can't be said in a schema.
+pub fn metadata() -> Schema {
+    let value = ObjectBuilder::new().schema_type(Type::String).pattern(Some(NO_CONTROLS));
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
+        .max_properties(Some(MAX_METADATA_KEYS))
+        .property_names(Some(matching(MAX_METADATA_KEY_BYTES, "^[a-z0-9_.-]+$")))
+        .additional_properties(Some(value.max_length(Some(MAX_METADATA_BYTES))))
+        .into()
+}
+
+/// What [`char::is_control`] calls no control character.
+const NO_CONTROLS: &str = r"^[^\u0000-\u001F\u007F-\u009F]*$";
 
 /// The greatest number that every reader of JSON holds exactly.
 pub const GREATEST_NUMBER: u64 = (1 << 53) - 1;
@@ -76,6 +107,12 @@ pub const STATUSES: [Status; 3] = [Status::Online, Status::Idle, Status::Offline
 words!(
     /// The status of a user.
     StatusWord, "Status", STATUSES
+);
+words!(
+    /// The status of a session while it is there.
+    SessionStatusWord,
+    "SessionStatus",
+    [Status::Online, Status::Idle]
 );
 words!(
     /// Why a status was decided.

@@ -21,11 +21,12 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
 use super::words::{self, OperationDocument};
-use super::{Desk, MAX_CONNECTIONS, Problem, known_parameters};
+use super::{Desk, MAX_CONNECTIONS, Problem, bad_parameter};
 use crate::driver::{Handle, HeldChange, HolderAnswer, HolderOrder, HolderRefused, HolderVerb, Kept};
 use crate::gateway::auth::unavailable;
 use crate::gateway::handshake::Handshake;
 use crate::gateway::protocol::{close_codes, goodbyes};
+use crate::gateway::query;
 use crate::gateway::strikes::Strikes;
 
 mod frames;
@@ -55,7 +56,9 @@ pub(super) async fn hold(
     uri: Uri,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, Problem> {
-    known_parameters(&uri, &[])?;
+    if let Some((name, _)) = query::pairs(uri.query()).next() {
+        return Err(bad_parameter(format!("no query parameter is known here, `{name}` neither")));
+    }
     if request.method() != Method::GET {
         return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "a WebSocket is asked for with GET"));
     }

@@ -11,8 +11,11 @@ use presence_core::ids::{HolderName, Incarnation, UserId};
 use presence_core::membership::InstanceView;
 use presence_core::metadata::Metadata;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::driver::{HeldChange, HolderRefused, Kept};
+use crate::gateway::api::words::{self, SessionStatusWord};
+use crate::gateway::protocol::whole;
 
 /// The shortest lease, in seconds.
 pub const MIN_LEASE: u64 = 5;
@@ -27,21 +30,25 @@ const DEFAULT_LEASE: u64 = 30;
 const MAX_USER_AGENT_BYTES: usize = 256;
 
 /// The longest reason for the end of a session, in bytes.
-const MAX_REASON_BYTES: usize = 32;
+pub const MAX_REASON_BYTES: usize = 32;
 
 /// The body of `PUT /v1/holders/{holder}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = Registration)]
 pub struct RegistrationDocument {
     /// Which life of the holder: another one with every start.
+    #[schema(schema_with = words::holder_text)]
     pub incarnation: String,
     /// How long it lives without a renewal: 5 to 3,600; 30 if nothing is said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 5, maximum = 3600)]
     pub lease_seconds: Option<u64>,
 }
 
 /// A holder as the API shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Holder)]
 pub struct HolderDocument {
     /// Its name.
     pub holder: String,
@@ -60,35 +67,42 @@ pub struct HolderDocument {
 }
 
 /// All holders that live.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Holders)]
 pub struct HoldersDocument {
     /// In the order of their instances.
     pub holders: Vec<HolderDocument>,
 }
 
 /// What is said of a session: the body of `PUT` and `PATCH`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = HeldSession)]
 pub struct SessionDocument {
     /// Whose it is.
+    #[schema(schema_with = words::user_id)]
     pub user: String,
     /// `online` or `idle`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<SessionStatusWord>)]
     pub status: Option<Status>,
     /// At most 16 keys and 1 KiB; takes the place of what there was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = words::metadata)]
     pub metadata: Option<Metadata>,
     /// The address that the user connected from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote_address: Option<String>,
     /// What the user's program calls itself, at most 256 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 256, pattern = r"^[^\u0000-\u001F\u007F-\u009F]*$")]
     pub user_agent: Option<String>,
 }
 
 /// What is to be done with a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = HolderVerb)]
 pub enum Verb {
     /// It is there, like this.
     Put,
@@ -99,42 +113,52 @@ pub enum Verb {
 }
 
 /// One operation of a bulk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = HolderOperation)]
 pub struct OperationDocument {
     /// `put`, `patch` or `delete`.
     pub r#do: Verb,
     /// The holder's id of the session.
+    #[schema(schema_with = words::held_id)]
     pub session: String,
     /// Whose it is.
+    #[schema(schema_with = words::user_id)]
     pub user: String,
     /// As for [`SessionDocument`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<SessionStatusWord>)]
     pub status: Option<Status>,
     /// As for [`SessionDocument`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = words::metadata)]
     pub metadata: Option<Metadata>,
     /// As for [`SessionDocument`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote_address: Option<String>,
     /// As for [`SessionDocument`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 256, pattern = r"^[^\u0000-\u001F\u007F-\u009F]*$")]
     pub user_agent: Option<String>,
     /// Of `delete`: why it has ended; `ended` if nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 32, pattern = "^[a-z0-9_-]+$")]
     pub reason: Option<String>,
 }
 
 /// The body of `POST /v1/holders/{holder}/sessions`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = HolderOperations)]
 pub struct BulkDocument {
-    /// At most [`MAX_OPERATIONS`](super::MAX_OPERATIONS), of different sessions.
+    /// At most 1,000, of different sessions.
+    #[schema(min_items = 1, max_items = 1000)]
     pub operations: Vec<OperationDocument>,
 }
 
 /// What became of one operation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = HolderResult)]
 pub struct ResultDocument {
     /// The holder's id of the session.
     pub session: String,
@@ -149,7 +173,8 @@ pub struct ResultDocument {
 }
 
 /// The answer to a bulk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = HolderResults)]
 pub struct ResultsDocument {
     /// One for each operation, in order.
     pub results: Vec<ResultDocument>,
