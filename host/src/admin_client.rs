@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -17,6 +17,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::cli::AdminArgument;
 use crate::requests::Requester;
@@ -105,25 +106,39 @@ impl AdminClient {
 
     /// `GET {path}`, read as JSON.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        self.send(Method::GET, path).await
+        self.send(Method::GET, path, None).await
     }
 
     /// `GET {path}`, as text.
     pub async fn text(&self, path: &str) -> anyhow::Result<String> {
-        let (status, body) = self.ask(Method::GET, path, PATIENCE).await?;
+        let (status, body) = self.ask(Method::GET, path, None, PATIENCE).await?;
         if !status.is_success() {
             bail!("{} answers {}", self.base, detail(status, &body));
         }
         String::from_utf8(body.into()).with_context(|| format!("{}{path} is no text", self.base))
     }
 
-    /// Another method, without a body; any success is read as JSON.
-    pub async fn send<T: DeserializeOwned>(&self, method: Method, path: &str) -> anyhow::Result<T> {
-        let (status, body) = self.ask(method, path, PATIENCE).await?;
+    /// Another method, perhaps with a JSON body; any success is read as JSON.
+    pub async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<T> {
+        let (status, body) = self.ask(method, path, body, PATIENCE).await?;
         if !status.is_success() {
             bail!("{} answers {}", self.base, detail(status, &body));
         }
         self.read(&body)
+    }
+
+    /// Another method that is answered without a body.
+    pub async fn command(&self, method: Method, path: &str) -> anyhow::Result<()> {
+        let (status, body) = self.ask(method, path, None, PATIENCE).await?;
+        if !status.is_success() {
+            bail!("{} answers {}", self.base, detail(status, &body));
+        }
+        Ok(())
     }
 
     /// `POST {path}` without a body; 422 is a refusal.
@@ -132,7 +147,7 @@ impl AdminClient {
         path: &str,
         patience: Duration,
     ) -> anyhow::Result<Posted<T>> {
-        let (status, body) = self.ask(Method::POST, path, patience).await?;
+        let (status, body) = self.ask(Method::POST, path, None, patience).await?;
         match status {
             StatusCode::OK => self.read(&body).map(Posted::Done),
             StatusCode::UNPROCESSABLE_ENTITY => self.read(&body).map(Posted::Refused),
@@ -149,10 +164,15 @@ impl AdminClient {
         &self,
         method: Method,
         path: &str,
+        body: Option<&Value>,
         patience: Duration,
     ) -> anyhow::Result<(StatusCode, Bytes)> {
         let base = &self.base;
-        let mut request = Request::new(Full::<Bytes>::default());
+        let text = body.map(Value::to_string).unwrap_or_default();
+        let mut request = Request::new(Full::<Bytes>::from(text));
+        if body.is_some() {
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         *request.method_mut() = method;
         *request.uri_mut() =
             format!("{base}{path}").parse().with_context(|| format!("--admin {base} is no URL"))?;

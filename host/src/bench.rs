@@ -2,7 +2,7 @@
 //! protocol and the admin API like any other client, and nothing of the host's inside.
 //!
 //! ```text
-//!  open ─▶ changes ─▶ hearing ─▶ fan-out ─▶ fan-out beside slow readers ─▶ close
+//!  open ─▶ changes ─▶ hearing ─▶ fan-out ─▶ fan-out beside slow readers ─▶ close ─▶ held sessions
 //! ```
 
 use std::collections::BTreeMap;
@@ -16,6 +16,7 @@ use crate::cli::{AdminArgument, BenchArguments};
 
 mod crowd;
 mod fan_out;
+mod held;
 mod people;
 mod report;
 mod session;
@@ -34,6 +35,7 @@ pub async fn run(arguments: BenchArguments) -> anyhow::Result<u8> {
         "--sessions {}: give 2 to {MAX_SESSIONS}",
         arguments.sessions
     );
+    ensure!(arguments.held <= held::MAX_HELD, "--held {}: at most {}", arguments.held, held::MAX_HELD);
     let targets = session::targets(&arguments.urls, arguments.ca_file.as_deref())?;
     let people = People::new(&arguments)?;
     let sessions = arguments.sessions.min(people.count());
@@ -54,6 +56,9 @@ pub async fn run(arguments: BenchArguments) -> anyhow::Result<u8> {
     let began = Instant::now();
     report.lost += crowd.close().await;
     report.closed_ms = began.elapsed().as_secs_f64() * 1e3;
+    if let (1.., Some(client)) = (arguments.held, admin(&arguments)?) {
+        report.held = Some(held::run(&client, &arguments, async || resident(&arguments).await).await?);
+    }
     print(&report, arguments.json)?;
     Ok(u8::from(!report.is_clean()))
 }
@@ -75,14 +80,19 @@ fn rate(count: usize, took: Duration) -> f64 {
     count as f64 / took.as_secs_f64().max(1e-9)
 }
 
+/// The admin listener that was named.
+fn admin(arguments: &BenchArguments) -> anyhow::Result<Option<AdminClient>> {
+    let Some(url) = arguments.admin.clone() else { return Ok(None) };
+    let (key_file, ca_file) = (arguments.key_file.clone(), arguments.ca_file.clone());
+    AdminClient::new(&AdminArgument { url, key_file, ca_file }).map(Some)
+}
+
 /// Resident bytes of the host's process, where an admin listener was named.
 async fn resident(arguments: &BenchArguments) -> anyhow::Result<Option<u64>> {
-    let Some(admin) = &arguments.admin else { return Ok(None) };
-    let (url, key_file, ca_file) = (admin.clone(), arguments.key_file.clone(), arguments.ca_file.clone());
-    let client = AdminClient::new(&AdminArgument { url, key_file, ca_file })?;
+    let Some(client) = admin(arguments)? else { return Ok(None) };
     let metrics = client.text("/metrics").await?;
     let line = metrics.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
-    let bytes = line.with_context(|| format!("{admin} does not tell process_resident_memory_bytes"))?;
+    let bytes = line.context("--admin does not tell process_resident_memory_bytes")?;
     Ok(Some(bytes.trim().parse::<f64>().context("process_resident_memory_bytes is no number")? as u64))
 }
 

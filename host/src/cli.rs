@@ -325,6 +325,9 @@ pub struct BenchArguments {
     /// So many further sessions ask much and read nothing
     #[arg(long, default_value_t = 8, value_name = "N")]
     pub slow: usize,
+    /// So many sessions are opened, changed and closed as a backend that holds them, over --admin
+    #[arg(long, default_value_t = 0, requires = "admin", value_name = "N")]
+    pub held: usize,
     /// Users are called this and a number
     #[arg(long, default_value = "bench-", value_name = "TEXT")]
     pub prefix: String,
@@ -343,7 +346,7 @@ pub struct BenchArguments {
     /// The `kid` of these tokens
     #[arg(long, requires = "secret_file", value_name = "TEXT")]
     pub key_id: Option<String>,
-    /// The admin listener of the one host: its memory is measured
+    /// The admin listener of the one host: its memory is measured, and --held is asked for there
     #[arg(long, value_name = "URL")]
     pub admin: Option<String>,
     /// A file with the key for it; or PRESENCE_API_KEY in the environment

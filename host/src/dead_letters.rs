@@ -83,7 +83,7 @@ async fn choose(arguments: ChooseLettersArguments, verb: LetterVerb) -> anyhow::
             LetterVerb::Replay => (Method::POST, format!("/v1/dead-letters/{number}/replay")),
             LetterVerb::Drop => (Method::DELETE, format!("/v1/dead-letters/{number}")),
         };
-        match admin.send::<LetterReport>(method, &path).await {
+        match admin.send::<LetterReport>(method, &path, None).await {
             Ok(report) => done.push(report),
             Err(error) => {
                 // What is done is told first.
@@ -117,7 +117,7 @@ async fn choose_all(
     let mut after = String::new();
     loop {
         let path = format!("{path}?all=true&up_to={newest}{after}{}", query(filter));
-        let answer: LetterReportsDocument = admin.send(method.clone(), &path).await?;
+        let answer: LetterReportsDocument = admin.send(method.clone(), &path, None).await?;
         let last = answer.reports.last().map(|report| (report.number, report.outcome));
         let unanswered =
             answer.reports.iter().any(|report| report.outcome == crate::driver::LetterOutcome::Unavailable);

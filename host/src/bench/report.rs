@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::held::Held;
 use super::session::{Heard, Note};
 use crate::table::{printable, table};
 
@@ -61,6 +62,8 @@ pub(super) struct Report {
     /// Sessions that ended though nobody asked for it.
     pub(super) lost: usize,
     pub(super) closed_ms: f64,
+    /// Sessions that a backend holds.
+    pub(super) held: Option<Held>,
 }
 
 impl Report {
@@ -86,6 +89,7 @@ impl Report {
             unheard: 0,
             lost: 0,
             closed_ms: 0.0,
+            held: None,
         }
     }
 
@@ -112,6 +116,7 @@ impl Report {
     /// Everything that was asked was done.
     pub(super) fn is_clean(&self) -> bool {
         self.refused.is_empty()
+            && self.held.as_ref().is_none_or(|held| held.refused == 0)
             && self.changes_refused + self.changes_unanswered + self.unheard + self.lost == 0
     }
 
@@ -156,6 +161,19 @@ impl Report {
             );
         }
         row("close all".into(), None, format!("{:.0} ms", self.closed_ms));
+        if let Some(held) = &self.held {
+            let a_second = |rate: f64| format!("{rate:.0} a second");
+            row(
+                format!("open {} held sessions, in bulks", held.sessions),
+                held.open,
+                a_second(held.opens_a_second),
+            );
+            if let Some(bytes) = held.bytes_a_session {
+                row("memory of the host".into(), None, format!("{bytes} bytes a held session"));
+            }
+            row("change them all".into(), held.change, a_second(held.changes_a_second));
+            row("close them all".into(), held.close, a_second(held.closes_a_second));
+        }
         let mut text = format!("{}\n", self.urls.join(", "));
         text.push_str(&table(&["LOAD", "P50", "P99", "MAX", ""], &rows));
         for (what, count) in [
@@ -168,6 +186,11 @@ impl Report {
                 // Writing to a String can't fail.
                 let _ = writeln!(text, "{what}: {count}");
             }
+        }
+        if let Some(held) = self.held.as_ref().filter(|held| held.refused > 0) {
+            let why = held.why.as_deref().map(printable).unwrap_or_default();
+            let _ =
+                writeln!(text, "operations on held sessions that were not done: {} ({why})", held.refused);
         }
         if !self.refused.is_empty() {
             let _ = writeln!(text, "not let in: {}", self.why());
@@ -191,7 +214,8 @@ mod tests {
     fn a_report_is_clean_only_if_everything_was_done() {
         let clean = Report::new(&["ws://h".into()], 2);
         assert!(clean.is_clean());
-        let spoil: [fn(&mut Report); 5] = [
+        let spoil: [fn(&mut Report); 6] = [
+            |report| report.held = Some(Held { refused: 1, ..Held::default() }),
             |report| report.changes_refused = 1,
             |report| report.changes_unanswered = 1,
             |report| report.unheard = 1,
@@ -210,12 +234,14 @@ mod tests {
         let mut report = Report::new(&["ws://a:1".into(), "ws://b:1".into()], 10);
         report.fan_out_forbidden = true;
         report.lost = 3;
+        report.held = Some(Held { refused: 2, why: Some("too late".into()), ..Held::default() });
         report.refused.insert("429: too many".into(), 4);
         let text = report.text();
         for part in [
             "ws://a:1, ws://b:1",
             "only themselves",
             "ended by themselves: 3",
+            "not done: 2 (too late)",
             "not let in: 4 × 429: too many",
         ] {
             assert!(text.contains(part), "{text}");

@@ -35,6 +35,23 @@ async fn a_run_measures_every_load_and_leaves_nobody_behind() {
 }
 
 #[tokio::test]
+async fn held_sessions_are_opened_changed_and_closed() {
+    let daemon = Daemon::with("").presence("offline_grace = \"0s\"").start().await;
+    let admin = format!("http://{}", daemon.admin());
+    let ended = bench(&daemon, &["--json", "--admin", &admin, "--held", "2500"]).await.with_code(0);
+    let report: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let held = &report["held"];
+    assert_eq!((&held["sessions"], &held["refused"]), (&2500.into(), &0.into()), "{report:#}");
+    for figure in ["opens_a_second", "changes_a_second", "closes_a_second"] {
+        assert!(held[figure].as_f64().unwrap() > 0.0, "{figure}: {report:#}");
+    }
+    daemon.until_status("bench-held-2499", "offline").await;
+    assert_eq!(daemon.get("/v1/holders").await.json()["holders"], serde_json::json!([]));
+    let user = daemon.get("/v1/users/bench-held-0/transitions").await.body;
+    assert!(user.contains("idle") && user.contains("online"), "{user}");
+}
+
+#[tokio::test]
 async fn with_tokens_that_let_one_watch_oneself_there_is_no_fan_out() {
     let auth = format!(
         "[auth]\nmode = \"jwt\"\naudience = \"presence\"\n[[auth.key]]\nid = \"k\"\nalgorithm = \
@@ -60,6 +77,7 @@ async fn wrong_arguments_are_told_before_anything_is_opened() {
     for (arguments, said) in [
         (&["--sessions", "1"][..], "--sessions 1: give 2 to"),
         (&["--rate", "0"][..], "above 0"),
+        (&["--held", "10"][..], "--admin"),
         (&["--tokens", tokens][..], "tokens:1"),
         (&["--secret-file", "nowhere"][..], "nowhere can't be read"),
         (&["--admin", "ws://127.0.0.1:1"][..], "--admin ws://127.0.0.1:1"),
