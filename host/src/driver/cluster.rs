@@ -110,8 +110,14 @@ impl Driver {
             Completion::LetterDropped(letter, asker, report) => self.letter_dropped(letter, asker, report),
             Completion::Holder(facts, result, reply) => self.holder_served(now, facts, result, reply),
             Completion::HolderFound(found, order, reply) => self.holder_found(now, found, order, reply),
-            Completion::HeldRead(id, found) => self.holders.documents.handle_read(id, found),
-            Completion::HeldWritten(id, result) => self.holders.documents.handle_written(id, result),
+            Completion::HeldRead(id, found) => {
+                self.holders.withdraw(&id);
+                self.holders.documents.handle_read(id, found);
+            }
+            Completion::HeldWritten(id, result) => {
+                self.holders.withdraw(&id);
+                self.holders.documents.handle_written(id, result);
+            }
             Completion::DecidedAnew(because) => self.decided_anew(now, because),
             Completion::Nothing => {}
         }

@@ -76,8 +76,11 @@ impl Holders {
 }
 
 impl Driver {
-    /// Whoever asks may go away: then the answer has no reader, and what was asked is done all the same.
+    /// Whoever asks may give up: what has not been sent to the store by then is not done any more.
     pub(super) fn hold(&mut self, now: Now, order: HolderOrder, reply: HolderReply) {
+        if reply.is_closed() {
+            return;
+        }
         if let Some(refused) = self.takes_no_holders(now) {
             let _ = reply.send(Err(refused));
             return;
@@ -396,6 +399,13 @@ impl Driver {
 }
 
 impl Holders {
+    /// Leaves out what waits for a document and nobody waits for.
+    pub(super) fn withdraw(&mut self, id: &DocumentId) {
+        let pending = &self.pending;
+        let is_wanted = |ticket| pending.get(&ticket).is_some_and(|pending| !pending.reply.is_closed());
+        self.documents.withdraw(id, is_wanted);
+    }
+
     fn answer(&mut self, Answer { ticket, item, result }: Answer) {
         let count = if result.is_ok() { &mut self.counts.changed } else { &mut self.counts.rejected };
         *count += 1;

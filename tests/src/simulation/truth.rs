@@ -37,6 +37,8 @@ impl fmt::Display for Origin {
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     pub(super) origin: Origin,
+    /// When it was first heard of.
+    began: Instant,
     pub(super) state: InstanceState,
     /// When its key came into being: its lease has been unbroken since.
     pub(super) leased_since: Instant,
@@ -301,7 +303,8 @@ impl Truth {
             self.journal.count("fresh start taken over");
         }
         for (instance, state) in self.leased() {
-            if instance != record.by && matches!(state, InstanceState::Ready | InstanceState::Draining) {
+            let present = matches!(state, InstanceState::Ready | InstanceState::Draining);
+            if instance != record.by && present && !self.is_over(instance) {
                 self.journal.violate(
                     "I5",
                     format!("{origin} declares a fresh start while {} is {state:?}", self.whose(instance)),
@@ -357,6 +360,7 @@ impl Truth {
         }
         let known = self.instances.entry(instance).or_insert(Known {
             origin,
+            began: present,
             state: record.state,
             leased_since: present,
             renewed: present,
@@ -407,6 +411,16 @@ impl Truth {
             _ => Vec::new(),
         });
         sessions.map(|entry| entry.id).collect()
+    }
+
+    /// Nothing is owed to it any more, whatever its key says: it was declared dead, perhaps in a store that is gone, or its
+    /// host has another life since.
+    fn is_over(&self, instance: InstanceId) -> bool {
+        let later = |known: &Known| {
+            let of_its_host = |other: &&Known| other.origin == known.origin && !other.held;
+            self.instances.values().filter(of_its_host).any(|other| other.began > known.began)
+        };
+        self.deaths.contains_key(&instance) || self.instances.get(&instance).is_some_and(later)
     }
 
     /// Instances whose key is there and does not say dead or left, and what it says.

@@ -105,6 +105,20 @@ impl HeldDocuments {
         self.go_on(id);
     }
 
+    /// Before an answer of the store: of what waits for it, only what somebody still waits for is done. Whoever has given up
+    /// asks somebody else, and then for something newer: an order that came to its turn after that would undo it.
+    pub fn withdraw(&mut self, id: &DocumentId, is_wanted: impl Fn(Ticket) -> bool) {
+        let Some(busy) = self.cells.get_mut(id).and_then(|cell| cell.busy.as_mut()) else { return };
+        let wanted = |held: &Held| held.ticket == Ticket(0) || is_wanted(held.ticket);
+        if busy.waiting.iter().all(wanted) {
+            return;
+        }
+        let (waiting, given_up): (VecDeque<Held>, VecDeque<Held>) =
+            std::mem::take(&mut busy.waiting).into_iter().partition(wanted);
+        busy.waiting = waiting;
+        self.answer_all(given_up.into_iter().map(|held| (held, Err(Rejected::Withdrawn))));
+    }
+
     /// A document as whoever decides has it.
     pub fn handle_read(&mut self, id: DocumentId, found: Option<(Sequence, Arc<SessionDocument>)>) {
         let Some(cell) = self.cells.get_mut(&id) else { return };

@@ -59,6 +59,29 @@ fn write(documents: &mut HeldDocuments) -> (Vec<Entry>, u64, Arc<SessionDocument
     }
 }
 
+/// Seed 5727 of the simulation: an order that waited for the store was carried out after its repetition elsewhere and after
+/// what was asked then.
+#[test]
+fn what_nobody_waits_for_any_more_is_not_done_late() {
+    let mut documents = HeldDocuments::new(10);
+    ask(&mut documents, 1, "a", put(Status::Online));
+    write(&mut documents);
+    ask(&mut documents, 2, "a", put(Status::Idle));
+    ask(&mut documents, 3, "b", put(Status::Online));
+    // The write was refused: it is read again, and all three wait for that.
+    documents.withdraw(&id(), |_| true);
+    documents.handle_written(id(), Err(NotDone::LookAgain));
+    assert_eq!(documents.poll_effect(), Some(DocumentEffect::Read(id())));
+    documents.withdraw(&id(), |ticket| ticket == Ticket(3));
+    let gave_up = [(1, Err(Rejected::Withdrawn)), (2, Err(Rejected::Withdrawn))];
+    assert_eq!(answers(&mut documents), gave_up);
+    documents.handle_read(id(), None);
+    let (listed, ..) = write(&mut documents);
+    assert_eq!(listed, [("chat/b".into(), Status::Online, 0, false)]);
+    documents.handle_written(id(), Ok(Sequence(9)));
+    assert_eq!((answers(&mut documents), documents.waiting()), (vec![(3, Ok(Done::Created))], 0));
+}
+
 #[test]
 fn what_comes_while_a_write_is_on_its_way_goes_into_the_next_one() {
     let mut documents = HeldDocuments::new(10);

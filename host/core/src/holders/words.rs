@@ -112,6 +112,9 @@ pub enum Rejected {
     /// There is no room for more that waits.
     #[error("too many changes wait for the store: try again later")]
     Busy,
+    /// Whoever asked has given up before it was done.
+    #[error("nobody waits for the answer any more")]
+    Withdrawn,
     /// The store does not take the document.
     #[error("the store refuses the change: {0}")]
     Refused(String),

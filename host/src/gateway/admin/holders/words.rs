@@ -291,7 +291,7 @@ pub fn status(result: &Result<Done, Rejected>) -> u16 {
         Err(Rejected::Ended) => 409,
         Err(Rejected::Gone) => 410,
         Err(Rejected::TooMany) => 422,
-        Err(Rejected::Busy | Rejected::Refused(_)) => 503,
+        Err(Rejected::Busy | Rejected::Withdrawn | Rejected::Refused(_)) => 503,
     }
 }
 

@@ -146,7 +146,7 @@ pub(super) fn code(rejected: &Rejected) -> &'static str {
         Rejected::Ended => "ended",
         Rejected::TooMany => "too_many",
         Rejected::Gone => "gone",
-        Rejected::Busy | Rejected::Refused(_) => "unavailable",
+        Rejected::Busy | Rejected::Withdrawn | Rejected::Refused(_) => "unavailable",
     }
 }
 
