@@ -122,6 +122,8 @@ pub enum Outcome {
         plugin: Arc<str>,
         /// The dead instance.
         instance: InstanceId,
+        /// As in its [`Sweep`](presence_core::events::Sweep).
+        run: Arc<str>,
         /// Which part.
         chunk: u32,
     },

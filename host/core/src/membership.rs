@@ -408,14 +408,21 @@ impl Membership {
     }
 
     /// The sessions of a dead instance.
-    pub fn handle_sessions(&mut self, now: Now, instance: InstanceId, sessions: Vec<Session>) {
-        self.cleanups.handle_sessions(instance, sessions);
+    pub fn handle_sessions(&mut self, now: Now, instance: InstanceId, round: u32, sessions: Vec<Session>) {
+        self.cleanups.handle_sessions(instance, round, sessions);
         self.settle(now);
     }
 
-    /// A plugin has settled a part of the cleanup of a dead instance.
-    pub fn handle_cleanup_settled(&mut self, now: Now, plugin: &Arc<str>, instance: InstanceId, chunk: u32) {
-        self.cleanups.handle_settled(plugin, instance, chunk);
+    /// A plugin has settled a part of the cleanup of a dead instance; `run` is that of its [`Sweep`].
+    pub fn handle_cleanup_settled(
+        &mut self,
+        now: Now,
+        plugin: &Arc<str>,
+        instance: InstanceId,
+        run: &str,
+        chunk: u32,
+    ) {
+        self.cleanups.handle_settled(plugin, instance, run, chunk);
         self.settle(now);
     }
 
@@ -982,8 +989,8 @@ impl Membership {
                 let document = Document::Instance(record);
                 self.write(Key::Instance(instance), document, Expect::Last(sequence), lease);
             }
-            Chore::Sessions(instance) => {
-                self.effects.push_back(MembershipEffect::ReadSessions(instance));
+            Chore::Sessions(instance, round) => {
+                self.effects.push_back(MembershipEffect::ReadSessions { instance, round });
             }
             Chore::Tell(plugin, sweep) => self.effects.push_back(MembershipEffect::Tell { plugin, sweep }),
             Chore::Purge(instance) => self.effects.push_back(MembershipEffect::Purge(instance)),

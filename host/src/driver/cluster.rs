@@ -56,8 +56,8 @@ impl Driver {
                 self.membership.handle_claims(now, &claims);
                 self.follow_owned();
             }
-            Completion::Sessions(instance, sessions) => {
-                self.membership.handle_sessions(now, instance, sessions);
+            Completion::Sessions(instance, round, sessions) => {
+                self.membership.handle_sessions(now, instance, round, sessions);
             }
             Completion::Purged(Some(instance)) => self.membership.handle_purged(now, instance),
             Completion::Purged(None) => self.membership.handle_all_purged(),
@@ -110,6 +110,7 @@ impl Driver {
             Completion::LetterDropped(letter, asker, report) => self.letter_dropped(letter, asker, report),
             Completion::Holder(facts, result, reply) => self.holder_served(now, facts, result, reply),
             Completion::HolderFound(found, order, reply) => self.holder_found(now, found, order, reply),
+            Completion::HolderLookedAt(facts, done) => self.holder_looked_at(now, facts, done),
             Completion::HeldRead(id, found) => {
                 self.holders.withdraw(&id);
                 self.holders.documents.handle_read(id, found);
@@ -209,9 +210,9 @@ impl Driver {
             }
             MembershipEffect::Lose(partition) => self.lose(partition),
             MembershipEffect::InstanceLost { instance, heard } => self.instance_lost(now, instance, heard),
-            MembershipEffect::ReadSessions(instance) => {
+            MembershipEffect::ReadSessions { instance, round } => {
                 self.cleanups_begun.insert(instance, now.tick);
-                self.read_sessions(instance);
+                self.read_sessions(instance, round);
             }
             MembershipEffect::Tell { plugin, sweep } => {
                 self.plugins.submit_to(&plugin, plugins::Event::Cleanup(sweep.into()));

@@ -401,9 +401,9 @@ impl Driver {
                 }
             }
             Outcome::Everything(run) => self.membership.handle_everything_settled(&run),
-            Outcome::Lost { plugin, instance, chunk } => {
+            Outcome::Lost { plugin, instance, run, chunk } => {
                 let now = self.clock.now();
-                self.membership.handle_cleanup_settled(now, &plugin, instance, chunk);
+                self.membership.handle_cleanup_settled(now, &plugin, instance, &run, chunk);
             }
             Outcome::Withdrawn(id) => self.hooks_ended(id),
             Outcome::Replayed(letter, end) => self.handle_replayed(letter, end),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use presence_core::documents::{Document, Expect, InstanceRecord, Key, SessionDocument};
+use presence_core::documents::{Document, Expect, InstanceRecord, InstanceState, Key, SessionDocument};
 use presence_core::events::Hook;
 use presence_core::holders::{
     Answer, DocumentEffect, DocumentId, Done, EMPTY_KEPT, Held, HeldDocuments, HeldEffect, NotDone,
@@ -39,7 +39,9 @@ const UNCLEAR_PAUSE: Duration = Duration::from_millis(100);
 pub(super) type Facts = Vec<(InstanceId, Sequence, InstanceRecord)>;
 
 /// What is asked together.
-struct Pending {
+pub(super) struct Pending {
+    /// The holder's.
+    instance: InstanceId,
     left: usize,
     results: Vec<Option<Result<Done, Rejected>>>,
     reply: HolderReply,
@@ -224,7 +226,7 @@ impl Driver {
             let _ = reply.send(Ok(HolderAnswer::Changed(Vec::new())));
             return;
         }
-        let pending = Pending { left: changes.len(), results: vec![None; changes.len()], reply };
+        let pending = Pending { instance, left: changes.len(), results: vec![None; changes.len()], reply };
         self.holders.pending.insert(ticket, pending);
         for (item, HeldChange { user, session, operation }) in (0..).zip(changes) {
             let held = Held { ticket, item, session, operation, at: now.wall };
@@ -244,9 +246,42 @@ impl Driver {
         }
         while let Some(answer) = self.holders.documents.poll_answer() {
             quiet = false;
-            self.holders.answer(answer);
+            if let Some(done) = self.holders.answer(answer) {
+                self.answer_changes(done);
+            }
         }
         quiet
+    }
+
+    /// All that was asked together is done, or not. That a session is not there may be news of the holder: its documents
+    /// are purged once it is dead, whether this host has heard of that or not.
+    fn answer_changes(&mut self, done: Pending) {
+        if done.reply.is_closed() || !done.results.contains(&Some(Err(Rejected::Unknown))) {
+            return done.answer();
+        }
+        let (store, wanted) = (self.store.clone(), Arc::downgrade(&self.holders.life));
+        let operation = async move {
+            match read(&wanted, || store.get(Key::Instance(done.instance))).await {
+                Some(Some((sequence, Document::Instance(record)))) => {
+                    Completion::HolderLookedAt(vec![(done.instance, sequence, record)], done)
+                }
+                _ => Completion::HolderLookedAt(Vec::new(), done),
+            }
+        };
+        self.start(operation.boxed());
+    }
+
+    /// What became of the holder of a session that is not there.
+    pub(super) fn holder_looked_at(&mut self, now: Now, facts: Facts, mut done: Pending) {
+        if facts.iter().any(|(.., record)| record.state == InstanceState::Dead) {
+            for result in done.results.iter_mut().flatten() {
+                if *result == Err(Rejected::Unknown) {
+                    *result = Err(Rejected::Gone);
+                }
+            }
+        }
+        self.learn(now, facts);
+        done.answer();
     }
 
     fn ask_for_document(&mut self, effect: DocumentEffect) {
@@ -406,22 +441,24 @@ impl Holders {
         self.documents.withdraw(id, is_wanted);
     }
 
-    fn answer(&mut self, Answer { ticket, item, result }: Answer) {
+    /// What was asked together with it, if this was the last answer.
+    fn answer(&mut self, Answer { ticket, item, result }: Answer) -> Option<Pending> {
         let count = if result.is_ok() { &mut self.counts.changed } else { &mut self.counts.rejected };
         *count += 1;
-        let Some(pending) = self.pending.get_mut(&ticket) else { return };
+        let pending = self.pending.get_mut(&ticket)?;
         if let Some(place) = pending.results.get_mut(item as usize)
             && place.replace(result).is_none()
         {
             pending.left -= 1;
         }
-        if pending.left == 0
-            && let Some(pending) = self.pending.remove(&ticket)
-        {
-            let _ = pending
-                .reply
-                .send(Ok(HolderAnswer::Changed(pending.results.into_iter().flatten().collect())));
-        }
+        if pending.left == 0 { self.pending.remove(&ticket) } else { None }
+    }
+}
+
+impl Pending {
+    fn answer(self) {
+        let results = self.results.into_iter().flatten().collect();
+        let _ = self.reply.send(Ok(HolderAnswer::Changed(results)));
     }
 }
 

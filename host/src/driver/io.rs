@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use super::details::{DetailsRead, Setter};
 use super::engine::Driver;
-use super::holders::Facts as HolderFacts;
+use super::holders::{Facts as HolderFacts, Pending as PendingChanges};
 use super::letters::{Asker, Because};
 use super::{HolderAnswer, HolderOrder, HolderRefused, HolderReply, LetterOrder, LetterReport, UserView};
 use crate::plugins::LetterNumber;
@@ -44,8 +44,8 @@ pub(super) enum Completion {
     Instance(InstanceId, Sequence, Option<(Sequence, InstanceRecord)>),
     /// All claims.
     Claims(Snapshot),
-    /// The sessions of a dead instance.
-    Sessions(InstanceId, Vec<Session>),
+    /// The sessions of a dead instance, for this round of its cleanup.
+    Sessions(InstanceId, u32, Vec<Session>),
     /// The documents of a dead instance, or of all, are gone.
     Purged(Option<InstanceId>),
     /// A checkpoint is written, or refused, before a partition is handed over.
@@ -92,6 +92,8 @@ pub(super) enum Completion {
     Holder(HolderFacts, Result<HolderAnswer, HolderRefused>, HolderReply),
     /// A holder that was not known here.
     HolderFound(Result<HolderFacts, HolderRefused>, HolderOrder, HolderReply),
+    /// The record of a holder one of whose sessions is not there, and what is to be answered.
+    HolderLookedAt(HolderFacts, PendingChanges),
     /// A document of held sessions as whoever decides has it.
     HeldRead(DocumentId, Option<(Sequence, Arc<SessionDocument>)>),
     /// One was written, or not.
@@ -293,11 +295,11 @@ impl Driver {
     }
 
     /// Reads the sessions of a dead instance.
-    pub(super) fn read_sessions(&mut self, instance: InstanceId) {
+    pub(super) fn read_sessions(&mut self, instance: InstanceId, round: u32) {
         let (store, life) = (self.store.clone(), Arc::downgrade(&self.era));
         let operation = async move {
             match read(&life, || store.sessions_of(instance)).await {
-                Some(documents) => Completion::Sessions(instance, sessions_in(instance, documents)),
+                Some(documents) => Completion::Sessions(instance, round, sessions_in(instance, documents)),
                 None => Completion::Nothing,
             }
         };

@@ -205,7 +205,8 @@ impl State {
         if let Payload::Cleanup(sweep) = payload
             && let Scope::Lost { instance, .. } = sweep.scope
         {
-            self.ready.push(Outcome::Lost { plugin: plugin.clone(), instance, chunk: sweep.chunk });
+            let run = sweep.run.clone();
+            self.ready.push(Outcome::Lost { plugin: plugin.clone(), instance, run, chunk: sweep.chunk });
             return;
         }
         let Some(shared) = Shared::of(payload) else {
@@ -283,7 +284,8 @@ mod tests {
         let instance = InstanceId(9);
         outcomes.refuse("gone", &sweep(Scope::Lost { instance, sessions: Arc::default() }));
         outcomes.refuse("gone", &sweep(Scope::Everything));
-        let lost = Outcome::Lost { plugin: "gone".into(), instance, chunk: 2 };
+        let run = "1-1-0".into();
+        let lost = Outcome::Lost { plugin: "gone".into(), instance, run, chunk: 2 };
         assert_eq!(taken(&outcomes), [lost, Outcome::Everything("1-1-0".into())]);
     }
 

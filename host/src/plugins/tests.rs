@@ -594,7 +594,7 @@ async fn what_a_plugin_does_not_want_is_settled_at_once_when_it_is_for_it_alone(
     let event = Payload::Cleanup(Sweep { cause, scope, chunk: 3, last: true, run }.into());
     for plugin in ["p", "gone"] {
         running.set.submit_to(plugin, event.clone());
-        let lost = Outcome::Lost { plugin: plugin.into(), instance, chunk: 3 };
+        let lost = Outcome::Lost { plugin: plugin.into(), instance, run: "".into(), chunk: 3 };
         assert_eq!(running.outcomes(1).await, [lost]);
     }
     running.set.submit_to("gone", Payload::Status(transition("alice", 1).into()));

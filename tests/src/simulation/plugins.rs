@@ -310,7 +310,8 @@ impl State {
             },
             Payload::Cleanup(sweep) => match sweep.scope {
                 Scope::Lost { instance, .. } => {
-                    Outcome::Lost { plugin: plugin.clone(), instance, chunk: sweep.chunk }
+                    let run = sweep.run.clone();
+                    Outcome::Lost { plugin: plugin.clone(), instance, run, chunk: sweep.chunk }
                 }
                 Scope::Everything => return,
             },

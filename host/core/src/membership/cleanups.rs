@@ -30,7 +30,8 @@ pub(super) enum Chore {
     /// Write the journal, expecting this sequence.
     Write(InstanceId, InstanceRecord, Sequence, Option<Duration>),
     /// Read the sessions.
-    Sessions(InstanceId),
+    /// Of this round of its cleanup.
+    Sessions(InstanceId, u32),
     /// Tell a plugin.
     Tell(Arc<str>, Sweep),
     /// Remove the documents.
@@ -55,6 +56,21 @@ struct Job {
     changed: bool,
     writing: bool,
     purging: bool,
+}
+
+impl Job {
+    /// How often the instance was declared dead before.
+    fn round(&self) -> u32 {
+        self.record.cleanup.as_ref().map_or(0, |cleanup| cleanup.round)
+    }
+
+    /// The round as event ids have it.
+    fn run(&self) -> Arc<str> {
+        match self.round() {
+            0 => "".into(),
+            round => round.to_string().into(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -84,6 +100,9 @@ impl Cleanups {
                     self.chores.push_back(Chore::Done(instance));
                 }
                 continue;
+            }
+            if self.jobs.get(&instance).is_some_and(|job| job.round() < cleanup.round) {
+                self.jobs.remove(&instance);
             }
             if self.jobs.contains_key(&instance) || self.claiming.contains(&instance) {
                 continue;
@@ -138,6 +157,11 @@ impl Cleanups {
         if self.claiming.remove(&instance) {
             return self.begin(instance, record.clone(), sequence);
         }
+        // It was declared dead once more: what this one has told is not what is to be told now.
+        let round = record.cleanup.as_ref().map_or(0, |cleanup| cleanup.round);
+        if self.jobs.get(&instance).is_some_and(|job| job.round() != round) {
+            self.jobs.remove(&instance);
+        }
         let Some(job) = self.jobs.get_mut(&instance) else { return };
         job.sequence = sequence;
         job.writing = false;
@@ -156,11 +180,10 @@ impl Cleanups {
         self.jobs.remove(&instance);
     }
 
-    /// The dead instance's sessions.
-    pub(super) fn handle_sessions(&mut self, instance: InstanceId, mut sessions: Vec<Session>) {
-        let Some(job) = self.jobs.get_mut(&instance).filter(|job| job.chunks.is_none()) else {
-            return;
-        };
+    /// The dead instance's sessions, as they were read for this round.
+    pub(super) fn handle_sessions(&mut self, instance: InstanceId, round: u32, mut sessions: Vec<Session>) {
+        let waits = |job: &&mut Job| job.chunks.is_none() && job.round() == round;
+        let Some(job) = self.jobs.get_mut(&instance).filter(waits) else { return };
         sessions.sort_unstable_by(|one, other| one.id.cmp(&other.id));
         let mut chunks: Vec<Arc<Vec<Session>>> = Vec::new();
         while !sessions.is_empty() {
@@ -196,11 +219,11 @@ impl Cleanups {
     }
 
     /// A plugin has settled a chunk; of one that is gone it says nothing.
-    pub(super) fn handle_settled(&mut self, plugin: &Arc<str>, instance: InstanceId, chunk: u32) {
+    pub(super) fn handle_settled(&mut self, plugin: &Arc<str>, instance: InstanceId, run: &str, chunk: u32) {
         if !self.plugins.contains(plugin) {
             return;
         }
-        let Some(job) = self.jobs.get_mut(&instance) else { return };
+        let Some(job) = self.jobs.get_mut(&instance).filter(|job| *job.run() == *run) else { return };
         let Some(cleanup) = &mut job.record.cleanup else { return };
         let settled = cleanup.settled.entry(plugin.to_string()).or_default();
         if chunk != *settled {
@@ -214,7 +237,7 @@ impl Cleanups {
 
     /// The dead instance's documents are gone.
     pub(super) fn handle_purged(&mut self, instance: InstanceId) {
-        let Some(job) = self.jobs.get_mut(&instance) else { return };
+        let Some(job) = self.jobs.get_mut(&instance).filter(|job| job.purging) else { return };
         if let Some(cleanup) = &mut job.record.cleanup {
             cleanup.phase = CleanupPhase::Purged;
             job.changed = true;
@@ -231,7 +254,10 @@ impl Cleanups {
         let phase = job.record.cleanup.as_ref().map(|cleanup| cleanup.phase);
         self.jobs.insert(instance, job);
         match phase {
-            Some(CleanupPhase::Telling) => self.chores.push_back(Chore::Sessions(instance)),
+            Some(CleanupPhase::Telling) => {
+                let round = self.jobs[&instance].round();
+                self.chores.push_back(Chore::Sessions(instance, round));
+            }
             _ => self.go_on(instance),
         }
     }
@@ -247,7 +273,7 @@ impl Cleanups {
             scope: Scope::Lost { instance, sessions: sessions.clone() },
             chunk: next,
             last: next as usize + 1 == chunks.len(),
-            run: if cleanup.round == 0 { "".into() } else { cleanup.round.to_string().into() },
+            run: job.run(),
         };
         self.chores.push_back(Chore::Tell(plugin.clone(), sweep));
     }
@@ -307,7 +333,7 @@ mod tests {
             holder: None,
         };
         cleanups.begin(DEAD, record, Sequence(1));
-        cleanups.handle_sessions(DEAD, vec![]);
+        cleanups.handle_sessions(DEAD, 0, vec![]);
         cleanups
     }
 
@@ -316,7 +342,7 @@ mod tests {
         let told = chores.filter_map(|chore| match chore {
             Chore::Tell(plugin, sweep) => Some(format!("{plugin} {}", sweep.chunk)),
             Chore::Write(_, record, ..) => record.cleanup.map(|cleanup| format!("{:?}", cleanup.phase)),
-            Chore::Sessions(_) | Chore::Purge(_) | Chore::Done(_) => None,
+            Chore::Sessions(..) | Chore::Purge(_) | Chore::Done(_) => None,
         });
         told.collect()
     }
@@ -325,15 +351,39 @@ mod tests {
     fn a_plugin_that_is_removed_holds_no_cleanup_up() {
         let mut cleanups = telling(&["a", "b"]);
         assert_eq!(told(&mut cleanups), ["a 0", "b 0"]);
-        cleanups.handle_settled(&"a".into(), DEAD, 0);
+        cleanups.handle_settled(&"a".into(), DEAD, "", 0);
         assert_eq!(told(&mut cleanups), ["Telling"]);
         let written = cleanups.jobs[&DEAD].record.clone();
         cleanups.handle_written(DEAD, Sequence(2), &written);
         cleanups.handle_plugins(vec!["a".into()]);
         assert_eq!(told(&mut cleanups), ["Told"]);
-        cleanups.handle_settled(&"b".into(), DEAD, 0);
+        cleanups.handle_settled(&"b".into(), DEAD, "", 0);
         let settled = &cleanups.jobs[&DEAD].record.cleanup.as_ref().unwrap().settled;
         assert_eq!(settled.keys().collect::<Vec<_>>(), ["a"], "what was taken back was not told");
+    }
+
+    /// Seed 5221 of the simulation: what was told of its first death counted as told of its second, whose sessions nobody
+    /// heard of.
+    #[test]
+    fn who_is_declared_dead_once_more_is_cleaned_up_after_from_the_start() {
+        let mut cleanups = telling(&["a"]);
+        assert_eq!(told(&mut cleanups), ["a 0"]);
+        let mut again = cleanups.jobs[&DEAD].record.clone();
+        again.cleanup.as_mut().unwrap().round = 1;
+        cleanups.handle_written(DEAD, Sequence(5), &again);
+        assert!(!cleanups.owns(DEAD));
+        cleanups.begin(DEAD, again, Sequence(5));
+        assert!(matches!(cleanups.chores.pop_front(), Some(Chore::Sessions(DEAD, 1))));
+        assert!(cleanups.chores.is_empty());
+        // What belongs to the first round comes late.
+        cleanups.handle_sessions(DEAD, 0, vec![]);
+        cleanups.handle_purged(DEAD);
+        assert_eq!(told(&mut cleanups), Vec::<String>::new());
+        cleanups.handle_sessions(DEAD, 1, vec![]);
+        cleanups.handle_settled(&"a".into(), DEAD, "", 0);
+        assert_eq!(told(&mut cleanups), ["a 0"]);
+        cleanups.handle_settled(&"a".into(), DEAD, "1", 0);
+        assert_eq!(told(&mut cleanups), ["Told"]);
     }
 
     #[test]
@@ -342,8 +392,8 @@ mod tests {
         assert_eq!(told(&mut cleanups), ["a 0"]);
         cleanups.handle_plugins(vec!["a".into(), "b".into()]);
         assert_eq!(told(&mut cleanups), ["b 0"]);
-        cleanups.handle_settled(&"a".into(), DEAD, 0);
-        cleanups.handle_settled(&"b".into(), DEAD, 0);
+        cleanups.handle_settled(&"a".into(), DEAD, "", 0);
+        cleanups.handle_settled(&"b".into(), DEAD, "", 0);
         assert_eq!(told(&mut cleanups), ["Telling"]);
         let written = cleanups.jobs[&DEAD].record.clone();
         cleanups.handle_written(DEAD, Sequence(2), &written);

@@ -137,7 +137,12 @@ pub enum MembershipEffect {
         heard: Tick,
     },
     /// Read all sessions of a dead instance; answer with [`handle_sessions`](super::Membership::handle_sessions).
-    ReadSessions(InstanceId),
+    ReadSessions {
+        /// Whose.
+        instance: InstanceId,
+        /// For which round of its cleanup.
+        round: u32,
+    },
     /// Run the hook `cleanup` of one plugin; answer with
     /// [`handle_cleanup_settled`](super::Membership::handle_cleanup_settled).
     Tell {

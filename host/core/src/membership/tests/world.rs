@@ -333,14 +333,14 @@ impl World {
             MembershipEffect::InstanceLost { instance, .. } => {
                 self.host_mut(number).log.push(format!("lost {instance}"));
             }
-            MembershipEffect::ReadSessions(instance) => {
+            MembershipEffect::ReadSessions { instance, round } => {
                 let sessions = self.sessions.get(&instance).cloned().unwrap_or_default();
-                self.member(number).handle_sessions(now, instance, sessions);
+                self.member(number).handle_sessions(now, instance, round, sessions);
             }
             MembershipEffect::Tell { plugin, sweep } => {
                 let crate::events::Scope::Lost { instance, sessions } = &sweep.scope else { return };
                 self.told.push((number, *instance, sessions.len()));
-                self.member(number).handle_cleanup_settled(now, &plugin, *instance, sweep.chunk);
+                self.member(number).handle_cleanup_settled(now, &plugin, *instance, &sweep.run, sweep.chunk);
             }
             MembershipEffect::Purge(instance) => {
                 self.sessions.remove(&instance);
