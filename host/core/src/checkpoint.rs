@@ -3,8 +3,8 @@
 //! A checkpoint is the highest sequence at or below which everything is settled, with a bounded list of users who are
 //! excepted: one user whose receiver fails pins nobody else.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -161,6 +161,26 @@ impl Checkpoints {
             progress.owed.remove(user);
         }
         progress.before.except.retain(|other| other != user);
+    }
+
+    /// Nothing is queued any more: what is not settled was withdrawn. Of each plugin and user, `again` says whether the newest
+    /// transition is queued once more; if not, it is none that the plugin hears of, and nothing is due.
+    pub fn handle_withdrawn(&mut self, mut again: impl FnMut(&Arc<str>, &UserId) -> bool) {
+        self.changed = true;
+        for (plugin, progress) in &mut self.plugins {
+            if progress.before.absent_since.is_some() {
+                continue;
+            }
+            let open = std::mem::take(&mut progress.open).into_values().map(|(user, _)| user);
+            let owed = std::mem::take(&mut progress.owed).into_keys();
+            for user in open.chain(owed).collect::<BTreeSet<_>>() {
+                if again(plugin, &user) {
+                    progress.owed.insert(user, 1);
+                } else {
+                    progress.before.except.retain(|other| *other != user);
+                }
+            }
+        }
     }
 
     /// How far the session hooks of held sessions are settled.
@@ -320,6 +340,30 @@ mod tests {
         assert!(is_due(&expected, &user(4), Sequence(4)));
         assert!(is_due(&expected, &user(3), Sequence(11)));
         assert!(!is_due(&expected, &user(3), Sequence(3)));
+    }
+
+    /// Seed 7835 of the simulation: a partition was being handed over and stayed.
+    #[test]
+    fn what_was_withdrawn_is_due_once_more_or_not_at_all() {
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let mut checkpoints = Checkpoints::new(5, vec![]);
+        for (plugin, at, sequence) in [(&a, 1, 1), (&a, 1, 2), (&a, 2, 3), (&b, 1, 2), (&b, 3, 4)] {
+            checkpoints.handle_issued(plugin, &user(at), Sequence(sequence));
+        }
+        checkpoints.handle_settled("a", &user(2), Sequence(3));
+        let mut asked = Vec::new();
+        checkpoints.handle_withdrawn(|plugin, user| {
+            asked.push(format!("{plugin} {user}"));
+            **plugin == *"a"
+        });
+        assert_eq!(asked, ["a u1", "b u1", "b u3"]);
+        let except = |checkpoints: &mut Checkpoints, plugin: &str| {
+            checkpoints.document_now().plugins[plugin].except.clone()
+        };
+        assert_eq!(except(&mut checkpoints, "a"), [user(1)]);
+        assert_eq!(except(&mut checkpoints, "b"), []);
+        checkpoints.handle_settled("a", &user(1), Sequence(2));
+        assert_eq!(except(&mut checkpoints, "a"), [], "twice it was queued, once it is queued again");
     }
 
     #[test]

@@ -19,7 +19,8 @@
 //! - **cleanup** is a barrier: running calls end first, later ones wait while it runs; in backoff only `everything`
 //!   holds others back;
 //! - **the permit** ([`Delivery::handle_permit`]): status hooks and cleanups start only if their deadline lies within
-//!   it; session hooks of this host's sessions go on, those of held ones do as status hooks do. A `lost` cleanup that is withheld holds nobody back, as in backoff; `everything` does: a
+//!   it; `session-disconnected` of this host's sessions goes on, `session-connected` and the hooks of held ones do as status hooks
+//!   do. A `lost` cleanup that is withheld holds nobody back, as in backoff; `everything` does: a
 //!   receiver that heard of sessions before it would forget them;
 //! - **a replay** ([`Delivery::handle_replay`]) is a dead letter's event once more: its attempts count anew, its place is
 //!   after what its user or session has waiting, and one that is older than what was told since is told to nobody;

@@ -95,6 +95,12 @@ pub struct Membership {
     owing: bool,
     /// It was settled since, and every present user was decided anew.
     paid: bool,
+    /// The epochs in which its fresh start was declared, and in which it has joined that.
+    started_in: u64,
+    joined_in: u64,
+    /// In a recreated store it met a fresh start (this one) that is not its own and was written back: those who belong to it may
+    /// know nothing of the `everything` of its own, after which they must tell of everybody again.
+    estranged: Option<u64>,
     /// What the boot record said last of an `everything` that is owed.
     owed: Option<u32>,
     boot_due: Option<Tick>,
@@ -136,6 +142,9 @@ impl Membership {
             run: None,
             owing: false,
             paid: false,
+            started_in: 0,
+            joined_in: 0,
+            estranged: None,
             owed: None,
             boot_due: None,
             lease: Lease::new(config.instance_ttl),
@@ -202,6 +211,7 @@ impl Membership {
                 phase: BootPhase::Open,
                 by: self.instance,
                 start: self.start,
+                epoch: self.started_in,
                 owed: self.owed_again(),
             };
             self.write_boot(Sequence(0), boot);
@@ -803,7 +813,15 @@ impl Membership {
     fn boot_seen(&mut self, boot: BootRecord) {
         if self.joined > 0 && boot.start != self.start {
             // A fresh start was declared while this instance was taken for gone, perhaps in a store that was recreated.
+            // One that was declared in this store came after its own, and has had everybody told of since.
+            if self.joined_in != self.epoch && boot.epoch != self.epoch {
+                self.estranged = Some(boot.start);
+            }
             self.die();
+        }
+        if boot.owed.is_some() {
+            // Whoever else is estranged has seen to it: after that everybody is told of again.
+            self.estranged = None;
         }
         if matches!(self.phase, Phase::Cleaning | Phase::Opening) && boot.by != self.instance {
             self.abandon_start(Phase::WaitingForBoot);
@@ -1096,7 +1114,14 @@ impl Membership {
             self.phase = Phase::Opening;
             self.write_boot(
                 last,
-                BootRecord { generation, phase: BootPhase::Cleaning, by: self.instance, start, owed: None },
+                BootRecord {
+                    generation,
+                    phase: BootPhase::Cleaning,
+                    by: self.instance,
+                    start,
+                    epoch: self.epoch,
+                    owed: None,
+                },
             );
         }
     }
@@ -1205,6 +1230,8 @@ impl Membership {
         self.state = InstanceState::Ready;
         self.joined = self.generation();
         self.start = self.boot.map_or(0, |(_, boot)| boot.start);
+        self.started_in = self.boot.map_or(0, |(_, boot)| boot.epoch);
+        self.joined_in = self.epoch;
         if self.joined > self.met {
             // A fresh start while this instance waited: `everything` covers whoever has no key.
             self.peers.forgive();

@@ -322,7 +322,7 @@ impl Driver {
             partition.life = std::sync::Arc::new(());
             partition.batch += 1;
             partition.fenced = true;
-            partition.surrender = None;
+            partition.keep();
         }
         self.instances_follower = None;
         self.doubt_revisions(now);

@@ -143,7 +143,7 @@ impl Driver {
         let transition = Arc::new(transition);
         newcomers.hold(transition.clone());
         partition.issued(&others, &transition);
-        if partition.surrender.is_none() {
+        if partition.tells() {
             for plugin in others {
                 self.plugins.submit_to(&plugin, plugins::Event::Status(transition.clone()));
             }
@@ -160,6 +160,7 @@ impl Driver {
             return;
         };
         let (generation, retention) = (self.membership.generation(), self.config.presence.offline_retention);
+        let tells = partition.tells();
         let mut backlog = Vec::new();
         for plugin in &newcomers.plugins {
             let initial = !self.config.silent_plugins.contains(plugin);
@@ -177,7 +178,7 @@ impl Driver {
             partition.checkpoints.handle_added(plugin, partition.told_to);
         }
         tracing::debug!(partition = %id, told = backlog.len(), "plugins that were added hear what is there");
-        for (plugin, transition) in backlog {
+        for (plugin, transition) in backlog.into_iter().filter(|_| tells) {
             self.plugins.submit_to(&plugin, plugins::Event::Status(transition));
         }
     }

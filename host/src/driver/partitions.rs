@@ -34,6 +34,7 @@ impl Driver {
         if let Some(partition) = self.partitions.get_mut(&id) {
             // The store was recreated: what is known here is written back, and the documents are read twice, since
             // not every host has written its own again yet.
+            partition.keep();
             partition.tracker.handle_restore(claim);
             partition.checkpoints.handle_restored(self.membership.epoch(), claim);
             partition.held.handle_restored();
@@ -102,14 +103,29 @@ impl Driver {
             partition.reread_due = now.tick + REREAD_PARTITION + Duration::from_millis(spread);
         }
         let buffered = std::mem::take(&mut partition.buffered);
-        for (plugin, transition) in backlog {
+        // While plugins hear nothing of the partition it is only noted.
+        let tells = partition.tells();
+        for (plugin, transition) in backlog.into_iter().filter(|_| tells) {
             self.plugins.submit_to(&plugin, plugins::Event::Status(transition));
         }
         for update in buffered {
             self.apply(now, id, &update);
         }
         self.touched.insert(id);
+        self.tell_again(id);
         self.follow_owned();
+    }
+
+    /// Of a partition that was being handed over and stays, plugins hear again what was withdrawn.
+    fn tell_again(&mut self, id: PartitionId) {
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        let status_plugins = &self.status_plugins;
+        let hears = |plugin: &Arc<str>, transition: &Transition| {
+            status_plugins.get(&transition.hook()).is_some_and(|plugins| plugins.contains(plugin))
+        };
+        for (plugin, transition) in partition.told_again(hears) {
+            self.plugins.submit_to(&plugin, plugins::Event::Status(transition));
+        }
     }
 
     /// What the earlier owners left: their checkpoint, and what it says that some plugin has not heard.
@@ -167,8 +183,9 @@ impl Driver {
                 let transition = transition_of(id, *sequence, user, record, previous);
                 let wanted = self.status_plugins.get(&transition.hook());
                 if wanted.is_some_and(|plugins| plugins.contains(plugin)) {
+                    let transition = Arc::new(transition);
                     partition.issued(std::slice::from_ref(plugin), &transition);
-                    backlog.push((plugin.clone(), Arc::new(transition)));
+                    backlog.push((plugin.clone(), transition));
                 }
             }
         }
@@ -451,10 +468,11 @@ impl Driver {
         if partition.newcomers.is_some() {
             return self.tell_but_newcomers(id, transition);
         }
+        let transition = Arc::new(transition);
         partition.issued(plugins, &transition);
         // Once the partition is being handed over, the next owner tells it: the checkpoint says that nobody has.
-        if partition.surrender.is_none() {
-            self.plugins.submit(plugins::Event::Status(transition.into()));
+        if partition.tells() {
+            self.plugins.submit(plugins::Event::Status(transition));
         }
     }
 
@@ -475,18 +493,20 @@ impl Driver {
         partition.tracker.handle_surrender();
         partition.held.handle_surrender();
         self.ticks.handle_lost(id);
-        partition.surrender = Some(Surrender::default());
+        (partition.surrender, partition.kept) = (Some(Surrender::default()), None);
         self.plugins.withdraw(id, false);
     }
 
     /// No status hook of the partition waits or runs any more.
     pub(super) fn hooks_ended(&mut self, id: PartitionId) {
-        if let Some(surrender) =
-            self.partitions.get_mut(&id).and_then(|partition| partition.surrender.as_mut())
-        {
-            surrender.hooks_ended = true;
+        if let Some(partition) = self.partitions.get_mut(&id) {
+            if let Some(surrender) = &mut partition.surrender {
+                surrender.hooks_ended = true;
+            }
+            partition.kept = partition.kept.map(|_| true);
         }
         self.go_on_surrendering(id);
+        self.tell_again(id);
     }
 
     /// Once nothing is on its way, the checkpoint is written.

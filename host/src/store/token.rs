@@ -582,6 +582,7 @@ mod tests {
             Document::Checkpoint(Arc::new(CheckpointDocument { epoch: 1, plugins, held: None })),
             Document::Instance(instance),
             Document::Boot(BootRecord {
+                epoch: 12,
                 generation: 1,
                 phase: BootPhase::Open,
                 by: INSTANCE,

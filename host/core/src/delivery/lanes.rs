@@ -86,9 +86,9 @@ impl Lane {
         }
     }
 
-    /// Whether it belongs to a partition: then calls need the permit.
+    /// Whether the next call needs the permit.
     pub(super) fn needs_permit(&self) -> bool {
-        self.partition.is_some()
+        self.head.payload.needs_permit()
     }
 
     /// Whether it is state: then `retry` has no end.

@@ -482,14 +482,14 @@ fn a_verdict_counts_once() {
 }
 
 #[test]
-fn without_a_permit_session_hooks_go_on_and_the_rest_waits_in_its_order() {
+fn without_a_permit_only_ends_of_sessions_are_told_and_the_rest_waits_in_its_order() {
     let mut delivery = Delivery::new(DeliveryConfig { concurrency: 3, ..config() }, 1);
     assert!(!delivery.handle_permit(Tick(1_999)), "shorter than without one");
-    for payload in [online("a", 1), connected(1), online("b", 1), lost(0), connected(2)] {
+    for payload in [online("a", 1), disconnected(1), online("b", 1), lost(0), disconnected(2)] {
         delivery.handle_event(Tick(0), payload);
     }
     let first = jobs(&mut delivery, 0);
-    assert_eq!(names(&first), [("session-connected 1", 1), ("session-connected 2", 1)]);
+    assert_eq!(names(&first), [("session-disconnected 1", 1), ("session-disconnected 2", 1)]);
     assert_eq!(delivery.poll_timeout(), None, "nothing to wake up for before the next permit");
     assert_eq!(delivery.depth(), Depth { queued: 1, backing_off: 0, withheld: 2, running: 2 });
     assert!(delivery.handle_permit(Tick(2_500)), "something may start");
@@ -503,22 +503,26 @@ fn without_a_permit_session_hooks_go_on_and_the_rest_waits_in_its_order() {
     let second = jobs(&mut delivery, 500);
     assert_eq!(names(&second), [("a 1", 1), ("b 1", 1)], "up to the very end of the permit");
     delivery.handle_event(Tick(501), online("c", 1));
+    delivery.handle_event(Tick(501), connected(3));
+    delivery.handle_event(Tick(501), disconnected(3));
     assert_eq!(jobs(&mut delivery, 501), []);
     assert!(!delivery.handle_permit(Tick(2_400)));
     assert!(delivery.handle_permit(Tick(2_501)));
     assert_eq!(names(&jobs(&mut delivery, 501)), [("c 1", 1)]);
+    delivery.handle_verdict(Tick(501), second[0].0, Verdict::Delivered);
+    assert_eq!(names(&jobs(&mut delivery, 501)), [("session-connected 3", 1)]);
     assert!(!delivery.handle_permit(Tick(9_000)), "nothing was withheld");
 }
 
 #[test]
 fn a_withheld_lost_cleanup_holds_no_session_back_and_everything_does() {
     for (scope, expected) in
-        [(lost(0), vec![("session-connected 1", 1)]), (sweep(Scope::Everything, 0), vec![])]
+        [(lost(0), vec![("session-disconnected 1", 1)]), (sweep(Scope::Everything, 0), vec![])]
     {
         let mut delivery = Delivery::new(config(), 1);
         delivery.handle_permit(Tick(0));
         delivery.handle_event(Tick(0), scope);
-        delivery.handle_event(Tick(0), connected(1));
+        delivery.handle_event(Tick(0), disconnected(1));
         let job = jobs(&mut delivery, 0);
         assert_eq!(names(&job), expected);
         assert_eq!(delivery.poll_timeout(), None);

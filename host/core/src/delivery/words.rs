@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::events::{Beat, Hook, SessionEvent, Sweep, Transition};
+use crate::events::{Beat, Hook, SessionChange, SessionEvent, Sweep, Transition};
 use crate::ids::UserId;
 
 /// `[plugin.delivery]`
@@ -50,10 +50,11 @@ impl Payload {
         }
     }
 
-    /// Whether the call needs a permit: it acts for the cluster, not for this host's connections alone.
+    /// Whether the call needs a permit: it acts for the cluster, not for this host's connections alone; or it tells of a
+    /// session whose end nobody would tell of, if this host has been cleaned up after meanwhile.
     pub fn needs_permit(&self) -> bool {
         match self {
-            Payload::Session(event) => event.partition.is_some(),
+            Payload::Session(event) => event.partition.is_some() || event.change == SessionChange::Connected,
             Payload::Status(_) | Payload::Cleanup(_) | Payload::Tick(_) => true,
         }
     }

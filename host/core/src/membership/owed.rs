@@ -2,7 +2,9 @@
 //! plugin's receivers of users meanwhile, who are forgotten once it succeeds: then every present user is decided anew.
 //!
 //! The boot record says that it is owed and who sees to it. Whoever takes over from one that is gone, or writes the record
-//! into a store that was recreated, runs it again under another run, for every plugin.
+//! into a store that was recreated, runs it again under another run, for every plugin. So does an instance that finds, in a
+//! recreated store, another fresh start than its own that was written back: its own may have had receivers forget whom the
+//! others told of.
 
 use std::sync::Arc;
 
@@ -54,7 +56,14 @@ impl Membership {
         {
             return;
         }
-        let Some(taken) = boot.owed else { return };
+        let estranged = self.estranged.is_some_and(|start| start == boot.start);
+        let Some(taken) = boot.owed else {
+            if estranged {
+                self.write_boot(sequence, BootRecord { by: self.instance, owed: Some(1), ..boot });
+            }
+            return;
+        };
+        self.estranged = None;
         if boot.by != self.instance {
             self.give_up_run();
             let candidates = self.peers.candidates(Some((self.instance, self.state)));

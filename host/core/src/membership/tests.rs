@@ -218,7 +218,8 @@ fn i5_a_fresh_start_whose_starter_has_no_answer_yet_is_joined() {
         cleanup: None,
         holder: None,
     };
-    let boot = BootRecord { generation: 1, phase: BootPhase::Open, by: starter, start: 7, owed: None };
+    let boot =
+        BootRecord { generation: 1, phase: BootPhase::Open, by: starter, start: 7, epoch: 0, owed: None };
     world.put(Key::Boot, Document::Boot(boot), &Expect::Any, None).unwrap();
     let lease = Some(Duration::from_millis(TTL));
     world.put(Key::Instance(starter), Document::Instance(record.clone()), &Expect::Any, lease).unwrap();
@@ -241,8 +242,14 @@ fn another_host_takes_over_the_fresh_start_of_one_that_dies() {
     world.start(11);
     world.start(12);
     // The first to declare it dies before it opens: its boot record stays.
-    let boot =
-        BootRecord { generation: 2, phase: BootPhase::Cleaning, by: InstanceId(99), start: 99, owed: None };
+    let boot = BootRecord {
+        generation: 2,
+        phase: BootPhase::Cleaning,
+        by: InstanceId(99),
+        start: 99,
+        epoch: 0,
+        owed: None,
+    };
     let (last, _) = world.get(&Key::Boot).unwrap();
     world.put(Key::Boot, Document::Boot(boot), &Expect::Last(last), None).unwrap();
     world.pass(TTL * 3);
@@ -261,8 +268,14 @@ fn cleaner_before_claims() -> Membership {
     let layout = member.config.layout;
     let documents =
         [(Key::Meta, Sequence(1), Document::Meta(MetaRecord { format: FORMAT, layout, epoch: 1 }))];
-    let closed =
-        BootRecord { generation: 6, phase: BootPhase::Closed, by: InstanceId(5), start: 6, owed: None };
+    let closed = BootRecord {
+        generation: 6,
+        phase: BootPhase::Closed,
+        by: InstanceId(5),
+        start: 6,
+        epoch: 0,
+        owed: None,
+    };
     member.handle_start(Now::at(1));
     member.handle_loaded(Now::at(1), &documents);
     member.handle_update(Now::at(1), &update(Key::Boot, 2, Document::Boot(closed)));
@@ -316,8 +329,14 @@ fn i5_a_fresh_start_that_is_acknowledged_past_the_lease_is_not_begun() {
 #[test]
 fn a_fresh_start_that_another_took_over_is_abandoned() {
     let mut member = cleaner();
-    let boot =
-        BootRecord { generation: 8, phase: BootPhase::Cleaning, by: InstanceId(2), start: 8, owed: None };
+    let boot = BootRecord {
+        generation: 8,
+        phase: BootPhase::Cleaning,
+        by: InstanceId(2),
+        start: 8,
+        epoch: 0,
+        owed: None,
+    };
     member.handle_update(Now::at(2), &update(Key::Boot, 5, Document::Boot(boot)));
     assert_eq!(member.poll_effect(), Some(MembershipEffect::Abandon));
     member.handle_everything_settled("1-7-0");
@@ -371,7 +390,8 @@ fn who_was_second_to_declare_waits_for_the_first_however_he_hears_of_him() {
         panic!("no write")
     };
     member.handle_written(Now::at(2), &key, &document, Err(NotWritten::Conflict(Sequence(6))));
-    let cleaning = BootRecord { generation: 8, phase: BootPhase::Cleaning, by: other, start: 8, owed: None };
+    let cleaning =
+        BootRecord { generation: 8, phase: BootPhase::Cleaning, by: other, start: 8, epoch: 0, owed: None };
     member.handle_update(Now::at(2), &update(Key::Boot, 6, Document::Boot(cleaning)));
     let open = BootRecord { phase: BootPhase::Open, ..cleaning };
     member.handle_update(Now::at(2), &update(Key::Boot, 7, Document::Boot(open)));
@@ -392,8 +412,14 @@ fn who_waits_for_a_cleaner_that_dies_declares_it_dead_and_starts_afresh() {
     record.state = InstanceState::Joining;
     let lease = Some(Duration::from_millis(TTL));
     world.put(Key::Instance(InstanceId(99)), Document::Instance(record), &Expect::Any, lease).unwrap();
-    let boot =
-        BootRecord { generation: 2, phase: BootPhase::Cleaning, by: InstanceId(99), start: 99, owed: None };
+    let boot = BootRecord {
+        generation: 2,
+        phase: BootPhase::Cleaning,
+        by: InstanceId(99),
+        start: 99,
+        epoch: 0,
+        owed: None,
+    };
     world.put(Key::Boot, Document::Boot(boot), &Expect::Any, None).unwrap();
     world.start(11);
     world.start(12);
@@ -567,6 +593,36 @@ fn a_host_that_finds_a_fresh_start_in_a_recreated_store_comes_back_as_another_on
         assert!(world.host(number).log.contains(&"reborn".to_owned()));
         assert!(world.member(number).is_ready());
     }
+    world.assert_owned();
+    assert_eq!(world.everything.len(), 2, "it was declared after theirs, and all were told of since");
+}
+
+/// Seed 7970 of the simulation: receivers have forgotten everybody, and only an instance that belongs nowhere knows.
+#[test]
+fn who_meets_another_fresh_start_that_was_written_back_has_everybody_told_again() {
+    let mut world = three();
+    let pause = |world: &mut World, numbers: &[u128], paused| {
+        for number in numbers {
+            world.hosts.get_mut(number).unwrap().paused = paused;
+        }
+    };
+    pause(&mut world, &[1, 2, 3], true);
+    world.wipe();
+    world.start(11);
+    world.pass(TTL);
+    assert_eq!(world.everything.len(), 2);
+    // That store is lost too, before the others have seen it: they write their own fresh start back.
+    pause(&mut world, &[11], true);
+    world.wipe();
+    pause(&mut world, &[1, 2, 3], false);
+    world.pass(TTL * 2);
+    assert_eq!(world.everything.len(), 2);
+    pause(&mut world, &[11], false);
+    world.pass(TTL * 3);
+    assert!(world.host(11).log.contains(&"reborn".to_owned()));
+    assert_eq!((world.everything.len(), world.everything[2].0), (3, 11));
+    assert!(world.host(11).log.iter().any(|line| line.starts_with("anew ")));
+    assert_eq!(world.boot().owed, None);
     world.assert_owned();
 }
 

@@ -249,6 +249,7 @@ pub async fn purge_and_late_writes(store: SharedStore) {
 /// Writes to one bucket neither show in the other nor disturb its conditions.
 pub async fn buckets_are_independent(store: SharedStore) {
     let boot = Document::Boot(BootRecord {
+        epoch: 3,
         generation: 1,
         phase: BootPhase::Open,
         by: InstanceId(1),
