@@ -95,6 +95,8 @@ pub struct Membership {
     owing: bool,
     /// It was settled since, and every present user was decided anew.
     paid: bool,
+    /// When an open boot record was last seen written again: somebody has come in and may not have been able to say so yet.
+    came_in: Option<Tick>,
     /// The epochs in which its fresh start was declared, and in which it has joined that.
     started_in: u64,
     joined_in: u64,
@@ -142,6 +144,7 @@ impl Membership {
             run: None,
             owing: false,
             paid: false,
+            came_in: None,
             started_in: 0,
             joined_in: 0,
             estranged: None,
@@ -798,6 +801,9 @@ impl Membership {
                 self.heard(*id, news);
             }
             (Key::Boot, Document::Boot(record)) if self.boot.is_none_or(|(known, _)| known < sequence) => {
+                if self.boot.is_some() && record.phase == BootPhase::Open {
+                    self.came_in = Some(now.tick);
+                }
                 self.boot = Some((sequence, *record));
                 self.boot_stale = false;
                 self.unsettled = true;
@@ -1137,6 +1143,9 @@ impl Membership {
             // Whoever may still come back is declared dead first: one of the two writes takes effect.
             // (`everything` is for holders as well whose lease has run out, and no host takes renewals before it is done.)
             Some(_) => {
+                if self.came_in.is_some_and(|at| now.tick < at + self.config.instance_ttl) {
+                    return false;
+                }
                 let may_come_back = |peer: &peers::Peer| peer.suspect && peer.holder().is_none();
                 unbroken(Duration::ZERO) && !self.peers.iter().any(|(_, peer)| may_come_back(peer))
             }

@@ -877,6 +877,28 @@ fn who_comes_while_the_last_host_closes_the_deployment_is_not_ready_in_one_that_
     assert_eq!((member.phase, member.poll_effect()), (Phase::Surveying, Some(MembershipEffect::Load)));
 }
 
+/// Seed 167 of the simulation: whoever has come in is not ready in the eyes of the others before its next renewal.
+#[test]
+fn who_has_just_come_in_is_waited_for_before_a_fresh_start_is_declared() {
+    let mut world = World::new();
+    world.start(1);
+    world.pass(TTL * 2);
+    world.kill(1);
+    world.pass(TTL + 1000);
+    world.start(2);
+    world.pass(TTL - 1000);
+    assert_eq!(world.everything.len(), 1);
+    // Somebody finds the boot open, says so, and can say no more for a while.
+    let (sequence, boot) = (world.get(&Key::Boot).unwrap().0, world.boot());
+    world.put(Key::Boot, Document::Boot(boot), &Expect::Last(sequence), None).unwrap();
+    world.settle();
+    world.pass(TTL - 1000);
+    assert_eq!(world.everything.len(), 1);
+    world.pass(3000);
+    assert_eq!(world.everything.len(), 2, "it has had the time of a lease");
+    assert!(world.host(2).ready);
+}
+
 #[test]
 fn a_host_that_is_told_to_stop_before_it_has_joined_takes_part_in_nothing() {
     let mut world = World::new();
