@@ -13,6 +13,7 @@ use presence_core::holders::{
     Operation, Rejected, Ticket,
 };
 use presence_core::ids::{InstanceId, PartitionId, Sequence, SessionId, UserId};
+use presence_core::membership::HolderView;
 use presence_core::time::Now;
 
 use super::engine::Driver;
@@ -88,6 +89,15 @@ impl Driver {
             return;
         }
         let known = self.membership.holder(&order.name, &order.incarnation);
+        if let Some(incarnation) = known.as_ref().and_then(|view| view.replaced.clone()) {
+            let _ = reply.send(Err(HolderRefused::Replaced(incarnation)));
+            return;
+        }
+        self.serve(now, order, known.filter(|view| view.confirmed), reply);
+    }
+
+    /// The same for a holder that is known for certain; none: whoever decides must be asked.
+    fn serve(&mut self, now: Now, order: HolderOrder, known: Option<HolderView>, reply: HolderReply) {
         if known.as_ref().is_some_and(|view| view.outdated) && !matches!(order.verb, HolderVerb::End) {
             let _ = reply.send(Err(HolderRefused::Gone));
             return;
@@ -201,9 +211,11 @@ impl Driver {
     ) {
         let refused = match found {
             Ok(facts) => {
+                let instance = facts.first().map(|(instance, ..)| *instance);
                 self.learn(now, facts);
-                if self.membership.holder(&order.name, &order.incarnation).is_some() {
-                    return self.hold(now, order, reply);
+                let known = instance.and_then(|instance| self.membership.holder_at(instance));
+                if known.is_some() {
+                    return self.serve(now, order, known, reply);
                 }
                 HolderRefused::Gone
             }

@@ -14,12 +14,47 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 impl Membership {
     /// The incarnation of a holder, unless it was declared dead.
     pub fn holder(&self, name: &HolderName, incarnation: &Incarnation) -> Option<HolderView> {
-        let same =
-            |peer: &peers::Peer| peer.holder().is_some_and(|holder| holder.incarnation == *incarnation);
-        let (instance, peer) = self.peers.of_holder(name).find(|(_, peer)| same(peer))?;
-        let record = peer.record.clone();
+        let named = self.peers.get(name.key());
+        let named_at = named.map(|peer| peer.sequence);
+        let named =
+            named.and_then(|peer| peer.record.holder.as_deref()).filter(|holder| holder.name == *name);
+        let same = |peer: &peers::Peer| {
+            peer.record.holder.as_ref().is_some_and(|holder| holder.incarnation == *incarnation)
+        };
+        let has_it = named.filter(|holder| holder.incarnation == *incarnation).map(|holder| holder.current);
+        let living = || self.peers.of_holder(name).filter(|(_, peer)| same(peer));
+        let (instance, peer) =
+            living().find(|(instance, _)| has_it == Some(Some(*instance))).or_else(|| living().next())?;
+        let mut view = self.view_of(instance, peer);
+        view.confirmed = match (named, has_it) {
+            (_, Some(current)) => current == Some(instance),
+            (Some(_), None) => false,
+            // The name may be forgotten while its holder lives; who is renewed was answered before.
+            (None, None) => peer.record.renewal > 1,
+        };
+        view.replaced = named
+            .filter(|_| has_it.is_none() && named_at.is_some_and(|at| at > peer.sequence))
+            .map(|holder| holder.incarnation.clone());
+        Some(view)
+    }
+
+    /// The holder that is this instance, unless it was declared dead: whoever asks knows that it has the name.
+    pub fn holder_at(&self, instance: InstanceId) -> Option<HolderView> {
+        let peer = self.peers.get(instance).filter(|peer| peer.is_alive() && peer.holder().is_some())?;
+        Some(HolderView { confirmed: true, ..self.view_of(instance, peer) })
+    }
+
+    fn view_of(&self, instance: InstanceId, peer: &peers::Peer) -> HolderView {
         let outdated = peer.holder().is_some_and(|holder| holder.start != self.start);
-        Some(HolderView { instance, sequence: peer.sequence, record, suspect: peer.suspect, outdated })
+        HolderView {
+            instance,
+            sequence: peer.sequence,
+            record: peer.record.clone(),
+            suspect: peer.suspect,
+            outdated,
+            confirmed: false,
+            replaced: None,
+        }
     }
 
     /// The fresh start that this instance belongs to: holders bear it.

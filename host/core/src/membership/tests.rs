@@ -786,6 +786,53 @@ fn a_reading_that_is_older_than_a_claim_on_its_way_takes_nothing_away() {
     }
 }
 
+/// Seed 4718 of the simulation: of two registrations of one incarnation at once, the one that gave way was taken for the holder.
+#[test]
+fn only_who_has_the_name_for_certain_is_the_holder() {
+    let name: crate::ids::HolderName = "chat".parse().unwrap();
+    let record = |incarnation: &str, renewal: u64, current: Option<u128>| {
+        let holder = crate::documents::HolderRecord {
+            name: name.clone(),
+            incarnation: incarnation.parse().unwrap(),
+            lease_ms: 5000,
+            start: 7,
+            current: current.map(InstanceId),
+        };
+        let state = if current.is_some() { InstanceState::Left } else { InstanceState::Joining };
+        Document::Instance(InstanceRecord {
+            host: "chat".into(),
+            state,
+            started_at: Timestamp(1),
+            renewal,
+            plugins: 0,
+            cleanup: None,
+            holder: Some(Box::new(holder)),
+        })
+    };
+    let mut member = cleaner();
+    let mut sequence = 10;
+    let mut see = |member: &mut Membership, instance: InstanceId, document: Document| {
+        sequence += 1;
+        member.handle_update(Now::at(1), &update(Key::Instance(instance), sequence, document));
+    };
+    let view = |member: &Membership, incarnation: &str| {
+        let view = member.holder(&name, &incarnation.parse().unwrap())?;
+        let replaced = view.replaced.map(|incarnation| incarnation.to_string());
+        Some((view.instance.0, view.confirmed, replaced))
+    };
+    assert_eq!(view(&member, "a"), None);
+    see(&mut member, InstanceId(21), record("a", 1, None));
+    assert_eq!(view(&member, "a"), Some((21, false, None)), "it may yet give way");
+    see(&mut member, InstanceId(22), record("a", 1, None));
+    see(&mut member, name.key(), record("a", 1, Some(22)));
+    assert_eq!(view(&member, "a"), Some((22, true, None)));
+    see(&mut member, InstanceId(23), record("b", 1, None));
+    assert_eq!(view(&member, "b"), Some((23, false, None)), "the name is another's still");
+    see(&mut member, name.key(), record("b", 1, Some(23)));
+    assert_eq!(view(&member, "b"), Some((23, true, None)));
+    assert_eq!(view(&member, "a").unwrap().2, Some("b".to_owned()));
+}
+
 /// Two hosts, the first of which has opened the boot without its plugins.
 fn owing() -> World {
     let mut world = World::new();

@@ -7,7 +7,7 @@ use crate::documents::{
     BootRecord, CleanupPhase, Document, Expect, HolderRecord, InstanceRecord, InstanceState, Key, Layout,
 };
 use crate::events::Sweep;
-use crate::ids::{InstanceId, PartitionId, Sequence};
+use crate::ids::{Incarnation, InstanceId, PartitionId, Sequence};
 use crate::time::{Tick, Timestamp};
 
 /// The storage format that this code reads and writes.
@@ -263,6 +263,10 @@ pub struct HolderView {
     pub suspect: bool,
     /// It belongs to another fresh start: it is over.
     pub outdated: bool,
+    /// It has the name for certain. Of two registrations at once one gives way, so whose instance is seen may not be the one.
+    pub confirmed: bool,
+    /// The incarnation that has the name now.
+    pub replaced: Option<Incarnation>,
 }
 
 /// Totals since the start of the process.
