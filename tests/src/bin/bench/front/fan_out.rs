@@ -91,7 +91,13 @@ pub async fn run() -> anyhow::Result<()> {
         slow.push(slow_reader(daemon.clients(), at).await?);
     }
     let mut beside = rounds(&mut star, &mut times).await?;
-    let beside_p99 = percentile(&mut beside, 0.99);
+    let (beside_p50, beside_p99) = (percentile(&mut beside, 0.5), percentile(&mut beside, 0.99));
+    let ratio = beside_p50.as_secs_f64() / percentile(&mut all, 0.5).as_secs_f64();
+    line(
+        &format!("front: the same beside {SLOW} that do not read, p50"),
+        time(beside_p50),
+        &format!("{ratio:.2} times that without them"),
+    );
     let ratio = beside_p99.as_secs_f64() / p99.as_secs_f64();
     line(
         &format!("front: the same beside {SLOW} that do not read, p99"),
