@@ -240,7 +240,7 @@ mod tests {
         let told: Vec<u64> = again.iter().map(|(_, transition)| transition.revision).collect();
         assert_eq!(told, [71], "the newest, once");
         assert!(partition.tells());
-        assert_eq!(partition.checkpoints.document_now().plugins["p"].except, [user.clone()]);
+        assert_eq!(partition.checkpoints.document_now().plugins["p"].except, std::slice::from_ref(&user));
         partition.settled("p", &user, Sequence(71));
         assert!(partition.checkpoints.document_now().plugins["p"].except.is_empty());
         assert!((partition.forgetting().1)(&user));

@@ -1,0 +1,190 @@
+//! The way in: who is there, whether this is a fresh start, who declares it, and when clients may come.
+
+use std::time::Duration;
+
+use super::{Membership, MembershipEffect, NotWritten, Phase, owed, peers};
+use crate::documents::{BootPhase, BootRecord, Document, Expect, InstanceState, Key};
+use crate::ids::Sequence;
+use crate::time::Now;
+
+impl Membership {
+    /// Looks who is there: is this a fresh start?
+    pub(super) fn survey(&mut self, now: Now) {
+        if !matches!(self.phase, Phase::Surveying | Phase::WaitingForBoot)
+            || !self.lease.is_valid(now.tick)
+            || self.boot_writing
+            || self.boot_stale
+            || (self.config.shared && self.clock_right != Some(true))
+        {
+            return;
+        }
+        let boot = self.boot.map(|(_, boot)| boot);
+        let phase = boot.map(|boot| boot.phase);
+        let settled = self.peers.iter().any(|(_, peer)| {
+            !peer.suspect && (peer.is(InstanceState::Ready) || peer.is(InstanceState::Draining))
+        });
+        if settled {
+            if phase == Some(BootPhase::Open) {
+                self.enter(now);
+            }
+            // Else the store was recreated and its boot is about to be written again.
+            return;
+        }
+        let starter_lives = boot
+            .is_some_and(|boot| self.peers.get(boot.by).is_some_and(|peer| peer.is_alive() && !peer.suspect));
+        if let Some((_, own)) = self.boot.filter(|(_, boot)| boot.by == self.instance)
+            && phase == Some(BootPhase::Cleaning)
+        {
+            // The answer was lost.
+            self.begin(now, own);
+        } else if starter_lives && phase == Some(BootPhase::Cleaning) {
+            self.phase = Phase::WaitingForBoot;
+        } else if phase == Some(BootPhase::Open) && (starter_lives || self.phase == Phase::WaitingForBoot) {
+            // Who has opened it may not know yet, and still be joining.
+            self.enter(now);
+        } else if phase == Some(BootPhase::Open) && boot.is_some_and(|boot| boot.by == self.instance) {
+            // The answer was lost, and the write that was repeated was refused.
+            self.cleanups.close_all(self.instance, &self.peers);
+            self.claim(now);
+        } else if self.ownership.is_loaded() && self.may_begin(now, phase) {
+            // With the claims it is known up to where documents are of the time before.
+            let last = self.boot.map_or(Sequence(0), |(sequence, _)| sequence);
+            let generation = boot.map_or(0, |boot| boot.generation) + 1;
+            let start = self.config.nonce.wrapping_add(generation);
+            self.previous = boot.map_or(0, |boot| boot.start);
+            self.phase = Phase::Opening;
+            self.write_boot(
+                last,
+                BootRecord {
+                    generation,
+                    phase: BootPhase::Cleaning,
+                    by: self.instance,
+                    start,
+                    epoch: self.epoch,
+                    owed: None,
+                },
+            );
+        }
+    }
+
+    /// Whether nobody else can be there: at once where the last host has closed the deployment, in an empty store after
+    /// the time in which the hosts of one that was recreated would have come back, else after a whole lease.
+    fn may_begin(&self, now: Now, phase: Option<BootPhase>) -> bool {
+        let unbroken =
+            |before: Duration| self.lease.judges_from(now.tick).is_some_and(|from| from <= now.tick + before);
+        match phase {
+            Some(BootPhase::Closed) => true,
+            None => !self.config.shared || unbroken(self.config.instance_ttl / 2),
+            // Whoever may still come back is declared dead first: one of the two writes takes effect.
+            // (`everything` is for holders as well whose lease has run out, and no host takes renewals before it is done.)
+            Some(_) => {
+                if self.came_in.is_some_and(|at| now.tick < at + self.config.instance_ttl) {
+                    return false;
+                }
+                let may_come_back = |peer: &peers::Peer| peer.suspect && peer.holder().is_none();
+                unbroken(Duration::ZERO) && !self.peers.iter().any(|(_, peer)| may_come_back(peer))
+            }
+        }
+    }
+
+    pub(super) fn write_boot(&mut self, last: Sequence, boot: BootRecord) {
+        self.boot_writing = true;
+        if boot.phase == BootPhase::Cleaning {
+            self.effects.push_back(MembershipEffect::Declare { boot, expect: last });
+        } else {
+            self.write(Key::Boot, Document::Boot(boot), Expect::Last(last), None);
+        }
+    }
+
+    pub(super) fn boot_written(&mut self, now: Now, boot: BootRecord, result: Result<Sequence, NotWritten>) {
+        self.boot_writing = false;
+        let Ok(sequence) = result else {
+            // Somebody else was first, or the store was recreated: look what is there.
+            self.boot_stale = true;
+            if self.phase == Phase::Opening {
+                self.abandon_start(Phase::Surveying);
+            }
+            if !self.is_over() {
+                self.effects.push_back(MembershipEffect::Load);
+            }
+            return;
+        };
+        if self.boot.is_none_or(|(known, _)| known <= sequence) {
+            self.boot = Some((sequence, boot));
+        }
+        if matches!(self.phase, Phase::Surveying | Phase::WaitingForBoot) && boot.phase == BootPhase::Open {
+            // Without the lease it looks again who is there.
+            if self.lease.is_valid(now.tick) {
+                self.claim(now);
+            }
+            return;
+        }
+        if self.phase != Phase::Opening || boot.by != self.instance {
+            return;
+        }
+        match boot.phase {
+            BootPhase::Cleaning if self.lease.is_valid(now.tick) => self.begin(now, boot),
+            // It was away too long to know whose store said this: the survey of its next lease tells what holds.
+            BootPhase::Cleaning => self.abandon_start(Phase::Surveying),
+            BootPhase::Open => {
+                self.cleanups.close_all(self.instance, &self.peers);
+                self.claim(now);
+            }
+            BootPhase::Closed => {}
+        }
+    }
+
+    /// This instance has declared the fresh start.
+    pub(super) fn begin(&mut self, now: Now, boot: BootRecord) {
+        self.phase = Phase::Cleaning;
+        self.everything = (false, false);
+        // Before others are let in, who would begin to clean up after them: `everything` is for all of them.
+        self.cleanups.close_all(self.instance, &self.peers);
+        self.boot_due = Some(now.tick + self.config.boot_timeout);
+        self.counters.fresh_starts += 1;
+        let run = owed::run_of(self.epoch, &boot);
+        self.run = Some(run.clone());
+        (self.owing, self.paid) = (false, false);
+        self.effects.push_back(MembershipEffect::Everything(run));
+        self.spare_holders(boot.start);
+    }
+
+    pub(super) fn open(&mut self) {
+        if self.phase != Phase::Cleaning || self.everything != (true, true) {
+            return;
+        }
+        let Some((sequence, boot)) = self.boot else { return };
+        self.phase = Phase::Opening;
+        self.boot_due = None;
+        let owed = self.owing.then_some(0);
+        self.write_boot(sequence, BootRecord { phase: BootPhase::Open, owed, ..boot });
+    }
+
+    /// The boot is open: the record is written once more as it is, and then this instance is in. A last host that closes
+    /// it before it has seen that somebody came is refused, or this one is, which looks again.
+    pub(super) fn enter(&mut self, now: Now) {
+        match self.boot {
+            Some((sequence, boot)) if self.config.shared => self.write_boot(sequence, boot),
+            _ => self.claim(now),
+        }
+    }
+
+    pub(super) fn claim(&mut self, now: Now) {
+        self.phase = Phase::Claiming;
+        self.state = InstanceState::Ready;
+        self.joined = self.generation();
+        self.start = self.boot.map_or(0, |(_, boot)| boot.start);
+        self.started_in = self.boot.map_or(0, |(_, boot)| boot.epoch);
+        self.joined_in = self.epoch;
+        if self.joined > self.met {
+            // A fresh start while this instance waited: `everything` covers whoever has no key.
+            self.peers.forgive();
+        }
+        self.unsettled = true;
+        if self.lease.is_in_flight() {
+            self.lease.renew_at(now.tick + self.lease.interval() / 4);
+        } else {
+            self.renew(now);
+        }
+    }
+}
