@@ -111,10 +111,7 @@ impl AdminClient {
 
     /// `GET {path}`, as text.
     pub async fn text(&self, path: &str) -> anyhow::Result<String> {
-        let (status, body) = self.ask(Method::GET, path, None, PATIENCE).await?;
-        if !status.is_success() {
-            bail!("{} answers {}", self.base, detail(status, &body));
-        }
+        let body = self.succeed(Method::GET, path, None).await?;
         String::from_utf8(body.into()).with_context(|| format!("{}{path} is no text", self.base))
     }
 
@@ -125,20 +122,21 @@ impl AdminClient {
         path: &str,
         body: Option<&Value>,
     ) -> anyhow::Result<T> {
-        let (status, body) = self.ask(method, path, body, PATIENCE).await?;
-        if !status.is_success() {
-            bail!("{} answers {}", self.base, detail(status, &body));
-        }
-        self.read(&body)
+        self.read(&self.succeed(method, path, body).await?)
     }
 
     /// Another method that is answered without a body.
     pub async fn command(&self, method: Method, path: &str) -> anyhow::Result<()> {
-        let (status, body) = self.ask(method, path, None, PATIENCE).await?;
+        self.succeed(method, path, None).await.map(drop)
+    }
+
+    /// The body of an answer that is a success.
+    async fn succeed(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Bytes> {
+        let (status, body) = self.ask(method, path, body, PATIENCE).await?;
         if !status.is_success() {
             bail!("{} answers {}", self.base, detail(status, &body));
         }
-        Ok(())
+        Ok(body)
     }
 
     /// `POST {path}` without a body; 422 is a refusal.

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use super::engine::Driver;
 use super::io::{Completion, definite};
+use super::newcomers::hears;
 use crate::plugins::letters::{event_of, once_more, partition_of};
 use crate::plugins::{LetterNumber, NotWanted, ReplayEnd, Replayed};
 use crate::store::{DeadLetter, Question, SharedStore, StoreError};
@@ -283,7 +284,7 @@ impl Driver {
             Status::Idle => Hook::UserIdle,
             Status::Offline => Hook::UserOffline,
         };
-        let told = self.status_plugins.get(&hook).is_some_and(|told| told.iter().any(|one| **one == *plugin));
+        let told = hears(&self.status_plugins, plugin, hook);
         if told { revision } else { 0 }
     }
 

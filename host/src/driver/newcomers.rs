@@ -167,10 +167,8 @@ impl Driver {
             let entry = partition.checkpoints.entry(plugin);
             let due = Backlog::after(entry.as_ref(), initial, retention, now.wall);
             let transitions = newcomers.transitions(id, snapshot, partition.told_to, generation, &due);
-            let wanted = |transition: &Arc<Transition>| {
-                let wanting = self.status_plugins.get(&transition.hook());
-                wanting.is_some_and(|plugins| plugins.contains(plugin))
-            };
+            let wanted =
+                |transition: &Arc<Transition>| hears(&self.status_plugins, plugin, transition.hook());
             for transition in transitions.into_iter().filter(wanted) {
                 partition.issued(std::slice::from_ref(plugin), &transition);
                 backlog.push((plugin.clone(), transition));
@@ -186,6 +184,11 @@ impl Driver {
 
 /// Names of plugins by the hook that they export.
 type ByHook = BTreeMap<Hook, Vec<Arc<str>>>;
+
+/// Whether a plugin exports the hook.
+pub(super) fn hears(by_hook: &ByHook, plugin: &str, hook: Hook) -> bool {
+    by_hook.get(&hook).is_some_and(|plugins| plugins.iter().any(|one| **one == *plugin))
+}
 
 /// The plugins that export each status hook, and all of these plugins.
 pub(super) fn status_plugins(hooks: &[(Arc<str>, BTreeSet<Hook>)]) -> (ByHook, Vec<Arc<str>>) {

@@ -17,6 +17,7 @@ use presence_core::tracker::{StatusBatch, Tracker, TrackerConfig};
 
 use super::engine::Driver;
 use super::io::{Completion, StatusesWritten, read, write_statuses};
+use super::newcomers::hears;
 use super::partition::{Partition, Surrender};
 use crate::plugins;
 use crate::store::{Coverage, Followed, Follower, Notice, Put, Snapshot, StoreError};
@@ -119,11 +120,9 @@ impl Driver {
     /// Of a partition that was being handed over and stays, plugins hear again what was withdrawn.
     fn tell_again(&mut self, id: PartitionId) {
         let Some(partition) = self.partitions.get_mut(&id) else { return };
-        let status_plugins = &self.status_plugins;
-        let hears = |plugin: &Arc<str>, transition: &Transition| {
-            status_plugins.get(&transition.hook()).is_some_and(|plugins| plugins.contains(plugin))
-        };
-        for (plugin, transition) in partition.told_again(hears) {
+        let by_hook = &self.status_plugins;
+        let again = partition.told_again(|plugin, transition| hears(by_hook, plugin, transition.hook()));
+        for (plugin, transition) in again {
             self.plugins.submit_to(&plugin, plugins::Event::Status(transition));
         }
     }
@@ -181,8 +180,7 @@ impl Driver {
                 }
                 let previous = record.previous.filter(|_| due.tells_previous());
                 let transition = transition_of(id, *sequence, user, record, previous);
-                let wanted = self.status_plugins.get(&transition.hook());
-                if wanted.is_some_and(|plugins| plugins.contains(plugin)) {
+                if hears(&self.status_plugins, plugin, transition.hook()) {
                     let transition = Arc::new(transition);
                     partition.issued(std::slice::from_ref(plugin), &transition);
                     backlog.push((plugin.clone(), transition));

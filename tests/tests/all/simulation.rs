@@ -55,7 +55,7 @@ fn invariants_hold_whatever_fails() {
 fn what_was_found_once_is_not_found_again() {
     for seed in [
         48, 167, 416, 481, 512, 557, 703, 1221, 1378, 1825, 2404, 2593, 3036, 3205, 3214, 3263, 4264, 4481,
-        4953, 5221, 5727, 5773, 5868, 6973, 7299, 7392, 7835, 7970, 8447, 8806, 9229,
+        4718, 4953, 5221, 5727, 5773, 5868, 6973, 7299, 7392, 7835, 7970, 8447, 8806, 9229,
     ] {
         let report = run(seed, Plant::Nothing, false);
         assert!(report.violations.is_empty(), "seed {seed}: {:#?}", report.violations);
