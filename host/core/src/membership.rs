@@ -78,6 +78,14 @@ pub struct Membership {
     boot_writing: bool,
     /// One was refused: what is known of `boot` is not what is there. It is being read, unless the watch shows it first.
     boot_stale: bool,
+    /// When the write of `boot` was asked for that lets this instance in, while it is on its way.
+    asked_in: Option<Tick>,
+    /// When the last of them was asked for that was written.
+    let_in: Option<Tick>,
+    /// A renewal waits for it.
+    wants_in: bool,
+    /// The store was recreated, and has not been read since: it has no meta record yet.
+    unread: bool,
     /// The generation that this instance belongs to; 0 before it has joined one.
     joined: u64,
     /// The fresh start that it belongs to.
@@ -136,6 +144,10 @@ impl Membership {
             boot: None,
             boot_writing: false,
             boot_stale: false,
+            asked_in: None,
+            let_in: None,
+            wants_in: false,
+            unread: false,
             joined: 0,
             start: 0,
             met: 0,
@@ -182,6 +194,12 @@ impl Membership {
             _ => None,
         });
         let Some(meta) = meta else {
+            if self.phase != Phase::Loading {
+                // What the watch shows of it before it is read gives no lease.
+                self.unread = true;
+                self.lease.vanished(now.tick);
+                self.effects.push_back(MembershipEffect::Permit(Tick(0)));
+            }
             return self.create_meta();
         };
         if let Some(error) = self.unfit(&meta) {
@@ -190,7 +208,7 @@ impl Membership {
             return;
         }
         let begins = matches!(self.phase, Phase::Loading | Phase::CreatingMeta);
-        self.boot_stale = false;
+        (self.boot_stale, self.unread) = (false, false);
         if begins {
             self.epoch = meta.epoch;
         } else if meta.epoch != self.epoch {
@@ -219,6 +237,7 @@ impl Membership {
                 epoch: self.started_in,
                 owed: self.owed_again(),
             };
+            self.asked_in = Some(now.tick);
             self.write_boot(Sequence(0), boot);
         }
         if begins {
@@ -293,12 +312,12 @@ impl Membership {
         match found {
             Some((sequence, record)) if instance == self.instance => {
                 // That the key is there gives no lease: only the watch shows what else has happened.
-                self.lease.found(sequence, now.tick);
+                self.lease.found(sequence, true, now.tick);
                 if record.state == InstanceState::Dead {
                     self.take(now, &Key::Instance(instance), sequence, &Document::Instance(record));
                 }
             }
-            None if instance == self.instance => self.lease.found(last, now.tick),
+            None if instance == self.instance => self.lease.found(last, false, now.tick),
             Some((sequence, record)) => {
                 let news = self.peers.take(now.tick, instance, sequence, &record);
                 self.heard(instance, news);
@@ -487,6 +506,7 @@ impl Membership {
         self.joined = 0;
         // Nobody waits for what the old life has asked.
         self.boot_writing = false;
+        self.stay_out();
         self.phase = Phase::Joining;
         self.renew(now);
         self.settle(now);
@@ -750,6 +770,7 @@ impl Membership {
         self.counters.wipes += 1;
         self.boot = None;
         self.boot_writing = false;
+        self.stay_out();
         self.lease.vanished(now.tick);
         self.peers.forget_sequences();
         self.ownership.handle_wiped(now.tick + self.lease.interval());
@@ -780,7 +801,7 @@ impl Membership {
                     let (id, record) = (*id, record.clone());
                     self.peers.take(now.tick, id, sequence, &record);
                     self.die();
-                } else if self.lease.shown(record.renewal, sequence) {
+                } else if !self.unread && self.lease.shown(record.renewal, sequence) {
                     self.renewal_shown(now);
                 }
             }
@@ -910,6 +931,11 @@ impl Membership {
     }
 
     fn renew(&mut self, now: Now) {
+        if self.must_come_in(now) {
+            self.wants_in = true;
+            self.lease.wait(now.tick + self.lease.interval() / 4);
+            return self.come_in(now);
+        }
         let expect = self.lease.last();
         let renewal = self.lease.send(now.tick);
         let record = InstanceRecord {
@@ -960,6 +986,7 @@ impl Membership {
     fn settle(&mut self, now: Now) {
         self.survey(now);
         self.judge(now);
+        self.come_in(now);
         self.settle_owed(now);
         if std::mem::take(&mut self.unsettled) && self.takes_part() {
             if let Some((_, boot)) = self.boot.filter(|(_, boot)| boot.phase == BootPhase::Open) {

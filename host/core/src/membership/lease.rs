@@ -19,6 +19,8 @@ pub(super) struct Lease {
     ttl: Duration,
     /// The own key's last sequence, of a document or of the marker after it; 0 before the first write.
     last: Sequence,
+    /// That is of a document, as far as is known.
+    present: bool,
     /// The number of the newest renewal.
     renewals: u64,
     /// The renewal that waits for its answer.
@@ -37,6 +39,7 @@ impl Lease {
         Lease {
             ttl,
             last: Sequence(0),
+            present: false,
             renewals: 0,
             in_flight: None,
             unseen: VecDeque::new(),
@@ -48,6 +51,11 @@ impl Lease {
 
     pub(super) fn last(&self) -> Sequence {
         self.last
+    }
+
+    /// True unless the own key is known to hold nothing, or only a marker.
+    pub(super) fn is_present(&self) -> bool {
+        self.present
     }
 
     /// How often the lease is renewed.
@@ -74,7 +82,7 @@ impl Lease {
 
     /// A renewal was written.
     pub(super) fn written(&mut self, renewal: u64, sequence: Sequence) {
-        self.last = self.last.max(sequence);
+        self.note(sequence);
         self.answered(renewal);
     }
 
@@ -93,9 +101,16 @@ impl Lease {
         waited
     }
 
-    /// What the store was found to hold under the own key: the last sequence, whatever it is of.
-    pub(super) fn found(&mut self, last: Sequence, now: Tick) {
-        self.last = last;
+    /// A document of this sequence was there.
+    fn note(&mut self, sequence: Sequence) {
+        if sequence >= self.last {
+            (self.last, self.present) = (sequence, true);
+        }
+    }
+
+    /// What the store was found to hold under the own key: the last sequence, and whether it is of a document.
+    pub(super) fn found(&mut self, last: Sequence, present: bool, now: Tick) {
+        (self.last, self.present) = (last, present);
         self.in_flight = None;
         self.next = Some(now);
     }
@@ -106,7 +121,7 @@ impl Lease {
             // A marker behind it is known already.
             return false;
         }
-        self.last = self.last.max(sequence);
+        self.note(sequence);
         let Some(at) = self.unseen.iter().position(|(number, _)| *number == renewal) else {
             return false;
         };
@@ -125,7 +140,7 @@ impl Lease {
         if marker < self.last {
             return;
         }
-        self.last = marker;
+        (self.last, self.present) = (marker, false);
         self.in_flight = None;
         self.unseen.clear();
         self.confirmed = None;
@@ -135,7 +150,7 @@ impl Lease {
 
     /// A snapshot has nothing under the own key, or the store was recreated.
     pub(super) fn vanished(&mut self, now: Tick) {
-        self.last = Sequence(0);
+        (self.last, self.present) = (Sequence(0), false);
         self.in_flight = None;
         self.unseen.clear();
         self.confirmed = None;
@@ -179,6 +194,11 @@ impl Lease {
 
     pub(super) fn renew_at(&mut self, at: Tick) {
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+
+    /// Nothing is to be sent before this time.
+    pub(super) fn wait(&mut self, until: Tick) {
+        self.next = Some(until);
     }
 
     pub(super) fn stop(&mut self) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Membership, MembershipEffect, NotWritten, Phase, owed, peers};
 use crate::documents::{BootPhase, BootRecord, Document, Expect, InstanceState, Key};
 use crate::ids::Sequence;
-use crate::time::Now;
+use crate::time::{Now, Tick};
 
 impl Membership {
     /// Looks who is there: is this a fresh start?
@@ -99,6 +99,7 @@ impl Membership {
     pub(super) fn boot_written(&mut self, now: Now, boot: BootRecord, result: Result<Sequence, NotWritten>) {
         self.boot_writing = false;
         let Ok(sequence) = result else {
+            self.asked_in = None;
             // Somebody else was first, or the store was recreated: look what is there.
             self.boot_stale = true;
             if self.phase == Phase::Opening {
@@ -112,6 +113,7 @@ impl Membership {
         if self.boot.is_none_or(|(known, _)| known <= sequence) {
             self.boot = Some((sequence, boot));
         }
+        self.let_in = self.asked_in.take().or(self.let_in);
         if matches!(self.phase, Phase::Surveying | Phase::WaitingForBoot) && boot.phase == BootPhase::Open {
             // Without the lease it looks again who is there.
             if self.lease.is_valid(now.tick) {
@@ -164,9 +166,45 @@ impl Membership {
     /// it before it has seen that somebody came is refused, or this one is, which looks again.
     pub(super) fn enter(&mut self, now: Now) {
         match self.boot {
-            Some((sequence, boot)) if self.config.shared => self.write_boot(sequence, boot),
+            Some((sequence, boot)) if self.config.shared => {
+                self.asked_in = Some(now.tick);
+                self.write_boot(sequence, boot);
+            }
             _ => self.claim(now),
         }
+    }
+
+    /// Whether a renewal would bring a key back that is gone, of an instance that takes part: who declares a fresh start
+    /// may know nothing of it. It writes the boot record once more first, as whoever joins does, and the declaration is
+    /// refused, or it is, and learns of it.
+    pub(super) fn must_come_in(&self, now: Now) -> bool {
+        // Whoever sees the record written again waits for a whole lease.
+        let lately = |at: Tick| now.tick < at + self.config.instance_ttl / 2;
+        self.config.shared
+            && self.joined > 0
+            && self.state != InstanceState::Joining
+            && !self.lease.is_present()
+            && !self.let_in.is_some_and(lately)
+    }
+
+    /// Goes on with that.
+    pub(super) fn come_in(&mut self, now: Now) {
+        if !self.wants_in || self.boot_writing || self.boot_stale || self.unread || self.is_over() {
+            return;
+        }
+        if !self.must_come_in(now) {
+            self.wants_in = false;
+            return self.renew(now);
+        }
+        if let Some((sequence, boot)) = self.boot.filter(|(_, boot)| boot.start == self.start) {
+            self.asked_in = Some(now.tick);
+            self.write_boot(sequence, BootRecord { phase: BootPhase::Open, ..boot });
+        }
+    }
+
+    /// Nothing that was asked for before lets it in.
+    pub(super) fn stay_out(&mut self) {
+        (self.asked_in, self.let_in, self.wants_in) = (None, None, false);
     }
 
     pub(super) fn claim(&mut self, now: Now) {

@@ -538,15 +538,34 @@ fn a_recreated_store_is_filled_from_memory_and_is_no_fresh_start() {
     assert!(world.hosts.values().all(|host| host.log.contains(&"wiped".to_owned())));
 }
 
+fn drain(member: &mut Membership) -> Vec<MembershipEffect> {
+    std::iter::from_fn(|| member.poll_effect()).collect()
+}
+
+/// The boot record that is to be written.
+fn boot_of(effects: &[MembershipEffect]) -> Option<Document> {
+    effects.iter().find_map(|effect| match effect {
+        MembershipEffect::Write { key: Key::Boot, document, .. } => Some(document.clone()),
+        _ => None,
+    })
+}
+
+/// The record that is to be written under the own key.
+fn renewal_of(effects: &[MembershipEffect]) -> Option<InstanceRecord> {
+    effects.iter().find_map(|effect| match effect {
+        MembershipEffect::Renew { record, .. } => Some(record.clone()),
+        _ => None,
+    })
+}
+
 #[test]
-fn in_a_recreated_store_the_boot_record_comes_before_any_claim() {
+fn in_a_recreated_store_the_boot_record_comes_before_any_record_and_claim() {
     let mut world = World::new();
     world.start(1);
     world.pass(TTL);
     let now = world.now();
     let member = world.member(1);
     let layout = member.config.layout;
-    let drain = |member: &mut Membership| std::iter::from_fn(|| member.poll_effect()).collect::<Vec<_>>();
     let claims = |effects: &[MembershipEffect]| {
         let claim =
             |effect: &&MembershipEffect| matches!(effect, MembershipEffect::Write { key: Key::Owner(_), .. });
@@ -557,21 +576,94 @@ fn in_a_recreated_store_the_boot_record_comes_before_any_claim() {
     member.handle_claims(now, &[]);
     member.handle_timeout(now);
     let effects = drain(member);
-    let boot = effects.iter().find_map(|effect| match effect {
-        MembershipEffect::Write { key: Key::Boot, document, .. } => Some(document.clone()),
-        _ => None,
-    });
-    let renewal = effects.iter().find_map(|effect| match effect {
-        MembershipEffect::Renew { record, .. } => Some(record.clone()),
-        _ => None,
-    });
-    let (boot, renewal) = (boot.unwrap(), renewal.unwrap());
-    member.handle_renewed(now, renewal.renewal, Some(Ok(Sequence(2))));
-    member.handle_update(now, &update(Key::Instance(InstanceId(1)), 2, Document::Instance(renewal)));
+    let boot = boot_of(&effects).expect("it is written back");
+    assert_eq!((renewal_of(&effects), claims(&effects)), (None, 0));
+    member.handle_written(now, &Key::Boot, &boot, Ok(Sequence(2)));
+    let effects = drain(member);
+    let renewal = renewal_of(&effects).expect("it is let in");
+    assert_eq!(claims(&effects), 0, "not before the lease is there");
+    member.handle_renewed(now, renewal.renewal, Some(Ok(Sequence(3))));
+    member.handle_update(now, &update(Key::Instance(InstanceId(1)), 3, Document::Instance(renewal)));
     assert!(member.may_act(now));
-    assert_eq!(claims(&drain(member)), 0, "the boot record is not there yet");
-    member.handle_written(now, &Key::Boot, &boot, Ok(Sequence(3)));
     assert_eq!(claims(&drain(member)), PARTITIONS as usize);
+}
+
+/// Seeds 29339 and 29582 of the simulation: who declares a fresh start may not have heard yet that one is back.
+#[test]
+fn i5_who_comes_back_after_its_lease_ran_out_writes_the_boot_record_before_its_own() {
+    let mut world = three();
+    let ran_out = |member: &mut Membership, now: Now, marker: u64| {
+        let key = Key::Instance(InstanceId(1));
+        let update = Update { key, sequence: Sequence(marker), change: Change::Expired };
+        member.handle_update(now, &update);
+        member.handle_timeout(now);
+        drain(member)
+    };
+    let (now, (before, Document::Boot(boot))) = (world.now(), world.get(&Key::Boot).unwrap()) else {
+        panic!("no boot record")
+    };
+    let member = world.member(1);
+    let effects = ran_out(member, now, before.0 + 100);
+    assert_eq!(renewal_of(&effects), None);
+    let again = Document::Boot(boot);
+    let write = MembershipEffect::Write {
+        key: Key::Boot,
+        document: again.clone(),
+        expect: Expect::Last(before),
+        lease: None,
+    };
+    assert!(effects.contains(&write), "a declaration that is on its way is refused");
+    member.handle_written(now, &Key::Boot, &again, Ok(Sequence(before.0 + 101)));
+    let renewal = renewal_of(&drain(member)).expect("it comes back as it was");
+    assert_eq!(renewal.state, InstanceState::Ready);
+    member.handle_renewed(now, renewal.renewal, Some(Ok(Sequence(before.0 + 102))));
+    member.handle_update(
+        now,
+        &update(Key::Instance(InstanceId(1)), before.0 + 102, Document::Instance(renewal)),
+    );
+    // Long after that it has to ask again; this time somebody else was first.
+    let later = Now::at(now.tick.0 + TTL * 2);
+    let effects = ran_out(member, later, before.0 + 103);
+    assert_eq!(renewal_of(&effects), None);
+    let again = boot_of(&effects).expect("asks again");
+    let refused = Err(NotWritten::Conflict(Sequence(before.0 + 104)));
+    member.handle_written(later, &Key::Boot, &again, refused);
+    assert!(drain(member).contains(&MembershipEffect::Load));
+    let other = BootRecord { phase: BootPhase::Cleaning, start: boot.start + 1, ..boot };
+    member.handle_update(later, &update(Key::Boot, before.0 + 104, Document::Boot(other)));
+    let effects = drain(member);
+    assert!(effects.contains(&MembershipEffect::Reborn), "a fresh start: it is over");
+    assert_eq!(renewal_of(&effects), None);
+}
+
+/// Seed 29299 of the simulation: what the watch shows of a store that was recreated begins after those who are there.
+#[test]
+fn i5_nothing_is_decided_in_a_store_that_was_recreated_and_not_read() {
+    let mut world = three();
+    for number in 1..=3 {
+        world.kill(number);
+    }
+    world.pass(TTL + 500);
+    world.start(11);
+    world.pass(TTL / 2);
+    let mut now = world.now();
+    let member = world.member(11);
+    assert!(member.may_act(now));
+    member.handle_loaded(now, &[]);
+    assert!(!member.may_act(now));
+    for at in 0..6 {
+        now = Now::at(now.tick.0 + TTL / 3);
+        member.handle_timeout(now);
+        let effects = drain(member);
+        assert!(!effects.iter().any(|effect| matches!(effect, MembershipEffect::Declare { .. })));
+        let renewal = renewal_of(&effects).expect("it joins");
+        member.handle_renewed(now, renewal.renewal, Some(Ok(Sequence(100 + at))));
+        member.handle_update(
+            now,
+            &update(Key::Instance(InstanceId(11)), 100 + at, Document::Instance(renewal)),
+        );
+        assert!(!member.may_act(now), "that is no lease");
+    }
 }
 
 #[test]
