@@ -297,7 +297,8 @@ pub struct BootRecord {
     /// Random; tells two fresh starts apart, also when the store was recreated between them.
     #[serde(default)]
     pub start: u64,
-    /// The epoch of the store in which it was declared; in another one it was written back. 0: an older version wrote it.
+    /// The epoch of the store in which its `everything` ran last; in another one it was only written back. 0: an older
+    /// version wrote it.
     #[serde(default)]
     pub epoch: u64,
     /// It was opened before every plugin had taken `everything`: `by` still sees to that, as the so many-th to take it over.

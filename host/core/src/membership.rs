@@ -107,9 +107,10 @@ pub struct Membership {
     paid: bool,
     /// When an open boot record was last seen written again: somebody has come in and may not have been able to say so yet.
     came_in: Option<Tick>,
-    /// The epochs in which its fresh start was declared, and in which it has joined that.
+    /// The epoch in which the `everything` of its fresh start ran last.
     started_in: u64,
-    joined_in: u64,
+    /// The last fresh start that this process has declared or joined, in whichever life, and the epoch in which it did.
+    belongs: Option<(u64, u64)>,
     /// In a recreated store it met a fresh start (this one) that is not its own and was written back: those who belong to it may
     /// know nothing of the `everything` of its own, after which they must tell of everybody again.
     estranged: Option<u64>,
@@ -160,7 +161,7 @@ impl Membership {
             paid: false,
             came_in: None,
             started_in: 0,
-            joined_in: 0,
+            belongs: None,
             estranged: None,
             owed: None,
             boot_due: None,
@@ -506,6 +507,7 @@ impl Membership {
         self.joined = 0;
         // Nobody waits for what the old life has asked.
         self.boot_writing = false;
+        self.peers.forget_judgements();
         self.stay_out();
         self.phase = Phase::Joining;
         self.renew(now);
@@ -842,11 +844,13 @@ impl Membership {
     fn boot_seen(&mut self, boot: BootRecord) {
         if self.joined > 0 && boot.start != self.start {
             // A fresh start was declared while this instance was taken for gone, perhaps in a store that was recreated.
-            // One that was declared in this store came after its own, and has had everybody told of since.
-            if self.joined_in != self.epoch && boot.epoch != self.epoch {
-                self.estranged = Some(boot.start);
-            }
             self.die();
+        }
+        if self.belongs.is_some_and(|(start, epoch)| start != boot.start && epoch != self.epoch)
+            && boot.epoch != self.epoch
+        {
+            // One whose `everything` ran in this store came after its own, and has had everybody told of since.
+            self.estranged = Some(boot.start);
         }
         if boot.owed.is_some() {
             // Whoever else is estranged has seen to it: after that everybody is told of again.

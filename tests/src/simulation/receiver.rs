@@ -221,7 +221,8 @@ impl Receiver {
         }
     }
 
-    /// A fresh start runs its hook: nobody else who has started one may have kept its lease since.
+    /// A fresh start runs its hook: nobody else who has started one may have kept its lease since. The key of an earlier
+    /// life says nothing of the one that has started it.
     pub(super) fn everything_submitted(&mut self, world: &World, origin: Origin) {
         for (other, at) in &self.everything_by {
             let truth = super::journal::lock(&world.truth);
@@ -232,6 +233,7 @@ impl Receiver {
                         && known.origin == *other
                         && known.leased_since <= *at
                         && known.wipes == truth.wipes
+                        && !truth.is_over(instance)
                 })
             });
             if *other != origin && kept {

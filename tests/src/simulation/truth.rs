@@ -415,7 +415,7 @@ impl Truth {
 
     /// Nothing is owed to it any more, whatever its key says: it was declared dead, perhaps in a store that is gone, or its
     /// host has another life since.
-    fn is_over(&self, instance: InstanceId) -> bool {
+    pub(super) fn is_over(&self, instance: InstanceId) -> bool {
         let later = |known: &Known| {
             let of_its_host = |other: &&Known| other.origin == known.origin && !other.held;
             self.instances.values().filter(of_its_host).any(|other| other.began > known.began)

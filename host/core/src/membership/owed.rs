@@ -56,7 +56,8 @@ impl Membership {
         {
             return;
         }
-        let estranged = self.estranged.is_some_and(|start| start == boot.start);
+        // Unless another one has seen to it in this store.
+        let estranged = self.estranged == Some(boot.start) && boot.epoch != self.epoch;
         let Some(taken) = boot.owed else {
             if estranged {
                 self.write_boot(sequence, BootRecord { by: self.instance, owed: Some(1), ..boot });
@@ -81,7 +82,7 @@ impl Membership {
             self.paid = false;
             self.effects.push_back(MembershipEffect::Everything(run));
         } else if self.paid {
-            self.write_boot(sequence, BootRecord { owed: None, ..boot });
+            self.write_boot(sequence, BootRecord { owed: None, epoch: self.epoch, ..boot });
         }
     }
 

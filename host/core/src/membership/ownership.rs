@@ -2,7 +2,9 @@
 //!
 //! Rules (DESIGN section 4): rendezvous hashing over the ready instances names the desired owner; who sees its own claim on
 //! a partition is the owner and acts or releases; a live owner hands over by itself; the claim of one that is dead, gone
-//! or has left is free. The claim's sequence is the fencing token.
+//! or has left is free. The claim's sequence is the fencing token. It is acted under by who was told that the claim was
+//! written, once: a claim of its own that it finds is claimed once more, since what it wrote under that token before may
+//! still be on its way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -124,6 +126,7 @@ impl Ownership {
         self.loaded
             && self.claiming.is_empty()
             && self.held.values().all(|held| held.stage != Stage::Loading)
+            && self.claims.keys().all(|id| self.held.contains_key(id) || !self.is_mine(*id, me))
             && self
                 .wanted
                 .iter()
@@ -167,9 +170,14 @@ impl Ownership {
                 self.held.remove(&partition);
                 self.wishes.push(Wish::Lose(partition));
             }
-            None if mine && !self.claiming.contains_key(&partition) => self.own(partition, sequence),
+            // One of its own that it was never told of is claimed once more, see `decide`.
             None => {}
         }
+    }
+
+    /// True if the claim that is known is this instance's.
+    fn is_mine(&self, partition: PartitionId, me: InstanceId) -> bool {
+        self.claims.get(&partition).is_some_and(|(_, claim)| claim.instance == Some(me))
     }
 
     /// A claim was written.
@@ -217,14 +225,9 @@ impl Ownership {
             return;
         }
         self.claiming.remove(&partition);
-        let former = self.former.remove(&partition);
         match owner {
             Some((sequence, claim)) => {
                 self.handle_claim(partition, sequence, claim, me);
-                // It was followed while it was being claimed.
-                if claim.instance == Some(me) && !self.held.contains_key(&partition) {
-                    self.own(partition, sequence);
-                }
                 if let Some(held) = self.held.get_mut(&partition)
                     && held.doubtful
                     && held.claim == sequence
@@ -238,7 +241,11 @@ impl Ownership {
                 self.claims.remove(&partition);
             }
         }
-        if former && !self.held.contains_key(&partition) {
+        // What is its own all the same is claimed once more, and what was there is written back.
+        if !self.is_mine(partition, me)
+            && self.former.remove(&partition)
+            && !self.held.contains_key(&partition)
+        {
             self.wishes.push(Wish::Lose(partition));
         }
     }
@@ -365,9 +372,10 @@ impl Ownership {
             self.patience = None;
             // What is being claimed stays one until the claim is answered: refused, or nobody's any more, it is given up
             // then.
-            let claiming = &self.claiming;
-            let given_up = self.former.extract_if(.., |id| !claiming.contains_key(id));
-            self.wishes.extend(given_up.map(Wish::Lose));
+            let mut given_up = self.former.clone();
+            given_up.retain(|id| !self.claiming.contains_key(id) && !self.is_mine(*id, me));
+            self.former.retain(|id| !given_up.contains(id));
+            self.wishes.extend(given_up.into_iter().map(Wish::Lose));
         }
         self.wanted.clear();
         for partition in (0..self.partitions).map(PartitionId) {
@@ -377,6 +385,7 @@ impl Ownership {
             }
             let former = self.former.contains(&partition);
             let free = self.is_free(me, peers, partition);
+            let mine = self.is_mine(partition, me);
             match self.held.get_mut(&partition) {
                 Some(held) => {
                     let keeps = wanted || candidates.is_empty();
@@ -386,7 +395,7 @@ impl Ownership {
                     }
                 }
                 None if !active || self.claiming.contains_key(&partition) => {}
-                None if (wanted && self.patience.is_none() || former) && free => {
+                None if (wanted && self.patience.is_none() || former || mine) && free => {
                     self.claiming.insert(partition, Claiming::Sent);
                     let last = self.claims.get(&partition).map_or(Sequence(0), |(sequence, _)| *sequence);
                     let claim = Claim { instance: Some(me), nonce: self.nonce };

@@ -222,11 +222,16 @@ impl Peers {
         });
     }
 
+    /// Nobody waits for the answers of judgements that are on their way.
+    pub(super) fn forget_judgements(&mut self) {
+        self.known.values_mut().for_each(|peer| peer.judging = false);
+    }
+
     /// The store was recreated: sequences begin anew.
     pub(super) fn forget_sequences(&mut self) {
+        self.forget_judgements();
         for peer in self.known.values_mut() {
             peer.sequence = Sequence(0);
-            peer.judging = false;
             // Who is dead is to be declared so again, and cleaned up after: without having heard of it he may have gone on in
             // the new store.
             if peer.is_dead() {

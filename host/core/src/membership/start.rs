@@ -72,17 +72,16 @@ impl Membership {
     fn may_begin(&self, now: Now, phase: Option<BootPhase>) -> bool {
         let unbroken =
             |before: Duration| self.lease.judges_from(now.tick).is_some_and(|from| from <= now.tick + before);
+        // Whoever may still come back is declared dead first: one of the two writes takes effect.
+        // (`everything` is for holders as well whose lease has run out, and no host takes renewals before it is done.)
+        let may_come_back = |peer: &peers::Peer| peer.suspect && peer.holder().is_none();
+        let waits_for_nobody = || !self.peers.iter().any(|(_, peer)| may_come_back(peer));
         match phase {
             Some(BootPhase::Closed) => true,
-            None => !self.config.shared || unbroken(self.config.instance_ttl / 2),
-            // Whoever may still come back is declared dead first: one of the two writes takes effect.
-            // (`everything` is for holders as well whose lease has run out, and no host takes renewals before it is done.)
+            None => !self.config.shared || unbroken(self.config.instance_ttl / 2) && waits_for_nobody(),
             Some(_) => {
-                if self.came_in.is_some_and(|at| now.tick < at + self.config.instance_ttl) {
-                    return false;
-                }
-                let may_come_back = |peer: &peers::Peer| peer.suspect && peer.holder().is_none();
-                unbroken(Duration::ZERO) && !self.peers.iter().any(|(_, peer)| may_come_back(peer))
+                let came_in = self.came_in.is_some_and(|at| now.tick < at + self.config.instance_ttl);
+                !came_in && unbroken(Duration::ZERO) && waits_for_nobody()
             }
         }
     }
@@ -140,6 +139,7 @@ impl Membership {
     pub(super) fn begin(&mut self, now: Now, boot: BootRecord) {
         self.phase = Phase::Cleaning;
         self.everything = (false, false);
+        self.belongs = Some((boot.start, self.epoch));
         // Before others are let in, who would begin to clean up after them: `everything` is for all of them.
         self.cleanups.close_all(self.instance, &self.peers);
         self.boot_due = Some(now.tick + self.config.boot_timeout);
@@ -213,7 +213,7 @@ impl Membership {
         self.joined = self.generation();
         self.start = self.boot.map_or(0, |(_, boot)| boot.start);
         self.started_in = self.boot.map_or(0, |(_, boot)| boot.epoch);
-        self.joined_in = self.epoch;
+        self.belongs = Some((self.start, self.epoch));
         if self.joined > self.met {
             // A fresh start while this instance waited: `everything` covers whoever has no key.
             self.peers.forgive();

@@ -91,6 +91,37 @@ fn a_host_that_was_away_too_long_comes_back_as_another_one() {
     assert_eq!(world.told.len(), 1, "only the old life is cleaned up after");
 }
 
+/// Seed 14734 of the simulation: a partition stayed with a dead host for ever.
+#[test]
+fn who_was_being_judged_when_the_judge_died_is_judged_by_its_next_life() {
+    let mut world = World::new();
+    world.start(1);
+    world.pass(TTL);
+    world.start(2);
+    world.pass(TTL * 2);
+    world.unheard = Some(1);
+    world.kill(2);
+    world.pass(TTL + 1000);
+    assert_eq!(world.instance_state(2).map(|record| record.state), None, "its judge is not heard");
+    let (last, _) = world.get(&Key::Instance(InstanceId(1))).unwrap();
+    let record = world.instance_state(1).unwrap();
+    let cleanup = Cleanup {
+        phase: CleanupPhase::Purged,
+        by: None,
+        declared_at: Timestamp(0),
+        round: 0,
+        settled: Default::default(),
+    };
+    let dead = InstanceRecord { state: InstanceState::Dead, cleanup: Some(cleanup), ..record };
+    world.put(Key::Instance(InstanceId(1)), Document::Instance(dead), &Expect::Last(last), None).unwrap();
+    world.unheard = None;
+    world.pass(TTL * 4);
+    assert!(world.host(1).log.contains(&"reborn".to_owned()));
+    assert_eq!(world.instance_state(2).unwrap().state, InstanceState::Dead);
+    assert!(world.member(1).is_ready());
+    world.assert_owned();
+}
+
 #[test]
 fn after_an_outage_everybody_has_the_time_to_come_back() {
     let mut world = three();
@@ -689,22 +720,28 @@ fn a_host_that_finds_a_fresh_start_in_a_recreated_store_comes_back_as_another_on
     assert_eq!(world.everything.len(), 2, "it was declared after theirs, and all were told of since");
 }
 
-/// Seed 7970 of the simulation: receivers have forgotten everybody, and only an instance that belongs nowhere knows.
+/// Whether time and updates reach these hosts.
+fn pause(world: &mut World, numbers: &[u128], paused: bool) {
+    for number in numbers {
+        world.hosts.get_mut(number).unwrap().paused = paused;
+    }
+}
+
+/// Seeds 7970, 27457 and 35591 of the simulation: receivers have forgotten everybody, and only instances that belong
+/// nowhere know. The first of them to come back has everybody told again, the next one finds that done.
 #[test]
-fn who_meets_another_fresh_start_that_was_written_back_has_everybody_told_again() {
+fn i5_who_meets_another_fresh_start_that_was_written_back_has_everybody_told_again_once() {
     let mut world = three();
-    let pause = |world: &mut World, numbers: &[u128], paused| {
-        for number in numbers {
-            world.hosts.get_mut(number).unwrap().paused = paused;
-        }
-    };
     pause(&mut world, &[1, 2, 3], true);
     world.wipe();
     world.start(11);
     world.pass(TTL);
+    world.start(12);
+    world.pass(200);
+    assert!(world.host(12).ready);
     assert_eq!(world.everything.len(), 2);
     // That store is lost too, before the others have seen it: they write their own fresh start back.
-    pause(&mut world, &[11], true);
+    pause(&mut world, &[11, 12], true);
     world.wipe();
     pause(&mut world, &[1, 2, 3], false);
     world.pass(TTL * 2);
@@ -713,6 +750,38 @@ fn who_meets_another_fresh_start_that_was_written_back_has_everybody_told_again(
     world.pass(TTL * 3);
     assert!(world.host(11).log.contains(&"reborn".to_owned()));
     assert_eq!((world.everything.len(), world.everything[2].0), (3, 11));
+    assert!(world.host(11).log.iter().any(|line| line.starts_with("anew ")));
+    let epoch = world.member(11).epoch();
+    assert_eq!((world.boot().owed, world.boot().epoch), (None, epoch));
+    pause(&mut world, &[12], false);
+    world.pass(TTL * 3);
+    assert!(world.host(12).log.contains(&"reborn".to_owned()));
+    assert!(world.member(12).is_ready());
+    assert_eq!(world.everything.len(), 3, "it was seen to");
+    world.assert_owned();
+}
+
+/// Seed 13608 of the simulation: its `everything` was told, and it had not opened yet.
+#[test]
+fn who_declared_a_fresh_start_in_a_lost_store_and_never_opened_has_everybody_told_again() {
+    let mut world = three();
+    pause(&mut world, &[1, 2, 3], true);
+    world.wipe();
+    world.slow = true;
+    world.start(11);
+    world.pass(TTL);
+    assert!(!world.host(11).ready);
+    assert_eq!(world.everything.len(), 2);
+    pause(&mut world, &[11], true);
+    world.wipe();
+    pause(&mut world, &[1, 2, 3], false);
+    world.pass(TTL);
+    pause(&mut world, &[11], false);
+    world.pass(TTL * 3);
+    assert!(world.member(11).is_ready());
+    assert!(!world.host(11).log.contains(&"reborn".to_owned()), "it belonged to nothing yet");
+    assert_eq!((world.everything.len(), world.everything[2].0), (3, 11));
+    world.everything_settles();
     assert!(world.host(11).log.iter().any(|line| line.starts_with("anew ")));
     assert_eq!(world.boot().owed, None);
     world.assert_owned();
@@ -819,6 +888,15 @@ fn a_gap_between_renewals_takes_the_right_to_judge_for_a_whole_lease() {
     assert_eq!(lease.judges_from(Tick(9500)), Some(Tick(9500 + TTL)));
 }
 
+/// Claims a partition; the claim has this sequence.
+fn own(ownership: &mut Ownership, me: InstanceId, partition: PartitionId, sequence: u64) {
+    ownership.handle_claims(&[], me);
+    ownership.decide(Tick(0), me, &[me], true, &Peers::default(), Duration::from_secs(1));
+    ownership.handle_claimed(partition, Sequence(sequence), me);
+    let wishes = std::mem::take(&mut ownership.wishes);
+    assert_eq!(wishes.last(), Some(&Wish::Own(partition, Sequence(sequence))));
+}
+
 #[test]
 fn a_former_partition_whose_claim_is_on_its_way_when_patience_ends_is_given_up_once_the_claim_fails() {
     let (me, partition) = (InstanceId(1), PartitionId(0));
@@ -827,8 +905,7 @@ fn a_former_partition_whose_claim_is_on_its_way_when_patience_ends_is_given_up_o
     for reborn in [false, true] {
         let mut ownership = Ownership::new(1, 7);
         let claim = Claim { instance: Some(me), nonce: 7 };
-        ownership.handle_claims(&[(partition, Sequence(5), claim)], me);
-        assert_eq!(wishes(&mut ownership), [Wish::Own(partition, Sequence(5))]);
+        own(&mut ownership, me, partition, 5);
         ownership.handle_wiped(Tick(100));
         let decide = |ownership: &mut Ownership, at: u64, active: bool| {
             ownership.decide(Tick(at), me, &[me], active, &peers, Duration::from_secs(1));
@@ -856,9 +933,8 @@ fn a_reading_that_is_older_than_a_claim_on_its_way_takes_nothing_away() {
     let wishes = |ownership: &mut Ownership| std::mem::take(&mut ownership.wishes);
     for refused in [false, true] {
         let mut ownership = Ownership::new(1, 7);
-        ownership.handle_claims(&[(partition, Sequence(5), claim)], me);
+        own(&mut ownership, me, partition, 5);
         ownership.handle_wiped(Tick(100));
-        wishes(&mut ownership);
         // Nobody else is there, so whoever should have it, its former owner claims it again.
         ownership.decide(Tick(1), me, &[InstanceId(2)], true, &Peers::default(), Duration::from_secs(1));
         assert_eq!(wishes(&mut ownership), [Wish::Claim(partition, Sequence(0), claim)]);
@@ -875,6 +951,49 @@ fn a_reading_that_is_older_than_a_claim_on_its_way_takes_nothing_away() {
         ownership.handle_claimed(partition, Sequence(3), me);
         assert_eq!(wishes(&mut ownership), [Wish::Own(partition, Sequence(3))]);
         assert!(ownership.holds(partition));
+    }
+}
+
+/// Seed 17211 of the simulation: what was written under a claim before the store was known to be another one may still be on
+/// its way there, and nothing of a later time may be written under the same token.
+#[test]
+fn i1_a_claim_of_its_own_that_it_finds_is_claimed_once_more_before_it_acts() {
+    let (me, partition) = (InstanceId(1), PartitionId(0));
+    let claim = Claim { instance: Some(me), nonce: 7 };
+    let peers = Peers::default();
+    let wishes = |ownership: &mut Ownership| std::mem::take(&mut ownership.wishes);
+    for (candidate, wanted) in [(me, true), (InstanceId(2), false)] {
+        for inactive_at_first in [false, true] {
+            let mut ownership = Ownership::new(1, 7);
+            own(&mut ownership, me, partition, 5);
+            // The claim was made in the new store already.
+            ownership.handle_wiped(Tick(100));
+            let decide = |ownership: &mut Ownership, at: u64, active: bool| {
+                ownership.decide(Tick(at), me, &[candidate], active, &peers, Duration::from_secs(1));
+            };
+            if inactive_at_first {
+                ownership.handle_claims(&[(partition, Sequence(5), claim)], me);
+                decide(&mut ownership, 100, false);
+                assert_eq!(wishes(&mut ownership), [], "its records are kept");
+            }
+            ownership.handle_claims(&[(partition, Sequence(5), claim)], me);
+            assert!(!ownership.holds(partition));
+            assert!(!ownership.is_settled(me, &peers), "also where it should be another's: it is given back");
+            decide(&mut ownership, 1, true);
+            assert_eq!(wishes(&mut ownership), [Wish::Claim(partition, Sequence(5), claim)]);
+            // The store is full, say.
+            ownership.handle_refused(partition);
+            ownership.handle_owner(partition, Some((Sequence(5), claim)), me);
+            assert_eq!(wishes(&mut ownership), []);
+            decide(&mut ownership, 1, true);
+            assert_eq!(wishes(&mut ownership), [Wish::Claim(partition, Sequence(5), claim)]);
+            ownership.handle_claimed(partition, Sequence(6), me);
+            assert_eq!(wishes(&mut ownership), [Wish::Own(partition, Sequence(6))]);
+            ownership.handle_loaded(partition);
+            decide(&mut ownership, 2, true);
+            let expected = [Wish::Surrender(partition)];
+            assert_eq!(wishes(&mut ownership), expected[usize::from(wanted)..]);
+        }
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) struct World {
     pub(super) clocks_right: bool,
     /// Whether several hosts may share the store.
     pub(super) shared: bool,
+    /// The judgements of this host get lost on their way.
+    pub(super) unheard: Option<u128>,
 }
 
 impl World {
@@ -289,6 +291,7 @@ impl World {
                 let result = self.put(Key::Boot, document.clone(), &Expect::Last(expect), None);
                 self.member(number).handle_written(now, &Key::Boot, &document, result);
             }
+            MembershipEffect::Judge { .. } if self.unheard == Some(number) => {}
             MembershipEffect::Judge { instance, record, expect, lease } => {
                 let (key, document) = (Key::Instance(instance), Document::Instance(record));
                 let result = self.put(key.clone(), document.clone(), &Expect::Last(expect), lease);
