@@ -1,6 +1,8 @@
 //! Every present user's status decided once more: some receiver has forgotten everybody, and would drop the revisions that
 //! it has heard before. It knows no receiver.
 
+use std::collections::BTreeSet;
+
 use super::{Decision, Tracker};
 use crate::documents::StatusRecord;
 use crate::events::Status;
@@ -9,13 +11,17 @@ use crate::users::Slot;
 
 impl Tracker {
     /// Decides a new revision for every user who is not offline: the same status, of the same time, told without the one
-    /// before it, as after a fresh start. Who has a decision waiting anyway is told of that one. Returns the point that
+    /// before it, as after a fresh start. Who is about to be told of a decision anyway is told of that one. Returns the point that
     /// [`Tracker::written`] is at or past once all of them are in the store.
     pub fn handle_anew(&mut self, now: Now) -> u64 {
         let slots: Vec<Slot> = self.users.slots().collect();
         let generation = self.config.generation;
-        for slot in slots {
-            let Some(user) = self.users.get_mut(slot).filter(|user| user.undecided == 0) else { continue };
+        // Of a record that is only written again nobody is told.
+        let under_way = self.in_flight.iter().chain(&self.decisions);
+        let told: BTreeSet<Slot> =
+            under_way.filter(|decision| !decision.repeat).map(|decision| decision.slot).collect();
+        for slot in slots.into_iter().filter(|slot| !told.contains(slot)) {
+            let Some(user) = self.users.get_mut(slot) else { continue };
             let Some(status) = user.known_status().filter(|status| *status != Status::Offline) else {
                 continue;
             };
@@ -114,6 +120,37 @@ mod tests {
             ]
         );
         assert_eq!((tracker.counts(), tracker.written()), (counts, target));
+    }
+
+    #[test]
+    fn who_has_only_a_record_to_be_written_again_is_told() {
+        for in_flight in [false, true] {
+            let mut tracker = tracker();
+            connect(&mut tracker, 1000, "alice", Some(Status::Online));
+            assert_eq!(write(&mut tracker).len(), 1);
+            // The store was recreated and has nothing of her.
+            tracker.handle_restore(Sequence(2));
+            connect(&mut tracker, 1000, "alice", Some(Status::Online));
+            tracker.handle_loaded(Now::at(1500));
+            if in_flight {
+                assert!(tracker.poll_write().is_some());
+            }
+            let target = tracker.handle_anew(Now::at(2000));
+            if in_flight {
+                tracker.handle_written(&[Sequence(1)]);
+                assert!(tracker.poll_transition().is_none(), "that is no news");
+                assert!(tracker.written() < target);
+            }
+            let told: Vec<_> = std::iter::from_fn(|| {
+                let told = write(&mut tracker);
+                (!told.is_empty()).then_some(told)
+            })
+            .flatten()
+            .collect();
+            let told: Vec<_> = told.iter().map(|told| (told.current, told.revision)).collect();
+            assert_eq!(told, [(Status::Online, 2000)], "in flight: {in_flight}");
+            assert!(tracker.written() >= target);
+        }
     }
 
     #[test]
