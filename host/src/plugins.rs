@@ -179,6 +179,9 @@ pub trait Plugins: Send + Sync + 'static {
     /// then are cut off, which uses no attempt. Before the first call nothing holds them back.
     fn permit(&self, until: Tick);
 
+    /// Whether `session-connected` of this host's sessions may be told. Before the first call it may.
+    fn announce(&self, allowed: bool);
+
     /// The partition goes to another instance: its waiting status hooks, hooks of held sessions and ticks are dropped without an outcome (the
     /// next owner repeats them), running ones end by themselves or, with `cut`, at once.
     /// [`Outcome::Withdrawn`] follows when none is left.

@@ -21,7 +21,8 @@
 //! - **the permit** ([`Delivery::handle_permit`]): status hooks and cleanups start only if their deadline lies within
 //!   it; `session-disconnected` of this host's sessions goes on, `session-connected` and the hooks of held ones do as status hooks
 //!   do. A `lost` cleanup that is withheld holds nobody back, as in backoff; `everything` does: a
-//!   receiver that heard of sessions before it would forget them;
+//!   receiver that heard of sessions before it would forget them; while the store that was recreated lacks documents
+//!   of this host's sessions, none of them is announced either ([`Delivery::handle_announcing`]);
 //! - **a replay** ([`Delivery::handle_replay`]) is a dead letter's event once more: its attempts count anew, its place is
 //!   after what its user or session has waiting, and one that is older than what was told since is told to nobody;
 //! - **what leaves** ([`Delivery::handle_withdraw`], [`Delivery::handle_drop_sessions`],
@@ -95,6 +96,8 @@ pub struct Delivery {
     withheld: VecDeque<u32>,
     /// Status hooks and cleanups may run until then.
     permit: Tick,
+    /// Whether sessions of this host may be announced.
+    announcing: bool,
     /// The last [`Delivery::poll_job`] found the permit too short.
     withholding: bool,
     pauses: BTreeSet<(Tick, u32)>,
@@ -129,6 +132,7 @@ impl Delivery {
             ready: VecDeque::new(),
             withheld: VecDeque::new(),
             permit: Tick(u64::MAX),
+            announcing: true,
             withholding: false,
             pauses: BTreeSet::new(),
             cleanups: VecDeque::new(),

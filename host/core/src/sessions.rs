@@ -16,7 +16,7 @@
 //! the user id, which is shared. With 24-byte ids and one session a user that is less than 190 bytes all told. No
 //! document is kept once it was taken for writing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +51,8 @@ pub struct LocalSessions {
     /// Whose documents were taken, in order: most stores answer in that order, and then nobody is looked up. Entries that
     /// were answered out of order are stale.
     taken: VecDeque<u32>,
+    /// Users whose document was not acknowledged since the store was recreated.
+    unlisted: BTreeSet<u32>,
     effects: VecDeque<SessionEffect>,
     /// Room for the sessions that one acknowledgement announces; empty between calls.
     announced: Vec<Place>,
@@ -71,6 +73,7 @@ impl LocalSessions {
             dirty: VecDeque::new(),
             in_flight: 0,
             taken: VecDeque::new(),
+            unlisted: BTreeSet::new(),
             effects: VecDeque::new(),
             announced: Vec::new(),
             drained_until: None,
@@ -198,6 +201,9 @@ impl LocalSessions {
         if !self.landed(slot) {
             return;
         }
+        if !self.unlisted.is_empty() {
+            self.unlisted.remove(&slot);
+        }
         let mut announced = std::mem::take(&mut self.announced);
         self.table.for_sessions(slot, |place, record| {
             if record.stage == Stage::Listed {
@@ -231,11 +237,33 @@ impl LocalSessions {
         slot.is_some()
     }
 
-    /// The store was recreated: every document is written again.
-    pub fn handle_reassert(&mut self) {
+    /// The store was recreated: every document is written again. What the old one acknowledges says nothing of this one, and
+    /// must not come here any more; whose document was in flight is told, since a copy of it may yet take effect.
+    pub fn handle_reassert(&mut self) -> Vec<UserId> {
+        self.taken.clear();
+        self.in_flight = 0;
+        let mut in_flight = Vec::new();
         for slot in self.table.all_users() {
+            let user = self.table.user_mut(slot);
+            user.changed = false;
+            if std::mem::take(&mut user.in_flight) {
+                in_flight.push(user.id.clone());
+            }
+            self.unlisted.insert(slot);
+            self.table.for_sessions(slot, |_, record| {
+                if record.stage == Stage::Listed {
+                    record.stage = Stage::New;
+                }
+            });
             self.mark(slot);
         }
+        in_flight
+    }
+
+    /// False from [`LocalSessions::handle_reassert`] until every document of before is in the new store: a session that is
+    /// told of meanwhile may be in none, and nobody would tell of its end if this host died.
+    pub fn is_listed(&self) -> bool {
+        self.unlisted.is_empty()
     }
 
     /// This host was declared dead and comes back as another instance: every live session gets another id and is
@@ -253,6 +281,7 @@ impl LocalSessions {
         }
         self.dirty.clear();
         self.taken.clear();
+        self.unlisted.clear();
         self.in_flight = 0;
         self.drained_until = None;
         for slot in self.table.all_users() {

@@ -310,7 +310,12 @@ impl Driver {
     /// The store was recreated: what this host knows is told again.
     fn wiped(&mut self, now: Now) {
         tracing::error!("the store was recreated: everything that this host knows is written again");
-        self.sessions.handle_reassert();
+        self.held_acks.clear();
+        for user in self.sessions.handle_reassert() {
+            self.doubt(now, &user);
+        }
+        self.silent = true;
+        self.plugins.announce(false);
         self.leftovers.clear();
         self.holders.documents.handle_wiped();
         self.letters.forget();
@@ -461,7 +466,7 @@ impl Driver {
             let instance = self.sessions.instance();
             let (partition, leaf) = self.config.layout.place(&write.user);
             let key = Key::Sessions(partition, leaf, write.user.clone(), instance);
-            let (store, life) = (self.store.clone(), std::sync::Arc::downgrade(&self.life));
+            let (store, era) = (self.store.clone(), std::sync::Arc::downgrade(&self.era));
             let details = self.shows_details(&write.user, write.document.as_deref());
             let traced = self.traces.begin_put(&write.user, self.config.shared);
             let operation = async move {
@@ -469,12 +474,12 @@ impl Driver {
                     Some(document) => {
                         let document = Document::Sessions(document);
                         let put = Put { key, document, expect: Expect::Any, lease: None };
-                        let written = definite_or_unclear(&life, || store.put(put.clone())).await;
+                        let written = definite_or_unclear(&era, || store.put(put.clone())).await;
                         written.map(|(put, unclear)| (put.map(Some), unclear))
                     }
                     None => {
                         let deleted =
-                            definite_or_unclear(&life, || store.delete(key.clone(), Expect::Any)).await;
+                            definite_or_unclear(&era, || store.delete(key.clone(), Expect::Any)).await;
                         deleted.map(|(deleted, unclear)| (deleted.map(|()| None), unclear))
                     }
                 };

@@ -138,6 +138,8 @@ pub struct Driver {
     pub(super) doubts: BTreeSet<(Tick, UserId)>,
     /// Whose documents were acknowledged while there was no lease. At most one a user.
     pub(super) held_acks: Vec<UserId>,
+    /// The store was recreated and lacks documents of sessions that are here: none is announced before they are there.
+    pub(super) silent: bool,
     /// Records to be read for watchers, and how many are on their way.
     pub(super) reads: VecDeque<UserId>,
     pub(super) reads_in_flight: usize,
@@ -265,6 +267,7 @@ impl Driver {
             loads: 0,
             leftovers: VecDeque::new(),
             held_acks: Vec::new(),
+            silent: false,
             doubts: BTreeSet::new(),
             reads: VecDeque::new(),
             reads_in_flight: 0,
@@ -551,6 +554,10 @@ impl Driver {
         loop {
             if !self.held_acks.is_empty() {
                 self.release_acks(now);
+            }
+            if self.silent && self.sessions.is_listed() {
+                self.silent = false;
+                self.plugins.announce(true);
             }
             let mut quiet = self.write_documents();
             quiet &= self.carry_out_sessions();

@@ -128,7 +128,7 @@ pub(super) struct StatusesWritten {
 }
 
 impl Completion {
-    /// True for what the membership has asked in one life and one store (`Driver::era`). It means nothing in another.
+    /// True for what was asked in one life and one store (`Driver::era`) and means nothing in another.
     fn is_of_an_era(&self) -> bool {
         matches!(
             self,
@@ -138,13 +138,14 @@ impl Completion {
                 | Completion::Claims(_)
                 | Completion::Sessions(..)
                 | Completion::Purged(_)
+                | Completion::Document(_)
         )
     }
 }
 
 impl Driver {
-    /// Another life, or another store: what the membership has asked before is of no interest any more, and sequences
-    /// that it was told may be those of a store that is gone.
+    /// Another life, or another store: what was asked before is of no interest any more. Sequences that the membership was
+    /// told may be those of a store that is gone, and so are documents that it has acknowledged.
     pub(super) fn begin_era(&mut self) {
         self.era = Arc::new(());
         self.done.retain(|completion| !completion.is_of_an_era());

@@ -14,13 +14,15 @@ use crate::clock::Clock;
 /// Until when status hooks and cleanups may run; all plugins of a host share one.
 pub(super) struct Permit {
     until: AtomicU64,
+    /// Sessions of this host are not to be announced.
+    silent: AtomicBool,
     clock: Clock,
 }
 
 impl Permit {
     /// Nothing limits them.
     pub(super) fn unlimited(clock: Clock) -> Permit {
-        Permit { until: AtomicU64::new(u64::MAX), clock }
+        Permit { until: AtomicU64::new(u64::MAX), silent: AtomicBool::new(false), clock }
     }
 
     /// Returns true if it ends earlier than it did.
@@ -31,6 +33,16 @@ impl Permit {
     /// When it ends.
     pub(super) fn until(&self) -> Tick {
         Tick(self.until.load(SeqCst))
+    }
+
+    /// Whether sessions of this host may be announced.
+    pub(super) fn set_announcing(&self, announcing: bool) {
+        self.silent.store(!announcing, SeqCst);
+    }
+
+    /// The same.
+    pub(super) fn announcing(&self) -> bool {
+        !self.silent.load(SeqCst)
     }
 
     /// How much of it is left, by a clock that counts suspension; none: nothing limits it.

@@ -181,6 +181,16 @@ impl Plugin {
         }
     }
 
+    /// Whether sessions of this host may be announced.
+    pub(super) fn announce(&self, allowed: bool) {
+        let mut state = self.lock();
+        let wake = state.delivery.handle_announcing(allowed) && state.sleeping > 0;
+        drop(state);
+        if wake {
+            self.work.notify_last();
+        }
+    }
+
     /// Drops what waits of a partition; what runs ends by itself or is cut. Once none is left the outcomes hear of it:
     /// after everything of the partition that was settled.
     pub(super) fn withdraw(&self, partition: PartitionId, cut: bool) {

@@ -135,6 +135,7 @@ impl PluginSet {
     pub(super) fn add(&self, loaded: Arc<Loaded>) -> Entry {
         let plugin = Arc::new(Plugin::new(loaded, self.surroundings.clone()));
         plugin.permit(self.surroundings.permit.until(), false);
+        plugin.announce(self.surroundings.permit.announcing());
         // First the workers: who keeps time leaves a plugin that is to have none.
         let numbers = plugin.staff();
         self.spawn(plugin.clone().keep_time());
@@ -244,6 +245,11 @@ impl Plugins for PluginSet {
         // First the calls, then the queues: what starts under a longer permit must find it.
         let shorter = self.surroundings.permit.set(until);
         self.roster().everyone().for_each(|plugin| plugin.permit(until, shorter));
+    }
+
+    fn announce(&self, allowed: bool) {
+        self.surroundings.permit.set_announcing(allowed);
+        self.roster().everyone().for_each(|plugin| plugin.announce(allowed));
     }
 
     fn withdraw(&self, partition: PartitionId, cut: bool) {

@@ -383,6 +383,14 @@ impl Plugins for SimPlugins {
         self.work.notify_one();
     }
 
+    fn announce(&self, allowed: bool) {
+        let state = &mut *lock(&self.state);
+        for one in &mut state.plugins {
+            one.delivery.handle_announcing(allowed);
+        }
+        self.work.notify_one();
+    }
+
     fn withdraw(&self, partition: PartitionId, cut: bool) {
         let state = &mut *lock(&self.state);
         for at in 0..state.plugins.len() {

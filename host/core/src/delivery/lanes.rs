@@ -8,6 +8,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 use super::{LetterNumber, Payload, Settled, Settlement};
+use crate::events::SessionChange;
 use crate::ids::PartitionId;
 use crate::time::Tick;
 
@@ -89,6 +90,12 @@ impl Lane {
     /// Whether the next call needs the permit.
     pub(super) fn needs_permit(&self) -> bool {
         self.head.payload.needs_permit()
+    }
+
+    /// Whether the next call tells of a new session of this host.
+    pub(super) fn announces(&self) -> bool {
+        matches!(&self.head.payload, Payload::Session(event)
+            if event.partition.is_none() && event.change == SessionChange::Connected)
     }
 
     /// Whether it is state: then `retry` has no end.

@@ -12,6 +12,14 @@ impl Delivery {
         extended && self.release()
     }
 
+    /// Whether `session-connected` of this host's sessions may be told: not while the documents that list them are missing
+    /// from the store, since nobody would tell of their end if this host died. What waits behind one waits too. Returns true
+    /// if that may have released something: poll again.
+    pub fn handle_announcing(&mut self, announcing: bool) -> bool {
+        let before = std::mem::replace(&mut self.announcing, announcing);
+        announcing && !before && self.release()
+    }
+
     /// True while a cleanup of everything waits or runs: all else waits for it.
     pub fn behind_everything(&self) -> bool {
         self.barriers > 0
@@ -30,7 +38,8 @@ impl Delivery {
     /// The first lane that is ready and permitted; those before it are put aside.
     pub(super) fn next_lane(&mut self, permitted: bool) -> Option<u32> {
         while let Some(lane) = self.ready.pop_front() {
-            if permitted || !self.lanes.get(lane).needs_permit() {
+            let entry = self.lanes.get(lane);
+            if (permitted || !entry.needs_permit()) && (self.announcing || !entry.announces()) {
                 return Some(lane);
             }
             self.withheld.push_back(lane);

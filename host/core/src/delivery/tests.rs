@@ -514,6 +514,32 @@ fn without_a_permit_only_ends_of_sessions_are_told_and_the_rest_waits_in_its_ord
     assert!(!delivery.handle_permit(Tick(9_000)), "nothing was withheld");
 }
 
+/// Seed 12531 of the simulation: the documents that list them went with the store.
+#[test]
+fn sessions_are_not_announced_while_the_store_lacks_their_documents() {
+    let mut delivery = Delivery::new(DeliveryConfig { concurrency: 4, ..config() }, 1);
+    delivery.handle_event(Tick(0), connected(1));
+    let running = jobs(&mut delivery, 0);
+    assert_eq!(names(&running), [("session-connected 1", 1)]);
+    delivery.handle_permit(Tick(0));
+    assert!(!delivery.handle_announcing(false));
+    // It was cut with the permit; its end waits for it.
+    delivery.handle_verdict(Tick(1), running[0].0, Verdict::Cut);
+    delivery.handle_permit(Tick(90_000));
+    for payload in [disconnected(1), connected(2), online("a", 1), disconnected(3)] {
+        delivery.handle_event(Tick(1), payload);
+    }
+    let others = jobs(&mut delivery, 1);
+    assert_eq!(names(&others), [("a 1", 1), ("session-disconnected 3", 1)]);
+    assert_eq!(delivery.poll_timeout(), None);
+    assert!(delivery.handle_announcing(true));
+    assert!(!delivery.handle_announcing(true), "nothing was withheld");
+    let announced = jobs(&mut delivery, 1);
+    assert_eq!(names(&announced), [("session-connected 1", 1), ("session-connected 2", 1)]);
+    delivery.handle_verdict(Tick(1), announced[0].0, Verdict::Delivered);
+    assert_eq!(names(&jobs(&mut delivery, 1)), [("session-disconnected 1", 1)]);
+}
+
 #[test]
 fn a_withheld_lost_cleanup_holds_no_session_back_and_everything_does() {
     for (scope, expected) in

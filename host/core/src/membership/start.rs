@@ -44,7 +44,6 @@ impl Membership {
             self.enter(now);
         } else if phase == Some(BootPhase::Open) && boot.is_some_and(|boot| boot.by == self.instance) {
             // The answer was lost, and the write that was repeated was refused.
-            self.cleanups.close_all(self.instance, &self.peers);
             self.claim(now);
         } else if self.ownership.is_loaded() && self.may_begin(now, phase) {
             // With the claims it is known up to where documents are of the time before.
@@ -127,10 +126,7 @@ impl Membership {
             BootPhase::Cleaning if self.lease.is_valid(now.tick) => self.begin(now, boot),
             // It was away too long to know whose store said this: the survey of its next lease tells what holds.
             BootPhase::Cleaning => self.abandon_start(Phase::Surveying),
-            BootPhase::Open => {
-                self.cleanups.close_all(self.instance, &self.peers);
-                self.claim(now);
-            }
+            BootPhase::Open => self.claim(now),
             BootPhase::Closed => {}
         }
     }
@@ -140,7 +136,8 @@ impl Membership {
         self.phase = Phase::Cleaning;
         self.everything = (false, false);
         self.belongs = Some((boot.start, self.epoch));
-        // Before others are let in, who would begin to clean up after them: `everything` is for all of them.
+        // Before others are let in, who would begin to clean up after them: `everything` is for all of them. Who dies later,
+        // while it runs, is not covered by it.
         self.cleanups.close_all(self.instance, &self.peers);
         self.boot_due = Some(now.tick + self.config.boot_timeout);
         self.counters.fresh_starts += 1;

@@ -761,6 +761,77 @@ fn i5_who_meets_another_fresh_start_that_was_written_back_has_everybody_told_aga
     world.assert_owned();
 }
 
+/// Seeds 18347 and 22953 of the simulation: `everything` covers who was dead when it began.
+#[test]
+fn i5_who_dies_while_everything_runs_is_cleaned_up_after() {
+    let mut world = World::new();
+    world.slow = true;
+    for number in 1..=3 {
+        world.start(number);
+    }
+    world.pass(TTL);
+    assert_eq!(world.everything.len(), 1);
+    let starter = world.everything[0].0;
+    let (victim, witness) = if starter == 1 { (2, 3) } else { (1, 5 - starter) };
+    world.kill(victim);
+    world.pass(TTL * 2);
+    assert_eq!(world.instance_state(victim).unwrap().state, InstanceState::Dead);
+    assert!(world.told.is_empty() && !world.host(witness).ready);
+    world.everything_settles();
+    world.pass(1000);
+    assert!(world.hosts.values().all(|host| host.ready));
+    let told: Vec<_> = world.told.iter().map(|(_, instance, sessions)| (*instance, *sessions)).collect();
+    assert_eq!(told, [(InstanceId(victim), 0)]);
+}
+
+/// The same where the answer to the opening is lost, and only a reading tells that it took effect.
+#[test]
+fn i5_who_died_before_the_opening_was_known_of_is_cleaned_up_after() {
+    let mut member = cleaner();
+    let (me, now) = (InstanceId(1), Now::at(2));
+    member.handle_everything_settled("1-7-0");
+    member.handle_all_purged();
+    let opening = boot_of(&drain(&mut member)).expect("it opens");
+    let Document::Boot(open) = opening else { panic!("{opening:?}") };
+    member.handle_written(now, &Key::Boot, &opening, Err(NotWritten::Conflict(Sequence(5))));
+    assert!(drain(&mut member).contains(&MembershipEffect::Load));
+    let layout = member.config.layout;
+    let cleanup = Cleanup {
+        phase: CleanupPhase::Telling,
+        by: None,
+        declared_at: Timestamp(0),
+        round: 0,
+        settled: Default::default(),
+    };
+    let record = InstanceRecord {
+        host: "host-1".into(),
+        state: InstanceState::Joining,
+        started_at: Default::default(),
+        renewal: 1,
+        plugins: 1,
+        cleanup: None,
+        holder: None,
+    };
+    let dead = InstanceRecord { state: InstanceState::Dead, cleanup: Some(cleanup), ..record.clone() };
+    let documents = [
+        (Key::Meta, Sequence(1), Document::Meta(MetaRecord { format: FORMAT, layout, epoch: 1 })),
+        (Key::Boot, Sequence(5), Document::Boot(open)),
+        (Key::Instance(me), Sequence(3), Document::Instance(record)),
+        (Key::Instance(InstanceId(2)), Sequence(6), Document::Instance(dead)),
+    ];
+    member.handle_loaded(now, &documents);
+    let written: Vec<InstanceRecord> = drain(&mut member)
+        .into_iter()
+        .filter_map(|effect| match effect {
+            MembershipEffect::Write { document: Document::Instance(record), .. } => Some(record),
+            _ => None,
+        })
+        .collect();
+    let phases: Vec<_> =
+        written.iter().filter_map(|record| record.cleanup.as_ref().map(|it| (it.phase, it.by))).collect();
+    assert_eq!(phases, [(CleanupPhase::Telling, Some(me))]);
+}
+
 /// Seed 13608 of the simulation: its `everything` was told, and it had not opened yet.
 #[test]
 fn who_declared_a_fresh_start_in_a_lost_store_and_never_opened_has_everybody_told_again() {

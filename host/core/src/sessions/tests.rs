@@ -412,11 +412,31 @@ fn a_recreated_store_gets_every_document_again() {
     open(&mut sessions, 1000, 1, "alice");
     open(&mut sessions, 1000, 2, "bob");
     assert!(sessions.poll_document().is_some());
-    sessions.handle_reassert();
-    assert!(sessions.poll_document().is_some(), "bob's, for the first time");
-    assert_eq!(sessions.poll_document(), None, "one of a user at a time");
+    assert_eq!(sessions.handle_reassert(), [user("alice")], "a copy of it may take effect later");
+    assert!(!sessions.is_listed());
+    // At once: no answer of the old store is waited for. Bob's waits for the first time.
+    let written: Vec<_> = std::iter::from_fn(|| sessions.poll_document()).collect();
+    let alice = put("alice", vec![entry(1, Status::Online, 1000, None)]).unwrap();
+    let bob = put("bob", vec![entry(2, Status::Online, 1000, None)]).unwrap();
+    assert_eq!(written, [bob, alice]);
+    assert_eq!(effects(&mut sessions), []);
     sessions.handle_document_acked(Now::at(1001), &user("alice"));
-    assert_eq!(sessions.poll_document(), put("alice", vec![entry(1, Status::Online, 1000, None)]));
+    assert_eq!(effects(&mut sessions), [hook(1, "alice", Status::Online, 1000, SessionChange::Connected)]);
+    assert!(!sessions.is_listed());
+    sessions.handle_document_failed(Now::at(1001), &user("bob"));
+    assert!(sessions.poll_document().is_some());
+    assert!(!sessions.is_listed());
+    sessions.handle_document_acked(Now::at(1002), &user("bob"));
+    assert!(sessions.is_listed());
+    // Who was announced before is not announced again.
+    effects(&mut sessions);
+    assert_eq!(sessions.handle_reassert(), []);
+    assert_eq!(std::iter::from_fn(|| sessions.poll_document()).count(), 2);
+    for name in ["alice", "bob"] {
+        sessions.handle_document_acked(Now::at(1003), &user(name));
+    }
+    assert_eq!(effects(&mut sessions), []);
+    assert!(sessions.is_listed());
 }
 
 #[test]
