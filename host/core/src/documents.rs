@@ -304,6 +304,10 @@ pub struct BootRecord {
     /// It was opened before every plugin had taken `everything`: `by` still sees to that, as the so many-th to take it over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owed: Option<u32>,
+    /// It was written back by one who can't know whether another fresh start came in between: `by` still has every present
+    /// user told of once more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anew: bool,
 }
 
 /// Phases of a fresh start.

@@ -116,6 +116,10 @@ pub struct Membership {
     estranged: Option<u64>,
     /// What the boot record said last of an `everything` that is owed.
     owed: Option<u32>,
+    /// And whether every present user is to be told of once more.
+    anew: bool,
+    /// When the last renewal was sent that was shown in a store whose boot record is of its own fresh start.
+    assured: Option<Tick>,
     boot_due: Option<Tick>,
     lease: Lease,
     peers: Peers,
@@ -164,6 +168,8 @@ impl Membership {
             belongs: None,
             estranged: None,
             owed: None,
+            anew: false,
+            assured: None,
             boot_due: None,
             lease: Lease::new(config.instance_ttl),
             peers: Peers::default(),
@@ -237,6 +243,7 @@ impl Membership {
                 start: self.start,
                 epoch: self.started_in,
                 owed: self.owed_again(),
+                anew: self.is_to_be_told_anew(now),
             };
             self.asked_in = Some(now.tick);
             self.write_boot(Sequence(0), boot);
@@ -590,7 +597,9 @@ impl Membership {
     /// When [`Membership::handle_timeout`] has something to do.
     pub fn poll_timeout(&self, now: Now) -> Option<Tick> {
         let boot = self.boot_due.filter(|_| self.phase == Phase::Cleaning);
-        let waits = matches!(self.phase, Phase::Surveying | Phase::WaitingForBoot) || self.has_to_judge();
+        let waits = matches!(self.phase, Phase::Surveying | Phase::WaitingForBoot)
+            || self.has_to_judge()
+            || self.has_to_tell_anew();
         let judges = self.lease.judges_from(now.tick).filter(|_| waits);
         let half =
             judges.map(|from| Tick(from.0.saturating_sub(self.config.instance_ttl.as_millis() as u64 / 2)));
@@ -894,6 +903,9 @@ impl Membership {
             && self.peers.settle_unknown(sent)
         {
             self.unsettled = true;
+        }
+        if self.joined > 0 && self.boot.is_some_and(|(_, boot)| boot.start == self.start) {
+            self.assured = self.lease.confirmed();
         }
         if self.phase == Phase::Joining {
             self.phase = Phase::Surveying;

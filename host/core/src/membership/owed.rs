@@ -4,13 +4,15 @@
 //! The boot record says that it is owed and who sees to it. Whoever takes over from one that is gone, or writes the record
 //! into a store that was recreated, runs it again under another run, for every plugin. So does an instance that finds, in a
 //! recreated store, another fresh start than its own that was written back: its own may have had receivers forget whom the
-//! others told of.
+//! others told of. Who writes it back and was away for so long that another one may have come in between, of which nobody
+//! is left, has every present user told of once more (`anew`).
 
 use std::sync::Arc;
 
 use crate::assignment::desired_cleaner;
 use crate::documents::{BootPhase, BootRecord};
-use crate::time::Now;
+use crate::ids::Sequence;
+use crate::time::{Now, Tick};
 
 use super::{Membership, MembershipEffect, Phase};
 
@@ -48,7 +50,7 @@ impl Membership {
         let Some((sequence, boot)) = self.boot.filter(|(_, boot)| boot.phase == BootPhase::Open) else {
             return;
         };
-        self.owed = boot.owed;
+        (self.owed, self.anew) = (boot.owed, boot.anew);
         if !matches!(self.phase, Phase::Claiming | Phase::Ready)
             || self.boot_writing
             || self.boot_stale
@@ -61,14 +63,15 @@ impl Membership {
         let Some(taken) = boot.owed else {
             if estranged {
                 self.write_boot(sequence, BootRecord { by: self.instance, owed: Some(1), ..boot });
+            } else {
+                self.settle_anew(now, sequence, boot);
             }
             return;
         };
         self.estranged = None;
         if boot.by != self.instance {
             self.give_up_run();
-            let candidates = self.peers.candidates(Some((self.instance, self.state)));
-            if self.peers.is_over(boot.by) && desired_cleaner(boot.by, &candidates) == Some(self.instance) {
+            if self.inherits(&boot) {
                 let boot = BootRecord { by: self.instance, owed: Some(taken + 1), ..boot };
                 self.write_boot(sequence, boot);
             }
@@ -83,6 +86,52 @@ impl Membership {
             self.effects.push_back(MembershipEffect::Everything(run));
         } else if self.paid {
             self.write_boot(sequence, BootRecord { owed: None, epoch: self.epoch, ..boot });
+        }
+    }
+
+    /// Whether it is this instance's to go on with what one that is gone has begun.
+    fn inherits(&self, boot: &BootRecord) -> bool {
+        let candidates = self.peers.candidates(Some((self.instance, self.state)));
+        self.peers.is_over(boot.by) && desired_cleaner(boot.by, &candidates) == Some(self.instance)
+    }
+
+    /// Whether who writes the boot record into a store that was recreated can't vouch that no fresh start came in between: a
+    /// host that did not see this instance may have declared one, half a lease after its own had begun
+    /// ([`may_begin`](Membership::may_begin)), and may be gone with its store.
+    pub(super) fn is_to_be_told_anew(&self, now: Now) -> bool {
+        let lately = |at: Tick| now.tick <= at + self.config.instance_ttl / 2;
+        self.anew || !self.assured.is_some_and(lately)
+    }
+
+    /// True while it waits for the time to do so.
+    pub(super) fn has_to_tell_anew(&self) -> bool {
+        self.boot.is_some_and(|(_, boot)| boot.anew && boot.by == self.instance) && self.takes_part()
+    }
+
+    /// Has every present user told of once more, for a receiver may have forgotten them; not before a whole lease, as
+    /// long as the hooks of another fresh start may go on at most after its store was lost.
+    fn settle_anew(&mut self, now: Now, sequence: Sequence, boot: BootRecord) {
+        if !boot.anew {
+            return;
+        }
+        if boot.by != self.instance {
+            if self.inherits(&boot) {
+                self.write_boot(sequence, BootRecord { by: self.instance, ..boot });
+            }
+            return;
+        }
+        if self.lease.judges_from(now.tick).is_none_or(|from| from > now.tick) {
+            return;
+        }
+        let run = format!("{}-anew", run_of(self.epoch, &boot));
+        if self.run.as_deref() != Some(&*run) {
+            self.give_up_run();
+            let run: Arc<str> = run.into();
+            self.run = Some(run.clone());
+            self.paid = false;
+            self.effects.push_back(MembershipEffect::DecideAnew(run));
+        } else if self.paid {
+            self.write_boot(sequence, BootRecord { anew: false, ..boot });
         }
     }
 

@@ -61,6 +61,7 @@ impl Membership {
                     start,
                     epoch: self.epoch,
                     owed: None,
+                    anew: false,
                 },
             );
         }
@@ -156,7 +157,8 @@ impl Membership {
         self.phase = Phase::Opening;
         self.boot_due = None;
         let owed = self.owing.then_some(0);
-        self.write_boot(sequence, BootRecord { phase: BootPhase::Open, owed, ..boot });
+        // It was declared, perhaps, when it was not yet known that the store is another one.
+        self.write_boot(sequence, BootRecord { phase: BootPhase::Open, owed, epoch: self.epoch, ..boot });
     }
 
     /// The boot is open: the record is written once more as it is, and then this instance is in. A last host that closes
@@ -211,6 +213,7 @@ impl Membership {
         self.start = self.boot.map_or(0, |(_, boot)| boot.start);
         self.started_in = self.boot.map_or(0, |(_, boot)| boot.epoch);
         self.belongs = Some((self.start, self.epoch));
+        self.assured = self.lease.confirmed();
         if self.joined > self.met {
             // A fresh start while this instance waited: `everything` covers whoever has no key.
             self.peers.forgive();

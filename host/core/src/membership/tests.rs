@@ -249,8 +249,15 @@ fn i5_a_fresh_start_whose_starter_has_no_answer_yet_is_joined() {
         cleanup: None,
         holder: None,
     };
-    let boot =
-        BootRecord { generation: 1, phase: BootPhase::Open, by: starter, start: 7, epoch: 0, owed: None };
+    let boot = BootRecord {
+        generation: 1,
+        phase: BootPhase::Open,
+        by: starter,
+        start: 7,
+        epoch: 0,
+        owed: None,
+        anew: false,
+    };
     world.put(Key::Boot, Document::Boot(boot), &Expect::Any, None).unwrap();
     let lease = Some(Duration::from_millis(TTL));
     world.put(Key::Instance(starter), Document::Instance(record.clone()), &Expect::Any, lease).unwrap();
@@ -280,6 +287,7 @@ fn another_host_takes_over_the_fresh_start_of_one_that_dies() {
         start: 99,
         epoch: 0,
         owed: None,
+        anew: false,
     };
     let (last, _) = world.get(&Key::Boot).unwrap();
     world.put(Key::Boot, Document::Boot(boot), &Expect::Last(last), None).unwrap();
@@ -306,6 +314,7 @@ fn cleaner_before_claims() -> Membership {
         start: 6,
         epoch: 0,
         owed: None,
+        anew: false,
     };
     member.handle_start(Now::at(1));
     member.handle_loaded(Now::at(1), &documents);
@@ -367,6 +376,7 @@ fn a_fresh_start_that_another_took_over_is_abandoned() {
         start: 8,
         epoch: 0,
         owed: None,
+        anew: false,
     };
     member.handle_update(Now::at(2), &update(Key::Boot, 5, Document::Boot(boot)));
     assert_eq!(member.poll_effect(), Some(MembershipEffect::Abandon));
@@ -421,8 +431,15 @@ fn who_was_second_to_declare_waits_for_the_first_however_he_hears_of_him() {
         panic!("no write")
     };
     member.handle_written(Now::at(2), &key, &document, Err(NotWritten::Conflict(Sequence(6))));
-    let cleaning =
-        BootRecord { generation: 8, phase: BootPhase::Cleaning, by: other, start: 8, epoch: 0, owed: None };
+    let cleaning = BootRecord {
+        generation: 8,
+        phase: BootPhase::Cleaning,
+        by: other,
+        start: 8,
+        epoch: 0,
+        owed: None,
+        anew: false,
+    };
     member.handle_update(Now::at(2), &update(Key::Boot, 6, Document::Boot(cleaning)));
     let open = BootRecord { phase: BootPhase::Open, ..cleaning };
     member.handle_update(Now::at(2), &update(Key::Boot, 7, Document::Boot(open)));
@@ -450,6 +467,7 @@ fn who_waits_for_a_cleaner_that_dies_declares_it_dead_and_starts_afresh() {
         start: 99,
         epoch: 0,
         owed: None,
+        anew: false,
     };
     world.put(Key::Boot, Document::Boot(boot), &Expect::Any, None).unwrap();
     world.start(11);
@@ -565,8 +583,9 @@ fn a_recreated_store_is_filled_from_memory_and_is_no_fresh_start() {
         world.hosts.values().map(|host| host.owns.keys().copied().collect()).collect();
     assert_eq!(before, after);
     let Some((_, Document::Boot(boot))) = world.get(&Key::Boot) else { panic!("no boot record") };
-    assert_eq!((boot.generation, boot.phase), (1, BootPhase::Open));
+    assert_eq!((boot.generation, boot.phase, boot.anew), (1, BootPhase::Open, false));
     assert!(world.hosts.values().all(|host| host.log.contains(&"wiped".to_owned())));
+    assert!(!world.hosts.values().flat_map(|host| &host.log).any(|line| line.starts_with("anew ")));
 }
 
 fn drain(member: &mut Membership) -> Vec<MembershipEffect> {
@@ -759,6 +778,52 @@ fn i5_who_meets_another_fresh_start_that_was_written_back_has_everybody_told_aga
     assert!(world.member(12).is_ready());
     assert_eq!(world.everything.len(), 3, "it was seen to");
     world.assert_owned();
+}
+
+/// Seeds 12722 and 24581 of the simulation: receivers have forgotten everybody, and nobody is left who knows.
+#[test]
+fn who_was_away_for_long_when_the_store_was_recreated_has_everybody_told_again() {
+    let mut world = three();
+    pause(&mut world, &[1, 2, 3], true);
+    world.wipe();
+    world.start(11);
+    world.pass(TTL);
+    assert_eq!(world.everything.len(), 2);
+    world.kill(11);
+    world.wipe();
+    pause(&mut world, &[1, 2, 3], false);
+    world.pass(500);
+    assert!(world.boot().anew);
+    let told = |world: &World| {
+        let lines = world.hosts.values().flat_map(|host| &host.log);
+        lines.filter(|line| line.starts_with("anew ")).count()
+    };
+    assert_eq!(told(&world), 0, "the other's hooks may still run, for a lease");
+    // Who has written it back dies: the next one sees to it.
+    let writer = world.hosts.keys().copied().find(|number| InstanceId(*number) == world.boot().by).unwrap();
+    world.kill(writer);
+    world.pass(TTL * 3);
+    assert_eq!((told(&world), world.boot().anew), (1, false));
+    assert_eq!(world.everything.len(), 2, "who is here is not forgotten for that");
+    world.pass(TTL * 3);
+    assert_eq!(told(&world), 1);
+    world.assert_owned();
+}
+
+#[test]
+fn who_writes_the_boot_record_back_soon_enough_knows_that_nobody_was_forgotten() {
+    for (away, anew) in [(TTL / 2, false), (TTL / 2 + 1, true)] {
+        let mut world = World::new();
+        world.start(1);
+        world.pass(TTL);
+        let member = world.member(1);
+        let confirmed = member.lease.confirmed().unwrap();
+        let meta = MetaRecord { format: FORMAT, layout: member.config.layout, epoch: 77 };
+        let now = Now::at(confirmed.0 + away);
+        member.handle_loaded(now, &[(Key::Meta, Sequence(1), Document::Meta(meta))]);
+        let Some(Document::Boot(boot)) = boot_of(&drain(member)) else { panic!("it is written back") };
+        assert_eq!(boot.anew, anew);
+    }
 }
 
 /// Seeds 18347 and 22953 of the simulation: `everything` covers who was dead when it began.

@@ -255,6 +255,7 @@ pub async fn buckets_are_independent(store: SharedStore) {
         by: InstanceId(1),
         start: 3,
         owed: None,
+        anew: false,
     });
     let meta = Document::Meta(MetaRecord { format: 1, layout: LAYOUT, epoch: 9 });
     let owner = owner_key(0);
