@@ -872,11 +872,10 @@ impl Membership {
 
     /// The own lease is over.
     fn ran_out(&mut self, now: Now, marker: Sequence) {
-        if !matches!(self.phase, Phase::Leaving | Phase::Left) {
-            self.counters.lapses += 1;
-            self.lease.ran_out(marker, now.tick);
-            self.effects.push_back(MembershipEffect::Permit(Tick(0)));
-        }
+        // Also of one that leaves: what it has asked for before is still answered.
+        self.counters.lapses += u64::from(!matches!(self.phase, Phase::Leaving | Phase::Left));
+        self.lease.ran_out(marker, now.tick);
+        self.effects.push_back(MembershipEffect::Permit(Tick(0)));
     }
 
     fn heard(&mut self, instance: InstanceId, news: News) {
@@ -923,11 +922,13 @@ impl Membership {
     }
 
     fn die(&mut self) {
+        // In whichever phase: the dead have no lease, whatever the watch has shown before.
+        self.lease.end();
+        self.effects.push_back(MembershipEffect::Permit(Tick(0)));
         match self.phase {
             Phase::Draining | Phase::Leaving => {
                 // Others clean up after it; there is nothing left to give back.
                 self.ownership.lose_all(self.config.nonce);
-                self.effects.push_back(MembershipEffect::Permit(Tick(0)));
                 self.phase = Phase::Left;
             }
             Phase::Left | Phase::Failed | Phase::Reborn => {}
@@ -940,7 +941,6 @@ impl Membership {
                 self.boot_due = None;
                 self.cleanups.abandon();
                 self.ownership.lose_all(self.config.nonce);
-                self.effects.push_back(MembershipEffect::Permit(Tick(0)));
                 self.effects.push_back(MembershipEffect::Reborn);
             }
         }

@@ -588,6 +588,7 @@ mod tests {
                 by: INSTANCE,
                 start: u64::MAX,
                 owed: Some(u32::MAX),
+                anew: true,
             }),
             Document::Meta(MetaRecord { format: 1, layout, epoch: 2 }),
         ]

@@ -158,6 +158,13 @@ impl Lease {
         self.next = Some(now);
     }
 
+    /// The instance was declared dead: nothing that is shown yet gives a lease.
+    pub(super) fn end(&mut self) {
+        self.in_flight = None;
+        self.unseen.clear();
+        (self.confirmed, self.unbroken, self.next) = (None, None, None);
+    }
+
     /// Until when this instance may act on its lease; none without one.
     pub(super) fn valid_until(&self) -> Option<Tick> {
         self.confirmed.map(|sent| sent + self.ttl)

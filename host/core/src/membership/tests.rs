@@ -179,6 +179,67 @@ fn a_host_that_leaves_unsettled_is_cleaned_up_after() {
     world.assert_owned();
 }
 
+/// Seed 25020 of the simulation: it announced a session after it had been cleaned up after.
+#[test]
+fn i5_who_leaves_unsettled_has_no_lease_once_the_marker_is_seen() {
+    let mut world = three();
+    let now = world.now();
+    let member = world.member(1);
+    member.handle_drain(now);
+    let renewal = renewal_of(&drain(member)).expect("it says so");
+    member.handle_leave(now, false);
+    drain(member);
+    let key = Key::Instance(InstanceId(1));
+    member.handle_update(now, &update(key.clone(), 900, Document::Instance(renewal.clone())));
+    assert!(member.may_act(now));
+    member.handle_update(now, &Update { key, sequence: Sequence(901), change: Change::Expired });
+    member.handle_renewed(now, renewal.renewal, Some(Ok(Sequence(900))));
+    assert!(!member.may_act(now));
+    let permits: Vec<Tick> = drain(member)
+        .into_iter()
+        .filter_map(|effect| match effect {
+            MembershipEffect::Permit(until) => Some(until),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(permits.last(), Some(&Tick(0)));
+    assert!(member.has_left());
+}
+
+#[test]
+fn i5_whoever_hears_of_its_own_death_has_no_lease() {
+    for steps in 0..4 {
+        let mut world = three();
+        let now = world.now();
+        let record = world.instance_state(1).unwrap();
+        let member = world.member(1);
+        if steps > 0 {
+            member.handle_drain(now);
+        }
+        if steps > 1 {
+            member.handle_leave(now, false);
+        }
+        if steps > 2 {
+            let renewal = member.lease.send(now.tick);
+            member.handle_renewed(now, renewal, None);
+            assert_eq!(member.phase, Phase::Left);
+        }
+        drain(member);
+        assert!(member.may_act(now), "{steps}");
+        let cleanup = Cleanup {
+            phase: CleanupPhase::Telling,
+            by: None,
+            declared_at: Timestamp(0),
+            round: 0,
+            settled: Default::default(),
+        };
+        let dead = InstanceRecord { state: InstanceState::Dead, cleanup: Some(cleanup), ..record };
+        member.handle_update(now, &update(Key::Instance(InstanceId(1)), 900, Document::Instance(dead)));
+        assert!(!member.may_act(now), "{steps}");
+        assert!(drain(member).contains(&MembershipEffect::Permit(Tick(0))), "{steps}");
+    }
+}
+
 #[test]
 fn the_last_host_closes_the_boot_so_that_the_next_need_not_wait() {
     let mut world = World::new();
