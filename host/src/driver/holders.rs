@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use presence_core::documents::{Document, Expect, InstanceRecord, InstanceState, Key, SessionDocument};
+use presence_core::documents::{Document, Expect, InstanceRecord, Key, SessionDocument};
 use presence_core::events::Hook;
 use presence_core::holders::{
     Answer, DocumentEffect, DocumentId, Done, EMPTY_KEPT, Held, HeldDocuments, HeldEffect, NotDone,
@@ -266,7 +266,7 @@ impl Driver {
     }
 
     /// All that was asked together is done, or not. That a session is not there may be news of the holder: its documents
-    /// are purged once it is dead, whether this host has heard of that or not.
+    /// are purged once it is dead, or by a fresh start when its lease was over, whether this host has heard of that or not.
     fn answer_changes(&mut self, done: Pending) {
         if done.reply.is_closed() || !done.results.contains(&Some(Err(Rejected::Unknown))) {
             return done.answer();
@@ -274,25 +274,34 @@ impl Driver {
         let (store, wanted) = (self.store.clone(), Arc::downgrade(&self.holders.life));
         let operation = async move {
             match read(&wanted, || store.get(Key::Instance(done.instance))).await {
+                None => Completion::Nothing,
                 Some(Some((sequence, Document::Instance(record)))) => {
-                    Completion::HolderLookedAt(vec![(done.instance, sequence, record)], done)
+                    Completion::HolderLookedAt(Some((sequence, record)), done)
                 }
-                _ => Completion::HolderLookedAt(Vec::new(), done),
+                Some(_) => Completion::HolderLookedAt(None, done),
             }
         };
         self.start(operation.boxed());
     }
 
     /// What became of the holder of a session that is not there.
-    pub(super) fn holder_looked_at(&mut self, now: Now, facts: Facts, mut done: Pending) {
-        if facts.iter().any(|(.., record)| record.state == InstanceState::Dead) {
-            for result in done.results.iter_mut().flatten() {
-                if *result == Err(Rejected::Unknown) {
-                    *result = Err(Rejected::Gone);
-                }
+    pub(super) fn holder_looked_at(
+        &mut self,
+        now: Now,
+        found: Option<(Sequence, InstanceRecord)>,
+        mut done: Pending,
+    ) {
+        let record = found.as_ref().map(|(_, record)| record.clone());
+        self.learn(
+            now,
+            found.into_iter().map(|(sequence, record)| (done.instance, sequence, record)).collect(),
+        );
+        let absence = self.membership.absence(now, done.instance, record.as_ref());
+        for result in done.results.iter_mut().flatten() {
+            if *result == Err(Rejected::Unknown) {
+                *result = Err(absence.clone());
             }
         }
-        self.learn(now, facts);
         done.answer();
     }
 

@@ -93,7 +93,7 @@ pub(super) enum Completion {
     /// A holder that was not known here.
     HolderFound(Result<HolderFacts, HolderRefused>, HolderOrder, HolderReply),
     /// The record of a holder one of whose sessions is not there, and what is to be answered.
-    HolderLookedAt(HolderFacts, PendingChanges),
+    HolderLookedAt(Option<(Sequence, InstanceRecord)>, PendingChanges),
     /// A document of held sessions as whoever decides has it.
     HeldRead(DocumentId, Option<(Sequence, Arc<SessionDocument>)>),
     /// One was written, or not.

@@ -128,7 +128,10 @@ impl Holder {
             match self.ask(&life.incarnation, HolderVerb::Change(vec![change.clone()])).await {
                 Some(Ok(HolderAnswer::Changed(mut results))) => match results.pop() {
                     Some(Err(Rejected::Gone)) | None => return Err(Over),
-                    Some(Err(Rejected::Busy | Rejected::Withdrawn | Rejected::Refused(_))) => {}
+                    Some(Err(Rejected::Lapsed)) => life.renew = Instant::now(),
+                    Some(Err(
+                        Rejected::Busy | Rejected::Unsure | Rejected::Withdrawn | Rejected::Refused(_),
+                    )) => {}
                     Some(result) => return Ok(result.map(drop)),
                 },
                 Some(Err(HolderRefused::Lapsed)) => life.renew = Instant::now(),

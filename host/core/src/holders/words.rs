@@ -109,6 +109,12 @@ pub enum Rejected {
         "the holder's lease has run out: register with another incarnation and report the sessions again"
     )]
     Gone,
+    /// The holder's lease is over, and nobody has declared it dead yet; a fresh start may have removed its sessions.
+    #[error("the holder's lease has run out: renew it at once, or register with another incarnation")]
+    Lapsed,
+    /// There is no such session, and this host can't tell whether that is news of the holder.
+    #[error("whether the session is there is not certain: try again")]
+    Unsure,
     /// There is no room for more that waits.
     #[error("too many changes wait for the store: try again later")]
     Busy,

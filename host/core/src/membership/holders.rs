@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use super::{HolderView, Membership, MembershipEffect, Phase, peers};
-use crate::documents::{Document, Expect, Key};
+use crate::documents::{Document, Expect, InstanceRecord, InstanceState, Key};
+use crate::holders::Rejected;
 use crate::ids::{HolderName, Incarnation, InstanceId};
 use crate::time::Now;
 
@@ -42,6 +43,25 @@ impl Membership {
     pub fn holder_at(&self, instance: InstanceId) -> Option<HolderView> {
         let peer = self.peers.get(instance).filter(|peer| peer.is_alive() && peer.holder().is_some())?;
         Some(HolderView { confirmed: true, ..self.view_of(instance, peer) })
+    }
+
+    /// What it means that a session of this holder is not there; `found` is the holder's record, read after that. Its
+    /// documents are removed once it is dead, and by a fresh start if its lease was over by then: that start's holders bear
+    /// it, so only who bears it, and is told so by a host that belongs to it, lacks this session alone.
+    pub fn absence(&self, now: Now, instance: InstanceId, found: Option<&InstanceRecord>) -> Rejected {
+        if found.is_some_and(|record| record.state == InstanceState::Dead) {
+            return Rejected::Gone;
+        }
+        if !self.is_ready() || !self.may_act(now) {
+            return Rejected::Unsure;
+        }
+        match self.holder_at(instance) {
+            None => Rejected::Gone,
+            Some(view) if view.outdated => Rejected::Gone,
+            // The watch may not have shown yet that its lease is over.
+            Some(view) if view.suspect || found.is_none() => Rejected::Lapsed,
+            Some(_) => Rejected::Unknown,
+        }
     }
 
     fn view_of(&self, instance: InstanceId, peer: &peers::Peer) -> HolderView {

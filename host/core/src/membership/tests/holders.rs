@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::documents::HolderRecord;
+use crate::holders::Rejected;
 use crate::ids::HolderName;
 
 const LEASE: u64 = 40_000;
@@ -121,6 +122,59 @@ fn i5_a_fresh_start_spares_a_holder_that_lives_and_nobody_brings_back_another() 
     keep(&mut world, 9, start);
     world.pass(TTL * 2);
     assert_eq!(world.instance_state(HOLDER.0).unwrap().state, InstanceState::Dead);
+}
+
+/// What a host makes of it that a session of the holder is not there, having read the holder's record.
+fn absence(world: &mut World, number: u128) -> Rejected {
+    let (now, found) = (world.now(), world.instance_state(HOLDER.0));
+    world.member(number).absence(now, HOLDER, found.as_ref())
+}
+
+/// Seeds 819, 1221, 7388 and 9229 of the simulation: it was told that the session is not there.
+#[test]
+fn that_a_session_is_not_there_may_be_news_of_its_holder() {
+    let mut world = World::new();
+    world.start(1);
+    world.pass(TTL);
+    let start = world.boot().start;
+    keep(&mut world, 1, start);
+    assert_eq!(absence(&mut world, 1), Rejected::Unknown, "it lives: the session alone is not there");
+    // The host is away, and the holder's lease runs out; another host begins afresh, which removes what it had.
+    world.hosts.get_mut(&1).unwrap().paused = true;
+    world.pass(LEASE + TTL);
+    assert_eq!(world.instance_state(HOLDER.0), None);
+    let (now, member) = (world.now(), world.member(1));
+    assert_eq!(member.absence(now, HOLDER, None), Rejected::Unsure, "it knows nothing of all that");
+    world.start(11);
+    world.pass(TTL * 2);
+    assert_eq!((world.everything.len(), world.host(11).ready), (2, true));
+    world.hosts.get_mut(&1).unwrap().paused = false;
+    world.pass(1000);
+    assert!(world.host(1).log.contains(&"reborn".to_owned()) && world.member(1).is_ready());
+    for number in [1, 11] {
+        let (now, old) = (world.now(), record(9, start));
+        let member = world.member(number);
+        assert_eq!(member.absence(now, HOLDER, None), Rejected::Gone);
+        assert_eq!(member.absence(now, HOLDER, Some(&old)), Rejected::Gone, "whoever has renewed it since");
+    }
+}
+
+#[test]
+fn a_holder_whose_lease_is_over_may_still_come_back() {
+    let mut world = World::new();
+    world.start(1);
+    world.pass(TTL);
+    let start = world.boot().start;
+    keep(&mut world, 1, start);
+    let (now, member) = (world.now(), world.member(1));
+    assert_eq!(member.absence(now, HOLDER, None), Rejected::Lapsed, "the watch has not shown it yet");
+    world.hosts.get_mut(&1).unwrap().paused = true;
+    world.pass(LEASE + 2000);
+    world.hosts.get_mut(&1).unwrap().paused = false;
+    world.pass(TTL / 2);
+    assert_eq!(absence(&mut world, 1), Rejected::Lapsed);
+    world.pass(LEASE * 2);
+    assert_eq!(absence(&mut world, 1), Rejected::Gone, "it was declared dead");
 }
 
 #[test]

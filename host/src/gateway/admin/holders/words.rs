@@ -288,10 +288,10 @@ pub fn status(result: &Result<Done, Rejected>) -> u16 {
         Ok(Done::Created) => 201,
         Ok(Done::Changed | Done::Unchanged) => 200,
         Err(Rejected::Unknown) => 404,
-        Err(Rejected::Ended) => 409,
+        Err(Rejected::Ended | Rejected::Lapsed) => 409,
         Err(Rejected::Gone) => 410,
         Err(Rejected::TooMany) => 422,
-        Err(Rejected::Busy | Rejected::Withdrawn | Rejected::Refused(_)) => 503,
+        Err(Rejected::Busy | Rejected::Unsure | Rejected::Withdrawn | Rejected::Refused(_)) => 503,
     }
 }
 

@@ -146,7 +146,8 @@ pub(super) fn code(rejected: &Rejected) -> &'static str {
         Rejected::Ended => "ended",
         Rejected::TooMany => "too_many",
         Rejected::Gone => "gone",
-        Rejected::Busy | Rejected::Withdrawn | Rejected::Refused(_) => "unavailable",
+        Rejected::Lapsed => "lapsed",
+        Rejected::Busy | Rejected::Unsure | Rejected::Withdrawn | Rejected::Refused(_) => "unavailable",
     }
 }
 
