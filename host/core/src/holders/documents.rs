@@ -27,7 +27,7 @@ enum Known {
     Wrong,
     /// It was like that once.
     Once,
-    /// It was read, or written, after everything that waits was asked.
+    /// It was read after the first of what waits were asked ([`Busy::sure`]).
     Now,
 }
 
@@ -46,6 +46,9 @@ struct Cell {
 struct Busy {
     waiting: VecDeque<Held>,
     reading: bool,
+    /// So many of the first that wait were asked before the last reading began. What came later may be about a document
+    /// that is newer than what was read.
+    sure: usize,
     writing: Option<Writing>,
 }
 
@@ -113,6 +116,7 @@ impl HeldDocuments {
         if busy.waiting.iter().all(wanted) {
             return;
         }
+        busy.sure = busy.waiting.iter().take(busy.sure).filter(|held| wanted(held)).count();
         let (waiting, given_up): (VecDeque<Held>, VecDeque<Held>) =
             std::mem::take(&mut busy.waiting).into_iter().partition(wanted);
         busy.waiting = waiting;
@@ -124,7 +128,7 @@ impl HeldDocuments {
         let Some(cell) = self.cells.get_mut(&id) else { return };
         let Some(busy) = cell.busy.as_mut().filter(|busy| busy.reading) else { return };
         busy.reading = false;
-        cell.know(found);
+        cell.know(Known::Now, found);
         self.go_on(id);
     }
 
@@ -134,7 +138,8 @@ impl HeldDocuments {
         let Some(writing) = cell.busy.as_mut().and_then(|busy| busy.writing.take()) else { return };
         match result {
             Ok(sequence) => {
-                cell.know(Some((sequence, writing.document)));
+                // Others may have written it again before this was heard, and what waits may be about that.
+                cell.know(Known::Once, Some((sequence, writing.document)));
                 self.answer_all(writing.held.into_iter().zip(writing.results));
             }
             Err(NotDone::LookAgain) => {
@@ -247,7 +252,8 @@ impl HeldDocuments {
         let taken = match cell.known {
             Known::Nothing => busy.waiting.iter().take_while(|held| is_put(held)).count(),
             Known::Wrong => 0,
-            Known::Once | Known::Now => busy.waiting.len(),
+            Known::Once => busy.waiting.len(),
+            Known::Now => busy.sure.min(busy.waiting.len()),
         };
         if busy.waiting.is_empty() {
             return self.rest(id);
@@ -256,14 +262,15 @@ impl HeldDocuments {
         let results: Vec<_> = busy.waiting.iter().take(taken).map(|held| held.apply(&mut sessions)).collect();
         let changes = |result: &Result<Done, Rejected>| matches!(result, Ok(Done::Created | Done::Changed));
         if cell.known != Known::Now && (taken == 0 || !results.iter().all(changes)) {
-            busy.reading = true;
+            (busy.reading, busy.sure) = (true, busy.waiting.len());
             self.effects.push_back(DocumentEffect::Read(id));
             return;
         }
         let held: Vec<Held> = busy.waiting.drain(..taken).collect();
         if !results.iter().any(changes) {
+            cell.known = Known::Once;
             self.answer_all(held.into_iter().zip(results));
-            return self.rest(id);
+            return self.go_on(id);
         }
         let document = Arc::new(SessionDocument { sessions, drained_until: None });
         let expect = cell.sequence;
@@ -300,8 +307,8 @@ impl HeldDocuments {
 }
 
 impl Cell {
-    fn know(&mut self, found: Option<(Sequence, Arc<SessionDocument>)>) {
-        self.known = Known::Now;
+    fn know(&mut self, known: Known, found: Option<(Sequence, Arc<SessionDocument>)>) {
+        self.known = known;
         (self.sequence, self.document) = match found {
             Some((sequence, document)) => (sequence, Some(document)),
             None => (Sequence(0), None),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::documents::SessionDocument;
+use crate::documents::{SessionDocument, SessionEntry};
 use crate::events::{Hook, SessionChange, Status, labels};
 use crate::ids::{HolderName, InstanceId, PartitionId, Sequence, SessionId, UserId};
 use crate::metadata::Metadata;
@@ -130,6 +130,53 @@ fn a_write_without_an_answer_that_was_done_is_not_done_twice() {
     assert_eq!(documents.poll_effect(), None);
 }
 
+/// Seed 46099 of the simulation: the answer to a write, or to a reading, came after another host's write, and what was asked
+/// in between was about that.
+#[test]
+fn what_was_done_before_it_was_asked_refuses_nothing() {
+    let change = || Operation::Change(Some(Status::Idle), Facts::default());
+    for by_reading in [false, true] {
+        let mut documents = HeldDocuments::new(10);
+        if by_reading {
+            ask(&mut documents, 1, "a", change());
+            assert_eq!(documents.poll_effect(), Some(DocumentEffect::Read(id())));
+        } else {
+            ask(&mut documents, 1, "a", put(Status::Online));
+            write(&mut documents);
+        }
+        // Another host lists `b` now; the holder asks here for its change.
+        ask(&mut documents, 2, "b", change());
+        if by_reading {
+            documents.handle_read(id(), None);
+            assert_eq!(answers(&mut documents), [(1, Err(Rejected::Unknown))]);
+        } else {
+            documents.handle_written(id(), Ok(Sequence(5)));
+            assert_eq!(answers(&mut documents), [(1, Ok(Done::Created))]);
+        }
+        assert_eq!(documents.poll_effect(), Some(DocumentEffect::Read(id())), "it is looked at anew");
+        let entry = |name: &str| SessionEntry {
+            id: session(name),
+            status: Status::Online,
+            connected_at: Timestamp(1),
+            attributes: Default::default(),
+            ended: None,
+            listed: Sequence(0),
+        };
+        let there = SessionDocument { sessions: vec![entry("b")], drained_until: None };
+        // What is asked while it is read again is not decided by that either, and keeps nobody waiting.
+        ask(&mut documents, 3, "c", change());
+        documents.handle_read(id(), Some((Sequence(6), Arc::new(there.clone()))));
+        let (listed, expect, written) = write(&mut documents);
+        assert_eq!((listed, expect), (vec![("chat/b".into(), Status::Idle, 6, false)], 6));
+        documents.handle_written(id(), Ok(Sequence(7)));
+        assert_eq!(answers(&mut documents), [(2, Ok(Done::Changed))]);
+        assert_eq!(documents.poll_effect(), Some(DocumentEffect::Read(id())));
+        documents.handle_read(id(), Some((Sequence(7), written)));
+        assert_eq!(answers(&mut documents), [(3, Err(Rejected::Unknown))]);
+        assert_eq!((documents.poll_effect(), documents.waiting()), (None, 0));
+    }
+}
+
 #[test]
 fn what_is_remembered_refuses_nothing() {
     let mut documents = HeldDocuments::new(10);
@@ -162,14 +209,14 @@ fn an_ended_session_stays_until_it_is_forgotten_and_its_id_is_not_used_again() {
     write(&mut documents);
     documents.handle_written(id(), Ok(Sequence(5)));
     ask(&mut documents, 2, "a", Operation::End(labels::CLOSED.into()));
-    assert_eq!(write(&mut documents).0, [("chat/a".into(), Status::Online, 5, true)]);
+    let (listed, _, written) = write(&mut documents);
+    assert_eq!(listed, [("chat/a".into(), Status::Online, 5, true)]);
     ask(&mut documents, 3, "a", put(Status::Online));
     documents.handle_written(id(), Ok(Sequence(6)));
-    assert_eq!(
-        answers(&mut documents)[1..],
-        [(2, Ok(Done::Changed)), (3, Err(Rejected::Ended))],
-        "decided on what was written after it was asked"
-    );
+    assert_eq!(answers(&mut documents)[1..], [(2, Ok(Done::Changed))]);
+    assert_eq!(documents.poll_effect(), Some(DocumentEffect::Read(id())));
+    documents.handle_read(id(), Some((Sequence(6), written)));
+    assert_eq!(answers(&mut documents), [(3, Err(Rejected::Ended))]);
     ask(&mut documents, 0, "a", Operation::Forget);
     let (listed, expect, _) = write(&mut documents);
     assert_eq!((listed.len(), expect), (0, 6), "the last one");
