@@ -215,6 +215,10 @@ impl Membership {
             return;
         }
         let begins = matches!(self.phase, Phase::Loading | Phase::CreatingMeta);
+        if (begins || self.boot_stale) && !documents.iter().any(|(key, _, _)| *key == Key::Boot) {
+            // What was seen of it is of a store that is gone.
+            self.boot = None;
+        }
         (self.boot_stale, self.unread) = (false, false);
         if begins {
             self.epoch = meta.epoch;

@@ -747,6 +747,51 @@ fn i5_who_comes_back_after_its_lease_ran_out_writes_the_boot_record_before_its_o
     assert_eq!(renewal_of(&effects), None);
 }
 
+/// Seed 215032 of the simulation: it was expected for ever that the boot record is as it was in a store that is gone.
+#[test]
+fn a_store_that_is_recreated_before_it_was_read_is_a_new_one() {
+    let mut world = World::new();
+    world.start(1);
+    let mut member = Membership::new(world.member(1).config.clone());
+    member.handle_clock(Now::at(0), true);
+    let now = Now::at(1);
+    member.handle_start(now);
+    member.handle_loaded(now, &[]);
+    let other = BootRecord {
+        generation: 6,
+        phase: BootPhase::Open,
+        by: InstanceId(5),
+        start: 6,
+        epoch: 0,
+        owed: None,
+        anew: false,
+    };
+    member.handle_update(now, &update(Key::Boot, 900, Document::Boot(other)));
+    let layout = member.config.layout;
+    let meta = Document::Meta(MetaRecord { format: FORMAT, layout, epoch: 1 });
+    member.handle_loaded(now, &[(Key::Meta, Sequence(1), meta)]);
+    member.handle_claims(now, &[]);
+    let mut now = now;
+    let declared = (0..8).find_map(|at| {
+        member.handle_timeout(now);
+        let effects = drain(&mut member);
+        let declared = effects.iter().find_map(|effect| match effect {
+            MembershipEffect::Declare { boot, expect } => Some((*boot, *expect)),
+            _ => None,
+        });
+        if let Some(renewal) = renewal_of(&effects) {
+            member.handle_renewed(now, renewal.renewal, Some(Ok(Sequence(10 + at))));
+            member.handle_update(
+                now,
+                &update(Key::Instance(InstanceId(1)), 10 + at, Document::Instance(renewal)),
+            );
+        }
+        now = Now::at(now.tick.0 + TTL / 6);
+        declared
+    });
+    assert_eq!(declared.map(|(boot, expect)| (boot.generation, expect)), Some((1, Sequence(0))));
+}
+
 /// Seed 29299 of the simulation: what the watch shows of a store that was recreated begins after those who are there.
 #[test]
 fn i5_nothing_is_decided_in_a_store_that_was_recreated_and_not_read() {
