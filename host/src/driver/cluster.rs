@@ -166,6 +166,10 @@ impl Driver {
                 );
             }
             MembershipEffect::ReadInstance { instance, last } => self.read_instance(instance, last),
+            // Repeated it might give another store the epoch of one that is gone.
+            MembershipEffect::Write { key: key @ Key::Meta, document, expect, lease } => {
+                self.write_once(Put { key, document, expect, lease });
+            }
             MembershipEffect::Write { key, document, expect, lease } => {
                 self.write(Put { key, document, expect, lease });
             }

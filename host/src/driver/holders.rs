@@ -81,13 +81,7 @@ impl Holders {
 impl Driver {
     /// Whoever asks may give up: what has not been sent to the store by then is not done any more.
     pub(super) fn hold(&mut self, now: Now, order: HolderOrder, reply: HolderReply) {
-        if reply.is_closed() {
-            return;
-        }
-        if let Some(refused) = self.takes_no_holders(now) {
-            let _ = reply.send(Err(refused));
-            return;
-        }
+        let Some(reply) = self.admit(now, reply) else { return };
         let known = self.membership.holder(&order.name, &order.incarnation);
         if let Some(incarnation) = known.as_ref().and_then(|view| view.replaced.clone()) {
             let _ = reply.send(Err(HolderRefused::Replaced(incarnation)));
@@ -139,10 +133,30 @@ impl Driver {
                 let order = HolderOrder { verb, ..order };
                 let (store, wanted) = (self.store.clone(), Arc::downgrade(&self.holders.life));
                 let operation = async move {
-                    let found = registration::find(&store, &wanted, &order.name, &order.incarnation).await;
-                    Completion::HolderFound(found, order, reply)
+                    let mut reply = reply;
+                    let found = registration::find(&store, &wanted, &order.name, &order.incarnation);
+                    tokio::select! {
+                        biased;
+                        () = reply.closed() => Completion::Nothing,
+                        found = found => Completion::HolderFound(found, order, reply),
+                    }
                 };
                 self.start(operation.boxed());
+            }
+        }
+    }
+
+    /// Whether what is asked may be done now; asked again after every wait. Whoever gave up has asked elsewhere since, and
+    /// for something newer; and this host may have lost its lease, or have another life.
+    fn admit(&self, now: Now, reply: HolderReply) -> Option<HolderReply> {
+        if reply.is_closed() {
+            return None;
+        }
+        match self.takes_no_holders(now) {
+            None => Some(reply),
+            Some(refused) => {
+                let _ = reply.send(Err(refused));
+                None
             }
         }
     }
@@ -209,6 +223,7 @@ impl Driver {
         order: HolderOrder,
         reply: HolderReply,
     ) {
+        let Some(reply) = self.admit(now, reply) else { return };
         let refused = match found {
             Ok(facts) => {
                 let instance = facts.first().map(|(instance, ..)| *instance);
