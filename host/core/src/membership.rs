@@ -321,6 +321,8 @@ impl Membership {
         last: Sequence,
         found: Option<(Sequence, InstanceRecord)>,
     ) {
+        self.cleanups.handle_read(instance);
+        self.unsettled = true;
         match found {
             Some((sequence, record)) if instance == self.instance => {
                 // That the key is there gives no lease: only the watch shows what else has happened.
@@ -343,6 +345,7 @@ impl Membership {
                     }
                     peer.suspect = peer.is_alive();
                 }
+                self.peers.doubt_death(instance, last);
             }
         }
         self.settle(now);

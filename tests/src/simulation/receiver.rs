@@ -222,7 +222,7 @@ impl Receiver {
     }
 
     /// A fresh start runs its hook: nobody else who has started one may have kept its lease since. The key of an earlier
-    /// life says nothing of the one that has started it.
+    /// life says nothing of the one that has started it, nor that of one that has closed the deployment and leaves.
     pub(super) fn everything_submitted(&mut self, world: &World, origin: Origin) {
         for (other, at) in &self.everything_by {
             let truth = super::journal::lock(&world.truth);
@@ -234,6 +234,7 @@ impl Receiver {
                         && known.leased_since <= *at
                         && known.wipes == truth.wipes
                         && !truth.is_over(instance)
+                        && !truth.closed.contains(other)
                 })
             });
             if *other != origin && kept {

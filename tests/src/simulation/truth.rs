@@ -85,6 +85,8 @@ pub(super) struct Truth {
     pub(super) instances: BTreeMap<InstanceId, Known>,
     pub(super) deaths: BTreeMap<InstanceId, Death>,
     boot: Option<BootRecord>,
+    /// Who has closed the deployment as its last host, and leaves.
+    pub(super) closed: Vec<Origin>,
 }
 
 fn now<T>(future: BoxFuture<'static, T>) -> T {
@@ -106,6 +108,7 @@ impl Truth {
             instances: BTreeMap::new(),
             deaths: BTreeMap::new(),
             boot: None,
+            closed: Vec::new(),
         }
     }
 
@@ -293,6 +296,9 @@ impl Truth {
             self.journal.count("everything owed taken over");
         } else if record.owed.is_some() {
             self.journal.count("everything owed");
+        }
+        if record.phase == BootPhase::Closed {
+            self.closed.push(origin);
         }
         if record.phase != BootPhase::Cleaning {
             return;

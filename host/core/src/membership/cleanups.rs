@@ -80,12 +80,20 @@ pub(super) struct Cleanups {
     jobs: BTreeMap<InstanceId, Job>,
     /// Jobs whose journal is being claimed.
     claiming: BTreeSet<InstanceId>,
+    /// Whose journal is not what it was taken for, and is being read.
+    reading: BTreeSet<InstanceId>,
     pub(super) chores: VecDeque<Chore>,
 }
 
 impl Cleanups {
     pub(super) fn new(plugins: Vec<Arc<str>>) -> Cleanups {
-        Cleanups { plugins, jobs: BTreeMap::new(), claiming: BTreeSet::new(), chores: VecDeque::new() }
+        Cleanups {
+            plugins,
+            jobs: BTreeMap::new(),
+            claiming: BTreeSet::new(),
+            reading: BTreeSet::new(),
+            chores: VecDeque::new(),
+        }
     }
 
     /// Looks which dead instances are this one's to clean up. `candidates` is sorted.
@@ -104,7 +112,8 @@ impl Cleanups {
             if self.jobs.get(&instance).is_some_and(|job| job.round() < cleanup.round) {
                 self.jobs.remove(&instance);
             }
-            if self.jobs.contains_key(&instance) || self.claiming.contains(&instance) {
+            let busy = self.jobs.contains_key(&instance) || self.claiming.contains(&instance);
+            if busy || self.reading.contains(&instance) {
                 continue;
             }
             if cleanup.by == Some(me) {
@@ -140,6 +149,7 @@ impl Cleanups {
     pub(super) fn abandon(&mut self) {
         self.jobs.clear();
         self.claiming.clear();
+        self.reading.clear();
     }
 
     /// True if this is a write of this machine's.
@@ -174,10 +184,18 @@ impl Cleanups {
         }
     }
 
-    /// A journal was not written: somebody else has taken over.
+    /// A journal was not written: somebody else has taken over, or it went with the store. Nothing is done for it before it
+    /// was read, least of all removed: documents of a store that was recreated may be those of somebody who lives again.
     pub(super) fn handle_refused(&mut self, instance: InstanceId) {
-        self.claiming.remove(&instance);
-        self.jobs.remove(&instance);
+        let claimed = self.claiming.remove(&instance);
+        if self.jobs.remove(&instance).is_some() || claimed {
+            self.reading.insert(instance);
+        }
+    }
+
+    /// The instance's record was read.
+    pub(super) fn handle_read(&mut self, instance: InstanceId) {
+        self.reading.remove(&instance);
     }
 
     /// The dead instance's sessions, as they were read for this round.

@@ -227,6 +227,17 @@ impl Peers {
         self.known.values_mut().for_each(|peer| peer.judging = false);
     }
 
+    /// The record of its death is not there any more, though it was not cleaned up after: it went with the store.
+    pub(super) fn doubt_death(&mut self, instance: InstanceId, last: Sequence) {
+        if self.is_purged(instance) {
+            return;
+        }
+        if let Some(peer) = self.known.get_mut(&instance).filter(|peer| peer.is_dead() && !peer.suspect) {
+            (peer.sequence, peer.suspect, peer.judging) = (last, true, false);
+            peer.clean_up_again();
+        }
+    }
+
     /// The store was recreated: sequences begin anew.
     pub(super) fn forget_sequences(&mut self) {
         self.forget_judgements();

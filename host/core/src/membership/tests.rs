@@ -65,6 +65,50 @@ fn i5_a_host_that_dies_is_declared_dead_and_cleaned_up_after_once() {
     assert_eq!(world.everything.len(), 1);
 }
 
+/// Seed 237724 of the simulation: it went on cleaning up in a store that was recreated, where the dead one lived again, and
+/// removed what it had just written.
+#[test]
+fn i5_a_cleanup_whose_journal_is_not_there_is_not_gone_on_with() {
+    let mut world = three();
+    world.kill(2);
+    // Host 1 is the cleaner, as it knows; nobody settles anything yet.
+    let now = Now::at(world.now + TTL * 2);
+    let member = world.member(1);
+    let key = Key::Instance(InstanceId(2));
+    let mut record = member.peers.get(InstanceId(2)).unwrap().record.clone();
+    record.state = InstanceState::Dead;
+    let cleanup = Cleanup {
+        phase: CleanupPhase::Told,
+        by: Some(InstanceId(1)),
+        declared_at: Timestamp(0),
+        round: 0,
+        settled: Default::default(),
+    };
+    record.cleanup = Some(cleanup.clone());
+    let told = Document::Instance(record.clone());
+    member.handle_update(now, &update(key.clone(), 900, told));
+    let purges = |effects: &[MembershipEffect]| {
+        effects.iter().filter(|effect| matches!(effect, MembershipEffect::Purge(_))).count()
+    };
+    assert_eq!(purges(&drain(member)), 1);
+    member.handle_purged(now, InstanceId(2));
+    drain(member);
+    record.cleanup = Some(Cleanup { phase: CleanupPhase::Purged, ..cleanup });
+    let purged = Document::Instance(record);
+    member.handle_written(now, &key, &purged, Err(NotWritten::Conflict(Sequence(0))));
+    member.handle_timeout(now);
+    let effects = drain(member);
+    assert_eq!(purges(&effects), 0);
+    let read = MembershipEffect::ReadInstance { instance: InstanceId(2), last: Sequence(0) };
+    assert!(effects.contains(&read));
+    member.handle_instance_read(now, InstanceId(2), Sequence(0), None);
+    assert_eq!(purges(&drain(member)), 0);
+    let peer = member.peers.get(InstanceId(2)).unwrap();
+    let cleanup = peer.record.cleanup.as_ref().unwrap();
+    assert!(peer.suspect, "it is to be declared dead in this store too");
+    assert_eq!((cleanup.phase, cleanup.by, cleanup.round), (CleanupPhase::Telling, None, 1));
+}
+
 #[test]
 fn a_dead_instance_without_sessions_gets_an_empty_cleanup() {
     let mut world = three();
