@@ -96,6 +96,8 @@ pub struct Membership {
     sparing: BTreeSet<InstanceId>,
     /// The fresh start before the one that this instance declares: who does not bear it is none of those that live.
     previous: u64,
+    /// When the declaration was sent.
+    declared: Tick,
     spared: Vec<InstanceId>,
     /// The plugins have cleaned up everything; the documents of all sessions are gone.
     everything: (bool, bool),
@@ -158,6 +160,7 @@ impl Membership {
             met: 0,
             sparing: BTreeSet::new(),
             previous: 0,
+            declared: Tick(0),
             spared: Vec::new(),
             everything: (false, false),
             run: None,
@@ -222,7 +225,10 @@ impl Membership {
         (self.boot_stale, self.unread) = (false, false);
         if begins {
             self.epoch = meta.epoch;
-        } else if meta.epoch != self.epoch {
+        }
+        let mut this_store = None;
+        if !begins && meta.epoch != self.epoch {
+            this_store = self.begun_in(documents);
             self.wiped(now, meta.epoch);
         }
         let me = Key::Instance(self.instance);
@@ -237,6 +243,10 @@ impl Membership {
         }
         for (key, sequence, document) in documents {
             self.take(now, key, *sequence, document);
+        }
+        if let Some((sequence, boot)) = this_store.filter(|known| self.boot == Some(*known)) {
+            self.belongs = Some((boot.start, self.epoch));
+            self.write_boot(sequence, BootRecord { epoch: self.epoch, ..boot });
         }
         if self.boot.is_none() && self.joined > 0 && !self.boot_writing {
             // The store was recreated under a running deployment: that is no fresh start.

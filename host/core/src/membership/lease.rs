@@ -189,6 +189,11 @@ impl Lease {
         self.unbroken.map(|since| since + self.ttl)
     }
 
+    /// True if there has been a lease from then on.
+    pub(super) fn is_unbroken(&self, from: Tick, now: Tick) -> bool {
+        self.is_valid(now) && self.unbroken.is_some_and(|since| since <= from)
+    }
+
     /// Since when the lease is unbroken, as far as [`Lease::judges_from`] says anything.
     pub(super) fn unbroken_since(&self, now: Tick) -> Option<Tick> {
         self.judges_from(now).and(self.unbroken)

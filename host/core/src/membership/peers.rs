@@ -300,7 +300,7 @@ impl Peers {
 
     /// Forgets ghosts that only claims told of which have gone to others since.
     pub(super) fn forget_disowned(&mut self, owns: impl Fn(InstanceId) -> bool) {
-        self.known.retain(|id, peer| !peer.claim_only || owns(*id));
+        self.known.retain(|id, peer| !(peer.ghost && peer.claim_only) || owns(*id));
     }
 
     pub(super) fn has_unknown(&self) -> bool {

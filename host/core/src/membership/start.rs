@@ -35,8 +35,8 @@ impl Membership {
         if let Some((_, own)) = self.boot.filter(|(_, boot)| boot.by == self.instance)
             && phase == Some(BootPhase::Cleaning)
         {
-            // The answer was lost.
-            self.begin(now, own);
+            // The answer was lost, or came when the lease had been: once more, since somebody may have taken over.
+            self.declare(now, Some(own));
         } else if starter_lives && phase == Some(BootPhase::Cleaning) {
             self.phase = Phase::WaitingForBoot;
         } else if phase == Some(BootPhase::Open) && (starter_lives || self.phase == Phase::WaitingForBoot) {
@@ -47,24 +47,30 @@ impl Membership {
             self.claim(now);
         } else if self.ownership.is_loaded() && self.may_begin(now, phase) {
             // With the claims it is known up to where documents are of the time before.
-            let last = self.boot.map_or(Sequence(0), |(sequence, _)| sequence);
-            let generation = boot.map_or(0, |boot| boot.generation) + 1;
-            let start = self.config.nonce.wrapping_add(generation);
-            self.previous = boot.map_or(0, |boot| boot.start);
-            self.phase = Phase::Opening;
-            self.write_boot(
-                last,
-                BootRecord {
-                    generation,
-                    phase: BootPhase::Cleaning,
-                    by: self.instance,
-                    start,
-                    epoch: self.epoch,
-                    owed: None,
-                    anew: false,
-                },
-            );
+            self.declare(now, None);
         }
+    }
+
+    /// Declares the fresh start, for the first time or (`own`) once more: under that record it has run nothing yet.
+    fn declare(&mut self, now: Now, own: Option<BootRecord>) {
+        let last = self.boot.map_or(Sequence(0), |(sequence, _)| sequence);
+        let before = self.boot.map(|(_, boot)| boot);
+        let generation = before.map_or(0, |boot| boot.generation) + 1;
+        if own.is_none() {
+            self.previous = before.map_or(0, |boot| boot.start);
+        }
+        let anew = BootRecord {
+            generation,
+            phase: BootPhase::Cleaning,
+            by: self.instance,
+            start: self.config.nonce.wrapping_add(generation),
+            epoch: self.epoch,
+            owed: None,
+            anew: false,
+        };
+        self.phase = Phase::Opening;
+        self.declared = now.tick;
+        self.write_boot(last, own.map_or(anew, |own| BootRecord { epoch: self.epoch, ..own }));
     }
 
     /// Whether nobody else can be there: at once where the last host has closed the deployment, in an empty store after
@@ -124,12 +130,24 @@ impl Membership {
             return;
         }
         match boot.phase {
-            BootPhase::Cleaning if self.lease.is_valid(now.tick) => self.begin(now, boot),
-            // It was away too long to know whose store said this: the survey of its next lease tells what holds.
+            BootPhase::Cleaning if self.lease.is_unbroken(self.declared, now.tick) => self.begin(now, boot),
+            // It was away too long to know whose store said this, or what became of it: the survey of its next lease tells.
             BootPhase::Cleaning => self.abandon_start(Phase::Surveying),
             BootPhase::Open => self.claim(now),
             BootPhase::Closed => {}
         }
+    }
+
+    /// The boot record, if this instance has declared its fresh start in the very store that these documents are of, which got
+    /// its meta record only after that.
+    pub(super) fn begun_in(&self, documents: &[(Key, Sequence, Document)]) -> Option<(Sequence, BootRecord)> {
+        let there = |(sequence, boot): &(Sequence, BootRecord)| {
+            documents.contains(&(Key::Boot, *sequence, Document::Boot(*boot)))
+        };
+        let own = |(_, boot): &(Sequence, BootRecord)| {
+            boot.by == self.instance && boot.phase == BootPhase::Open && boot.epoch == self.epoch
+        };
+        self.boot.filter(own).filter(there)
     }
 
     /// This instance has declared the fresh start.

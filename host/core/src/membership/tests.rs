@@ -471,6 +471,76 @@ fn i5_a_fresh_start_that_is_acknowledged_past_the_lease_is_not_begun() {
     assert_eq!(member.counters().fresh_starts, 0);
 }
 
+/// Seed 317067 of the simulation: it was taken for dead meanwhile, and another one took the fresh start over.
+#[test]
+fn i5_a_fresh_start_that_is_acknowledged_under_another_lease_is_declared_once_more() {
+    let (mut member, declared) = declaring();
+    let later = Now::at(1 + TTL * 2);
+    member.handle_timeout(later);
+    let renewal = renewal_of(&drain(&mut member)).expect("it is awake again");
+    let me = Key::Instance(InstanceId(1));
+    member.handle_renewed(later, renewal.renewal, Some(Ok(Sequence(5))));
+    member.handle_update(later, &update(me, 5, Document::Instance(renewal)));
+    assert!(member.may_act(later));
+    drain(&mut member);
+    member.handle_written(later, &Key::Boot, &Document::Boot(declared), Ok(Sequence(4)));
+    let effects = drain(&mut member);
+    assert!(!effects.iter().any(|effect| matches!(effect, MembershipEffect::Everything(_))));
+    let again = effects.into_iter().find_map(|effect| match effect {
+        MembershipEffect::Declare { boot, expect } => Some((boot, expect)),
+        _ => None,
+    });
+    assert_eq!(again, Some((declared, Sequence(4))), "whoever took over refuses it");
+    member.handle_written(later, &Key::Boot, &Document::Boot(declared), Ok(Sequence(6)));
+    assert!(drain(&mut member).contains(&MembershipEffect::Everything("1-7-0".into())));
+}
+
+/// Seed 312986 of the simulation: others took it for one that was written back, and told its `everything` once more.
+#[test]
+fn i5_a_fresh_start_in_a_store_that_gets_its_meta_record_later_is_of_that_store() {
+    let mut world = World::new();
+    world.start(1);
+    world.pass(TTL);
+    let now = world.now();
+    let boot = world.get(&Key::Boot).unwrap();
+    let me = world.get(&Key::Instance(InstanceId(1))).unwrap();
+    let member = world.member(1);
+    let meta = Document::Meta(MetaRecord { format: FORMAT, layout: member.config.layout, epoch: 77 });
+    for (sequence, epoch) in [(boot.0, Some(77)), (Sequence(boot.0.0 + 1), None)] {
+        let mut world = World::new();
+        world.start(1);
+        world.pass(TTL);
+        let member = world.member(1);
+        let documents = [
+            (Key::Meta, Sequence(900), meta.clone()),
+            (Key::Boot, sequence, boot.1.clone()),
+            (Key::Instance(InstanceId(1)), me.0, me.1.clone()),
+        ];
+        member.handle_loaded(now, &documents);
+        let written = match boot_of(&drain(member)) {
+            Some(Document::Boot(boot)) => Some(boot.epoch),
+            _ => None,
+        };
+        assert_eq!(written, epoch);
+    }
+}
+
+/// Seed 301193 of the simulation: it was forgotten that it is dead, and its sessions did not count all the same.
+#[test]
+fn a_dead_instance_that_only_a_claim_told_of_is_not_forgotten() {
+    let mut peers = Peers::default();
+    let (dead, ghost) = (InstanceId(8), InstanceId(9));
+    for instance in [dead, ghost] {
+        peers.seen(Tick(1), instance, true);
+    }
+    assert!(peers.settle_unknown(Tick(2)));
+    let mut record = peers.get(dead).unwrap().record.clone();
+    record.state = InstanceState::Dead;
+    peers.take(Tick(3), dead, Sequence(5), &record);
+    peers.forget_disowned(|_| false);
+    assert!(peers.is_dead(dead) && peers.get(ghost).is_none());
+}
+
 #[test]
 fn a_fresh_start_that_another_took_over_is_abandoned() {
     let mut member = cleaner();
