@@ -336,7 +336,7 @@ impl Membership {
         match found {
             Some((sequence, record)) if instance == self.instance => {
                 // That the key is there gives no lease: only the watch shows what else has happened.
-                self.lease.found(sequence, true, now.tick);
+                self.lease.found(sequence, stands(record.state), now.tick);
                 if record.state == InstanceState::Dead {
                     self.take(now, &Key::Instance(instance), sequence, &Document::Instance(record));
                 }
@@ -829,7 +829,7 @@ impl Membership {
                     let (id, record) = (*id, record.clone());
                     self.peers.take(now.tick, id, sequence, &record);
                     self.die();
-                } else if !self.unread && self.lease.shown(record.renewal, sequence) {
+                } else if !self.unread && self.lease.shown(record.renewal, sequence, stands(record.state)) {
                     self.renewal_shown(now);
                 }
             }
@@ -1134,6 +1134,11 @@ impl Membership {
             self.effects.push_back(MembershipEffect::Judge { instance, record, expect: sequence, lease });
         }
     }
+}
+
+/// Whether a record in this state says that its instance takes part, and holds up a fresh start.
+fn stands(state: InstanceState) -> bool {
+    matches!(state, InstanceState::Ready | InstanceState::Draining)
 }
 
 #[cfg(test)]

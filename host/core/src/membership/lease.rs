@@ -19,8 +19,8 @@ pub(super) struct Lease {
     ttl: Duration,
     /// The own key's last sequence, of a document or of the marker after it; 0 before the first write.
     last: Sequence,
-    /// That is of a document, as far as is known.
-    present: bool,
+    /// That is of a document which says that the instance takes part: it was shown or read.
+    stands: bool,
     /// The number of the newest renewal.
     renewals: u64,
     /// The renewal that waits for its answer.
@@ -39,7 +39,7 @@ impl Lease {
         Lease {
             ttl,
             last: Sequence(0),
-            present: false,
+            stands: false,
             renewals: 0,
             in_flight: None,
             unseen: VecDeque::new(),
@@ -53,9 +53,9 @@ impl Lease {
         self.last
     }
 
-    /// True unless the own key is known to hold nothing, or only a marker.
-    pub(super) fn is_present(&self) -> bool {
-        self.present
+    /// True if the own key was last seen to say that the instance takes part.
+    pub(super) fn stands(&self) -> bool {
+        self.stands
     }
 
     /// How often the lease is renewed.
@@ -82,7 +82,7 @@ impl Lease {
 
     /// A renewal was written.
     pub(super) fn written(&mut self, renewal: u64, sequence: Sequence) {
-        self.note(sequence);
+        self.last = self.last.max(sequence);
         self.answered(renewal);
     }
 
@@ -101,27 +101,23 @@ impl Lease {
         waited
     }
 
-    /// A document of this sequence was there.
-    fn note(&mut self, sequence: Sequence) {
-        if sequence >= self.last {
-            (self.last, self.present) = (sequence, true);
-        }
-    }
-
-    /// What the store was found to hold under the own key: the last sequence, and whether it is of a document.
-    pub(super) fn found(&mut self, last: Sequence, present: bool, now: Tick) {
-        (self.last, self.present) = (last, present);
+    /// What the store was found to hold under the own key: the last sequence, and whether it is of a document that says that
+    /// the instance takes part.
+    pub(super) fn found(&mut self, last: Sequence, stands: bool, now: Tick) {
+        (self.last, self.stands) = (last, stands);
         self.in_flight = None;
         self.next = Some(now);
     }
 
-    /// The watch shows a renewal. True if that gives or prolongs the lease.
-    pub(super) fn shown(&mut self, renewal: u64, sequence: Sequence) -> bool {
+    /// The watch shows a renewal, and whether it says that the instance takes part. True if that gives or prolongs the lease.
+    pub(super) fn shown(&mut self, renewal: u64, sequence: Sequence, stands: bool) -> bool {
         if sequence < self.last && self.confirmed.is_none() {
             // A marker behind it is known already.
             return false;
         }
-        self.note(sequence);
+        if sequence >= self.last {
+            (self.last, self.stands) = (sequence, stands);
+        }
         let Some(at) = self.unseen.iter().position(|(number, _)| *number == renewal) else {
             return false;
         };
@@ -140,7 +136,7 @@ impl Lease {
         if marker < self.last {
             return;
         }
-        (self.last, self.present) = (marker, false);
+        (self.last, self.stands) = (marker, false);
         self.in_flight = None;
         self.unseen.clear();
         self.confirmed = None;
@@ -150,7 +146,7 @@ impl Lease {
 
     /// A snapshot has nothing under the own key, or the store was recreated.
     pub(super) fn vanished(&mut self, now: Tick) {
-        (self.last, self.present) = (Sequence(0), false);
+        (self.last, self.stands) = (Sequence(0), false);
         self.in_flight = None;
         self.unseen.clear();
         self.confirmed = None;

@@ -191,8 +191,8 @@ impl Membership {
         }
     }
 
-    /// Whether a renewal would bring a key back that is gone, of an instance that takes part: who declares a fresh start
-    /// may know nothing of it. It writes the boot record once more first, as whoever joins does, and the declaration is
+    /// Whether a renewal would be the first that says in this store, or since the key was gone, that this instance takes part:
+    /// who declares a fresh start may know nothing of it. It writes the boot record once more first, as whoever joins does, and the declaration is
     /// refused, or it is, and learns of it.
     pub(super) fn must_come_in(&self, now: Now) -> bool {
         // Whoever sees the record written again waits for a whole lease.
@@ -200,7 +200,7 @@ impl Membership {
         self.config.shared
             && self.joined > 0
             && self.state != InstanceState::Joining
-            && !self.lease.is_present()
+            && !self.lease.stands()
             && !self.let_in.is_some_and(lately)
     }
 

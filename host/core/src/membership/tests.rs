@@ -906,6 +906,25 @@ fn a_store_that_is_recreated_before_it_was_read_is_a_new_one() {
     assert_eq!(declared.map(|(boot, expect)| (boot.generation, expect)), Some((1, Sequence(0))));
 }
 
+/// Seed 334817 of the simulation: it had come in, and could not say so for as long as others wait for that.
+#[test]
+fn i5_who_could_not_say_in_time_that_it_has_come_in_asks_again() {
+    let mut world = three();
+    let now = world.now();
+    let joining = InstanceRecord { state: InstanceState::Joining, ..world.instance_state(2).unwrap() };
+    for (late, asks) in [(TTL / 2 - 500, false), (TTL / 2, true)] {
+        let member = world.member(2);
+        // It is still what it was in the store.
+        member.handle_instance_read(now, InstanceId(2), Sequence(0), Some((Sequence(900), joining.clone())));
+        member.let_in = Some(now.tick);
+        drain(member);
+        member.lease.renew_at(now.tick);
+        member.handle_timeout(Now::at(now.tick.0 + late));
+        let effects = drain(member);
+        assert_eq!((boot_of(&effects).is_some(), renewal_of(&effects).is_some()), (asks, !asks));
+    }
+}
+
 /// Seed 29299 of the simulation: what the watch shows of a store that was recreated begins after those who are there.
 #[test]
 fn i5_nothing_is_decided_in_a_store_that_was_recreated_and_not_read() {
@@ -1217,11 +1236,11 @@ fn a_renewal_near_the_end_that_a_marker_wipes_is_no_lease() {
     let first = lease.send(Tick(0));
     lease.written(first, Sequence(5));
     assert!(!lease.is_valid(Tick(1)), "an acknowledgement alone is no lease");
-    assert!(lease.shown(first, Sequence(5)));
+    assert!(lease.shown(first, Sequence(5), true));
     assert_eq!(lease.valid_until(), Some(Tick(TTL)));
     let second = lease.send(Tick(5900));
     lease.written(second, Sequence(9));
-    assert!(lease.shown(second, Sequence(9)));
+    assert!(lease.shown(second, Sequence(9), true));
     lease.ran_out(Sequence(10), Tick(6100));
     assert!(!lease.is_valid(Tick(6100)));
     assert_eq!((lease.last(), lease.next()), (Sequence(10), Some(Tick(6100))), "taken anew on the marker");
@@ -1233,7 +1252,7 @@ fn a_gap_between_renewals_takes_the_right_to_judge_for_a_whole_lease() {
     let renew = |lease: &mut Lease, at: u64| {
         let renewal = lease.send(Tick(at));
         lease.written(renewal, Sequence(at + 1));
-        assert!(lease.shown(renewal, Sequence(at + 1)));
+        assert!(lease.shown(renewal, Sequence(at + 1), true));
     };
     for at in [0, 2000, 4000, 6000] {
         renew(&mut lease, at);
