@@ -226,9 +226,9 @@ impl Membership {
         if begins {
             self.epoch = meta.epoch;
         }
-        let mut this_store = None;
+        let mut begun_here = false;
         if !begins && meta.epoch != self.epoch {
-            this_store = self.begun_in(documents);
+            begun_here = self.begun_in(documents);
             self.wiped(now, meta.epoch);
         }
         let me = Key::Instance(self.instance);
@@ -244,7 +244,7 @@ impl Membership {
         for (key, sequence, document) in documents {
             self.take(now, key, *sequence, document);
         }
-        if let Some((sequence, boot)) = this_store.filter(|known| self.boot == Some(*known)) {
+        if let Some((sequence, boot)) = self.boot.filter(|_| begun_here) {
             self.belongs = Some((boot.start, self.epoch));
             self.write_boot(sequence, BootRecord { epoch: self.epoch, ..boot });
         }

@@ -138,16 +138,20 @@ impl Membership {
         }
     }
 
-    /// The boot record, if this instance has declared its fresh start in the very store that these documents are of, which got
-    /// its meta record only after that.
-    pub(super) fn begun_in(&self, documents: &[(Key, Sequence, Document)]) -> Option<(Sequence, BootRecord)> {
-        let there = |(sequence, boot): &(Sequence, BootRecord)| {
-            documents.contains(&(Key::Boot, *sequence, Document::Boot(*boot)))
+    /// True if this instance has declared its fresh start in the very store that these documents are of, which got its meta
+    /// record only after that. Whoever else writes the record back names itself.
+    pub(super) fn begun_in(&self, documents: &[(Key, Sequence, Document)]) -> bool {
+        let own = |boot: &BootRecord| {
+            boot.by == self.instance
+                && boot.phase == BootPhase::Open
+                && boot.start == self.start
+                && boot.epoch == self.epoch
         };
-        let own = |(_, boot): &(Sequence, BootRecord)| {
-            boot.by == self.instance && boot.phase == BootPhase::Open && boot.epoch == self.epoch
-        };
-        self.boot.filter(own).filter(there)
+        let mut boots = documents.iter().filter_map(|(_, _, document)| match document {
+            Document::Boot(boot) => Some(boot),
+            _ => None,
+        });
+        self.joined > 0 && boots.any(own)
     }
 
     /// This instance has declared the fresh start.

@@ -502,18 +502,18 @@ fn i5_a_fresh_start_in_a_store_that_gets_its_meta_record_later_is_of_that_store(
     world.start(1);
     world.pass(TTL);
     let now = world.now();
-    let boot = world.get(&Key::Boot).unwrap();
+    let (_, Document::Boot(boot)) = world.get(&Key::Boot).unwrap() else { panic!("no boot record") };
     let me = world.get(&Key::Instance(InstanceId(1))).unwrap();
-    let member = world.member(1);
-    let meta = Document::Meta(MetaRecord { format: FORMAT, layout: member.config.layout, epoch: 77 });
-    for (sequence, epoch) in [(boot.0, Some(77)), (Sequence(boot.0.0 + 1), None)] {
+    let meta = MetaRecord { format: FORMAT, layout: world.member(1).config.layout, epoch: 77 };
+    let written_back = BootRecord { by: InstanceId(2), ..boot };
+    for (boot, epoch) in [(boot, Some(77)), (written_back, None)] {
         let mut world = World::new();
         world.start(1);
         world.pass(TTL);
         let member = world.member(1);
         let documents = [
-            (Key::Meta, Sequence(900), meta.clone()),
-            (Key::Boot, sequence, boot.1.clone()),
+            (Key::Meta, Sequence(900), Document::Meta(meta)),
+            (Key::Boot, Sequence(901), Document::Boot(boot)),
             (Key::Instance(InstanceId(1)), me.0, me.1.clone()),
         ];
         member.handle_loaded(now, &documents);
