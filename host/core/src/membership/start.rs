@@ -196,8 +196,8 @@ impl Membership {
     }
 
     /// Whether a renewal would be the first that says in this store, or since the key was gone, that this instance takes part:
-    /// who declares a fresh start may know nothing of it. It writes the boot record once more first, as whoever joins does, and the declaration is
-    /// refused, or it is, and learns of it.
+    /// who declares a fresh start may know nothing of it. It writes the boot record once more first, as whoever joins does,
+    /// and the declaration is refused, or it is, and learns of it.
     pub(super) fn must_come_in(&self, now: Now) -> bool {
         // Whoever sees the record written again waits for a whole lease.
         let lately = |at: Tick| now.tick < at + self.config.instance_ttl / 2;
