@@ -307,10 +307,8 @@ impl Driver {
         mut done: Pending,
     ) {
         let record = found.as_ref().map(|(_, record)| record.clone());
-        self.learn(
-            now,
-            found.into_iter().map(|(sequence, record)| (done.instance, sequence, record)).collect(),
-        );
+        let facts = found.map(|(sequence, record)| (done.instance, sequence, record));
+        self.learn(now, facts.into_iter().collect());
         let absence = self.membership.absence(now, done.instance, record.as_ref());
         for result in done.results.iter_mut().flatten() {
             if *result == Err(Rejected::Unknown) {

@@ -36,7 +36,7 @@ impl Membership {
             && phase == Some(BootPhase::Cleaning)
         {
             // The answer was lost, or came when the lease had been: once more, since somebody may have taken over.
-            self.declare(now, Some(own));
+            self.declare(now, own);
         } else if starter_lives && phase == Some(BootPhase::Cleaning) {
             self.phase = Phase::WaitingForBoot;
         } else if phase == Some(BootPhase::Open) && (starter_lives || self.phase == Phase::WaitingForBoot) {
@@ -47,30 +47,27 @@ impl Membership {
             self.claim(now);
         } else if self.ownership.is_loaded() && self.may_begin(now, phase) {
             // With the claims it is known up to where documents are of the time before.
-            self.declare(now, None);
+            let generation = boot.map_or(0, |boot| boot.generation) + 1;
+            self.previous = boot.map_or(0, |boot| boot.start);
+            let boot = BootRecord {
+                generation,
+                phase: BootPhase::Cleaning,
+                by: self.instance,
+                start: self.config.nonce.wrapping_add(generation),
+                epoch: self.epoch,
+                owed: None,
+                anew: false,
+            };
+            self.declare(now, boot);
         }
     }
 
-    /// Declares the fresh start, for the first time or (`own`) once more: under that record it has run nothing yet.
-    fn declare(&mut self, now: Now, own: Option<BootRecord>) {
+    /// Declares the fresh start, for the first time or once more.
+    fn declare(&mut self, now: Now, boot: BootRecord) {
         let last = self.boot.map_or(Sequence(0), |(sequence, _)| sequence);
-        let before = self.boot.map(|(_, boot)| boot);
-        let generation = before.map_or(0, |boot| boot.generation) + 1;
-        if own.is_none() {
-            self.previous = before.map_or(0, |boot| boot.start);
-        }
-        let anew = BootRecord {
-            generation,
-            phase: BootPhase::Cleaning,
-            by: self.instance,
-            start: self.config.nonce.wrapping_add(generation),
-            epoch: self.epoch,
-            owed: None,
-            anew: false,
-        };
         self.phase = Phase::Opening;
         self.declared = now.tick;
-        self.write_boot(last, own.map_or(anew, |own| BootRecord { epoch: self.epoch, ..own }));
+        self.write_boot(last, BootRecord { epoch: self.epoch, ..boot });
     }
 
     /// Whether nobody else can be there: at once where the last host has closed the deployment, in an empty store after

@@ -6,6 +6,11 @@ mod holders;
 mod world;
 use world::{PARTITIONS, TTL, World, session};
 
+/// The journal of a dead instance, of which nobody has settled anything.
+fn cleanup(phase: CleanupPhase, by: Option<InstanceId>) -> Cleanup {
+    Cleanup { phase, by, declared_at: Timestamp(0), round: 0, settled: Default::default() }
+}
+
 /// Three hosts, ready.
 fn three() -> World {
     let mut world = World::new();
@@ -77,14 +82,8 @@ fn i5_a_cleanup_whose_journal_is_not_there_is_not_gone_on_with() {
     let key = Key::Instance(InstanceId(2));
     let mut record = member.peers.get(InstanceId(2)).unwrap().record.clone();
     record.state = InstanceState::Dead;
-    let cleanup = Cleanup {
-        phase: CleanupPhase::Told,
-        by: Some(InstanceId(1)),
-        declared_at: Timestamp(0),
-        round: 0,
-        settled: Default::default(),
-    };
-    record.cleanup = Some(cleanup.clone());
+    let journal = cleanup(CleanupPhase::Told, Some(InstanceId(1)));
+    record.cleanup = Some(journal.clone());
     let told = Document::Instance(record.clone());
     member.handle_update(now, &update(key.clone(), 900, told));
     let purges = |effects: &[MembershipEffect]| {
@@ -93,7 +92,7 @@ fn i5_a_cleanup_whose_journal_is_not_there_is_not_gone_on_with() {
     assert_eq!(purges(&drain(member)), 1);
     member.handle_purged(now, InstanceId(2));
     drain(member);
-    record.cleanup = Some(Cleanup { phase: CleanupPhase::Purged, ..cleanup });
+    record.cleanup = Some(Cleanup { phase: CleanupPhase::Purged, ..journal });
     let purged = Document::Instance(record);
     member.handle_written(now, &key, &purged, Err(NotWritten::Conflict(Sequence(0))));
     member.handle_timeout(now);
@@ -149,14 +148,8 @@ fn who_was_being_judged_when_the_judge_died_is_judged_by_its_next_life() {
     assert_eq!(world.instance_state(2).map(|record| record.state), None, "its judge is not heard");
     let (last, _) = world.get(&Key::Instance(InstanceId(1))).unwrap();
     let record = world.instance_state(1).unwrap();
-    let cleanup = Cleanup {
-        phase: CleanupPhase::Purged,
-        by: None,
-        declared_at: Timestamp(0),
-        round: 0,
-        settled: Default::default(),
-    };
-    let dead = InstanceRecord { state: InstanceState::Dead, cleanup: Some(cleanup), ..record };
+    let journal = cleanup(CleanupPhase::Purged, None);
+    let dead = InstanceRecord { state: InstanceState::Dead, cleanup: Some(journal), ..record };
     world.put(Key::Instance(InstanceId(1)), Document::Instance(dead), &Expect::Last(last), None).unwrap();
     world.unheard = None;
     world.pass(TTL * 4);
@@ -270,14 +263,8 @@ fn i5_whoever_hears_of_its_own_death_has_no_lease() {
         }
         drain(member);
         assert!(member.may_act(now), "{steps}");
-        let cleanup = Cleanup {
-            phase: CleanupPhase::Telling,
-            by: None,
-            declared_at: Timestamp(0),
-            round: 0,
-            settled: Default::default(),
-        };
-        let dead = InstanceRecord { state: InstanceState::Dead, cleanup: Some(cleanup), ..record };
+        let journal = cleanup(CleanupPhase::Telling, None);
+        let dead = InstanceRecord { state: InstanceState::Dead, cleanup: Some(journal), ..record };
         member.handle_update(now, &update(Key::Instance(InstanceId(1)), 900, Document::Instance(dead)));
         assert!(!member.may_act(now), "{steps}");
         assert!(drain(member).contains(&MembershipEffect::Permit(Tick(0))), "{steps}");
@@ -1100,13 +1087,7 @@ fn i5_who_died_before_the_opening_was_known_of_is_cleaned_up_after() {
     member.handle_written(now, &Key::Boot, &opening, Err(NotWritten::Conflict(Sequence(5))));
     assert!(drain(&mut member).contains(&MembershipEffect::Load));
     let layout = member.config.layout;
-    let cleanup = Cleanup {
-        phase: CleanupPhase::Telling,
-        by: None,
-        declared_at: Timestamp(0),
-        round: 0,
-        settled: Default::default(),
-    };
+    let journal = cleanup(CleanupPhase::Telling, None);
     let record = InstanceRecord {
         host: "host-1".into(),
         state: InstanceState::Joining,
@@ -1116,7 +1097,7 @@ fn i5_who_died_before_the_opening_was_known_of_is_cleaned_up_after() {
         cleanup: None,
         holder: None,
     };
-    let dead = InstanceRecord { state: InstanceState::Dead, cleanup: Some(cleanup), ..record.clone() };
+    let dead = InstanceRecord { state: InstanceState::Dead, cleanup: Some(journal), ..record.clone() };
     let documents = [
         (Key::Meta, Sequence(1), Document::Meta(MetaRecord { format: FORMAT, layout, epoch: 1 })),
         (Key::Boot, Sequence(5), Document::Boot(open)),

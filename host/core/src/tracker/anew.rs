@@ -11,8 +11,8 @@ use crate::users::Slot;
 
 impl Tracker {
     /// Decides a new revision for every user who is not offline: the same status, of the same time, told without the one
-    /// before it, as after a fresh start. Who is about to be told of a decision anyway is told of that one. Returns the point that
-    /// [`Tracker::written`] is at or past once all of them are in the store.
+    /// before it, as after a fresh start. Who is about to be told of a decision anyway is told of that one. Returns the point
+    /// that [`Tracker::written`] is at or past once all of them are in the store.
     pub fn handle_anew(&mut self, now: Now) -> u64 {
         let slots: Vec<Slot> = self.users.slots().collect();
         let generation = self.config.generation;
